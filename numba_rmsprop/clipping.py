@@ -1,0 +1,83 @@
+"""By how much clipping scales each gradient.
+
+Clipping by value happens inside the kernels, element by element. Clipping by norm needs the whole gradient first:
+its norm, after duplicates are summed and values clipped, gives one factor for the kernel to multiply by.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from .gradients import CSR, Dense, Gradient
+from .kernels.csr import BLOCK_ROWS
+from .kernels.norms import csr_squares, dense_squares, line_squares, rows_squares
+from .slots import Slots, StepRates, row_scratch
+from .threads import launch_lock, workers_for
+from .variables import FloatArray
+
+BLOCK_ITEMS = 8192
+"""Elements of a dense gradient to one partial sum."""
+
+
+def norm_scales(
+    gradients: Sequence[Gradient],
+    slots: Sequence[Slots],
+    rates: StepRates,
+    *,
+    clipnorm: float | None,
+    global_clipnorm: float | None,
+) -> list[float]:
+    """Return the factor for each gradient that leaves its norm, or that of all together, at most the limit.
+
+    The factor is ``limit / max(norm, limit)``, as in tf.clip_by_norm and tf.clip_by_global_norm. A norm of NaN makes
+    a factor of NaN.
+    """
+    if clipnorm is None and global_clipnorm is None:
+        return [1.0] * len(gradients)
+    squares = [squared_norm(gradient, own, rates) for gradient, own in zip(gradients, slots, strict=True)]
+    if clipnorm is not None:
+        return [_scale(clipnorm, math.sqrt(square)) for square in squares]
+    assert global_clipnorm is not None
+    return [_scale(global_clipnorm, math.sqrt(sum(squares)))] * len(gradients)
+
+
+def _scale(limit: float, norm: float) -> float:
+    # Written so that a NaN is not below the limit, and goes through.
+    return 1.0 if norm <= limit else limit / norm
+
+
+def squared_norm(gradient: Gradient, slots: Slots, rates: StepRates) -> float:
+    """Return the sum of squares of a gradient, duplicates summed and values clipped; the order of sums is fixed."""
+    packed = np.array(rates, gradient.values.dtype)
+    with launch_lock:
+        if isinstance(gradient, Dense):
+            return _dense(gradient.values, packed)
+        if isinstance(gradient, CSR):
+            return _csr(gradient, int(np.prod(slots.var.shape[1:])), packed)
+        values, indices = gradient.values, gradient.indices
+        workers = workers_for(values.size)
+        links, sums = row_scratch(workers, values)
+        partial = np.zeros(len(indices))
+        ages = slots.marks(), slots.floor, slots.steps
+        rows_squares(workers, indices, values, ages, packed, links, sums, partial)
+        return float(np.sum(partial))
+
+
+def _dense(values: FloatArray, rates: FloatArray) -> float:
+    flat = values.reshape(-1, order="A")
+    whole = flat.size // BLOCK_ITEMS
+    partial = np.empty(whole)
+    if whole:
+        dense_squares(flat[: whole * BLOCK_ITEMS].reshape(whole, BLOCK_ITEMS), rates, partial)
+    return float(np.sum(partial)) + line_squares(flat[np.newaxis, whole * BLOCK_ITEMS :], rates)
+
+
+def _csr(gradient: CSR, columns: int, rates: FloatArray) -> float:
+    workers = workers_for(gradient.values.size)
+    sums = np.zeros((workers, columns), gradient.values.dtype)
+    partial = np.empty(-(-(gradient.indptr.size - 1) // BLOCK_ROWS))
+    csr_squares(workers, (gradient.indptr, gradient.indices, gradient.values), rates, sums, partial)
+    return float(np.sum(partial))

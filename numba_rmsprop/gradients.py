@@ -1,0 +1,210 @@
+"""What a gradient may be: checked, and brought into one of three forms, before anything is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import scipy.sparse
+from numpy.typing import ArrayLike, NDArray
+
+from .kernels.csr import first_bad_entry
+from .kernels.rows import any_outside
+from .variables import FloatArray, describe
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class IndexedSlices:
+    r"""Gradient rows at given indices of a variable's first axis; every other row is 0.
+
+    Parameters
+    ----------
+    values : array_like, shape (n, \*row_shape)
+        One row for each index, of the variable's dtype; shape (n,) for a 1-D variable.
+    indices : array_like of int, shape (n,)
+        Which row each belongs to, in [0, rows), in any order. Rows of equal index are summed.
+    dense_shape : tuple of int, optional
+        Shape of the whole gradient; checked against the variable if given.
+
+    Raises
+    ------
+    TypeError
+        If the indices are not integers.
+    ValueError
+        If the indices are not 1-D, or the values not as many.
+
+    Examples
+    --------
+    >>> IndexedSlices(np.ones((2, 3), np.float32), [4, 1]).indices
+    array([4, 1])
+    """
+
+    values: FloatArray
+    indices: NDArray[np.integer]
+    dense_shape: tuple[int, ...] | None
+
+    def __init__(self, values: ArrayLike, indices: ArrayLike, dense_shape: tuple[int, ...] | None = None) -> None:
+        slices = np.asarray(values)
+        rows = as_indices(indices, "indices of IndexedSlices")
+        if rows.ndim != 1:
+            raise ValueError(f"indices of IndexedSlices: expected shape (n,), got {rows.shape}")
+        if slices.ndim == 0 or len(slices) != len(rows):
+            raise ValueError(
+                f"values of IndexedSlices: expected shape ({len(rows)}, ...), a row for each index, got {slices.shape}"
+            )
+        object.__setattr__(self, "values", slices)
+        object.__setattr__(self, "indices", rows)
+        object.__setattr__(self, "dense_shape", None if dense_shape is None else tuple(dense_shape))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dense:
+    """A gradient of the variable's shape."""
+
+    values: FloatArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """Gradient rows, ``values`` (n, columns), at ``indices`` (n,), int64."""
+
+    values: FloatArray
+    indices: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CSR:
+    """A gradient of shape (rows, columns) as the arrays of a CSR matrix, in any order and with duplicates."""
+
+    values: FloatArray
+    indices: NDArray[np.integer]
+    indptr: NDArray[np.integer]
+
+
+Gradient: TypeAlias = Dense | Rows | CSR
+
+
+def as_gradient(grad: Any, var: FloatArray, name: str) -> Gradient:
+    """Check a gradient against its variable and return it as Dense, Rows or CSR, without a copy where it can be.
+
+    Parameters
+    ----------
+    grad : array_like, IndexedSlices, or scipy.sparse array or matrix
+        The gradient; it is never changed.
+    var : ndarray
+        Its variable.
+    name : str
+        What messages call the variable.
+
+    Raises
+    ------
+    TypeError
+        If the dtype is not the variable's, or the gradient of an unknown kind.
+    ValueError
+        If the shape does not fit.
+    IndexError
+        If an index is negative or too large; the message names the first.
+    """
+    label = f"gradient of {describe(name, var)}"
+    if isinstance(grad, IndexedSlices):
+        return _from_slices(grad, var, label)
+    if scipy.sparse.issparse(grad):
+        return _from_sparse(grad, var, label)
+    if isinstance(grad, np.ma.MaskedArray):
+        raise TypeError(f"{label}: expected an array, got a masked array; fill it first, as with grad.filled(0)")
+    own_dtype = None if hasattr(grad, "dtype") else var.dtype  # a float or a list has no dtype that could be wrong
+    try:
+        values = np.asarray(grad, dtype=own_dtype)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{label}: expected an array, IndexedSlices or a sparse array, got {type(grad)}") from error
+    if values.shape != var.shape:
+        raise ValueError(f"{label}: expected shape {var.shape}, got {values.shape}")
+    return Dense(_usable(values, var, label))
+
+
+def as_indices(indices: ArrayLike, label: str) -> NDArray[np.integer]:
+    """Return ``indices`` as an integer array of any shape; raise TypeError if they are not integers."""
+    array = np.asarray(indices)
+    if array.size == 0:
+        array = array.astype(np.int64)  # np.array([]) is float64
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{label}: expected integers, got {array.dtype}")
+    return array
+
+
+def check_indices(indices: NDArray[np.integer], rows: int, label: str) -> NDArray[np.int64]:
+    """Return 1-D ``indices`` as int64; raise IndexError, with the first that is bad, unless all lie in [0, rows)."""
+    converted = np.ascontiguousarray(indices, dtype=np.int64)
+    if any_outside(converted, rows):
+        first = int(np.argmax((converted < 0) | (converted >= rows)))
+        raise IndexError(f"{label}: indices[{first}] is {indices[first]}; expected 0 <= index < {rows}")
+    return converted
+
+
+def check_finite(gradient: Gradient, var: FloatArray, name: str) -> None:
+    """Raise ValueError, with the first place, if a gradient holds NaN or infinity."""
+    finite = np.isfinite(gradient.values)
+    if not finite.all():
+        place = tuple(int(i) for i in np.unravel_index(np.argmin(finite), finite.shape))
+        kind = "" if isinstance(gradient, Dense) else "the stored values of "
+        raise ValueError(
+            f"{kind}gradient of {describe(name, var)}: expected finite numbers (check_finite=True), "
+            f"got {gradient.values[place]} at {place}"
+        )
+
+
+def _usable(values: FloatArray, var: FloatArray, label: str) -> FloatArray:
+    """Check the dtype; copy what a kernel could not read, or would read while it writes the variable."""
+    if values.dtype != var.dtype:
+        raise TypeError(
+            f"{label}: expected dtype {var.dtype}, got {values.dtype}; convert it, as with grad.astype({var.dtype})"
+        )
+    if not values.flags.aligned or np.may_share_memory(values, var):
+        return values.copy(order="K")
+    return values
+
+
+def _from_slices(grad: IndexedSlices, var: FloatArray, label: str) -> Rows:
+    if var.ndim == 0:
+        raise ValueError(f"{label}: expected an array, since a 0-d variable has no rows; got IndexedSlices")
+    if grad.dense_shape is not None and grad.dense_shape != var.shape:
+        raise ValueError(f"{label}: expected dense_shape {var.shape}, got {grad.dense_shape}")
+    expected = (len(grad.indices), *var.shape[1:])
+    if grad.values.shape != expected:
+        raise ValueError(f"{label}: expected values of shape {expected}, got {grad.values.shape}")
+    return _rows(grad.values, grad.indices, var, label)
+
+
+def _rows(values: FloatArray, indices: NDArray[np.integer], var: FloatArray, label: str) -> Rows:
+    contiguous = np.ascontiguousarray(_usable(values, var, label))
+    columns = int(np.prod(var.shape[1:]))
+    return Rows(contiguous.reshape(len(indices), columns), check_indices(indices, len(var), label))
+
+
+def _from_sparse(grad: Any, var: FloatArray, label: str) -> Rows | CSR:
+    _check_stored(grad, label)
+    if var.ndim == 1 and grad.shape in ((len(var),), (1, len(var)), (len(var), 1)):
+        entries = grad.tocoo(copy=False)
+        return _rows(entries.data, entries.coords[int(np.argmax(grad.shape))], var, label)
+    if grad.shape != var.shape or var.ndim < 2:
+        raise ValueError(f"{label}: expected shape {var.shape}, got {grad.shape} ({type(grad).__name__})")
+    matrix = grad.tocsr() if grad.ndim == 2 else grad.reshape((len(var), -1)).tocsr()
+    values = np.ascontiguousarray(_usable(matrix.data, var, label))
+    indices, indptr = (np.ascontiguousarray(array) for array in (matrix.indices, matrix.indptr))
+    if indices.dtype != indptr.dtype or indices.dtype not in (np.int32, np.int64):
+        indices, indptr = indices.astype(np.int64), indptr.astype(np.int64)
+    return CSR(values, indices, indptr)
+
+
+def _check_stored(grad: Any, label: str) -> None:
+    """Check the index arrays themselves: SciPy trusts them in its conversions, and so do our kernels."""
+    if grad.format in ("csr", "csc"):
+        bad = first_bad_entry(grad.indptr, grad.indices, grad.shape[-1 if grad.format == "csr" else 0])
+        if bad == -2 or grad.data.size < grad.indptr[-1]:
+            raise ValueError(f"{label}: indptr of the {grad.format} array does not fit its indices and data")
+        if bad >= 0:
+            raise IndexError(f"{label}: indices[{bad}] of the {grad.format} array is {grad.indices[bad]}, out of range")
+    elif grad.format == "coo":
+        for axis, (coords, length) in enumerate(zip(grad.coords, grad.shape, strict=True)):
+            check_indices(coords, length, f"{label}, axis {axis} of the coo array")

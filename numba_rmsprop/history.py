@@ -1,0 +1,89 @@
+"""The hyperparameters of the steps that rows may have missed."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .kernels.gaps import TABLE_GAPS, fill_table, finish_run
+
+Arrays: TypeAlias = tuple[NDArray[np.floating], NDArray[np.float64], NDArray[np.float64]]
+
+RUNS_AT_START = 16
+MAX_RUNS = 65_536
+"""Where the numbers change at every step, a variable is flushed after this many, which bounds the log to 6 MB."""
+
+
+class History:
+    """Runs of equal (rho, momentum, shrink), from which kernels take the factors of a gap.
+
+    See :mod:`numba_rmsprop.kernels.gaps` for the arrays.
+
+    Parameters
+    ----------
+    dtype : numpy dtype
+        The variable's; the table of common gaps is rounded to it.
+    """
+
+    def __init__(self, dtype: np.dtype[np.floating]) -> None:
+        self._table = np.empty((4, TABLE_GAPS), dtype)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget every step: no row is behind."""
+        self._runs = np.empty((RUNS_AT_START, 4))
+        self._tree = np.empty((2 * RUNS_AT_START, 4))
+        self._count = 0
+        self._table_is_for: tuple[float, ...] | None = None
+
+    @property
+    def full(self) -> bool:
+        """Whether the variable should be flushed before another step is noted."""
+        return self._count >= MAX_RUNS
+
+    @property
+    def runs(self) -> NDArray[np.float64]:
+        """Rows of (first step, rho, momentum, shrink), in order."""
+        return self._runs[: self._count]
+
+    def note(self, step: int, rho: float, momentum: float, shrink: float) -> None:
+        """Record the numbers of step ``step``."""
+        count = self._count
+        if count and tuple(self._runs[count - 1, 1:]) == (rho, momentum, shrink):
+            return
+        if count == len(self._runs):
+            self._grow()
+        self._runs[count] = step, rho, momentum, shrink
+        self._count = count + 1
+        if count:
+            finish_run(count - 1, step, self._runs, self._tree)
+
+    def note_runs(self, runs: NDArray[np.float64]) -> None:
+        """Record runs as :attr:`runs` gave them."""
+        for step, rho, momentum, shrink in runs.tolist():
+            self.note(int(step), rho, momentum, shrink)
+
+    def arrays(self, now: int) -> Arrays:
+        """Return ``(table, runs, tree)`` for gaps that end before step ``now``."""
+        runs = self.runs
+        if not len(runs):
+            runs = np.array([[now, 1.0, 1.0, 1.0]])  # no gap: only the table's first column will be read
+        latest = tuple(runs[-1].tolist())
+        # With one run, or long after the last change, the table no longer depends on now.
+        settled = len(runs) == 1 or now - latest[0] >= TABLE_GAPS
+        wanted = latest[1:] if settled else (now, *latest)
+        if wanted != self._table_is_for:
+            fill_table(now, self._table, runs)
+            self._table_is_for = wanted
+        return self._table, runs, self._tree
+
+    def _grow(self) -> None:
+        capacity = 2 * len(self._runs)
+        runs = self._runs
+        self._runs = np.empty((capacity, 4))
+        self._runs[: len(runs)] = runs
+        self._tree = np.empty((2 * capacity, 4))
+        for run in range(len(runs) - 1):
+            finish_run(run, int(runs[run + 1, 0]), runs, self._tree)

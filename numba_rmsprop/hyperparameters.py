@@ -1,0 +1,89 @@
+"""Hyperparameters: checked when they are set, evaluated at each step."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import numbers
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from .schedules import LearningRateSchedule
+
+Hyperparameter: TypeAlias = float | Callable[[], float]
+LearningRate: TypeAlias = float | LearningRateSchedule | Callable[[], float] | Callable[[int], float]
+
+BOUNDS = {
+    "learning_rate": (0.0, math.inf),
+    "rho": (0.0, 1.0),
+    "momentum": (0.0, 1.0),
+    "epsilon": (0.0, math.inf),
+    "decay": (0.0, math.inf),
+    "weight_decay": (0.0, math.inf),
+    "clipvalue": (0.0, math.inf),
+    "clipnorm": (0.0, math.inf),
+    "global_clipnorm": (0.0, math.inf),
+}
+"""Smallest and largest value of each; infinity itself is outside."""
+
+
+def check_number(name: str, value: Any) -> float:
+    """Return ``value`` as a float.
+
+    Raises
+    ------
+    TypeError
+        If it is not a real number.
+    ValueError
+        If it is not finite, or outside its bounds.
+    """
+    low, high = BOUNDS[name]
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    if isinstance(value, (bool, np.bool)) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: expected a real number, got {value!r} ({type(value).__name__})")
+    number = float(value)
+    if not (low <= number <= high and math.isfinite(number)):
+        upper = f" <= {high:g}" if math.isfinite(high) else ", finite"
+        raise ValueError(f"{name}: expected {low:g} <= {name}{upper}, got {number!r}")
+    return number
+
+
+def check(name: str, value: Any) -> Any:
+    """Return a number, checked, or a callable as it is."""
+    return value if callable(value) else check_number(name, value)
+
+
+def evaluate(name: str, value: Any) -> float:
+    """Return a hyperparameter's value for this step."""
+    return check_number(name, value()) if callable(value) else float(value)
+
+
+def evaluate_learning_rate(value: Any, decay: float, step: int) -> float:
+    """Return ``learning_rate(step) / (1 + decay * step)``."""
+    if callable(value):
+        value = check_number("learning_rate", value(step) if takes_step(value) else value())
+    return float(value) / (1.0 + decay * step)
+
+
+def takes_step(function: Callable[..., float]) -> bool:
+    """Return whether a learning rate is to be called with the step: if it has an argument without a default.
+
+    >>> takes_step(lambda step: 0.1 / (1 + step)), takes_step(lambda: 0.1)
+    (True, False)
+    """
+    return isinstance(function, LearningRateSchedule) or required_arguments(function) > 0
+
+
+def required_arguments(function: Callable[..., Any]) -> int:
+    """Return how many positional arguments a callable cannot do without; ``*args`` counts as one."""
+    count = 0
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is parameter.VAR_POSITIONAL or (
+            parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+            and parameter.default is parameter.empty
+        ):
+            count += 1
+    return count

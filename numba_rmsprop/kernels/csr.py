@@ -1,0 +1,84 @@
+"""One step on the rows of a CSR gradient that hold a stored entry. The grouped arguments are those of ``rows``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import prange
+
+from .jit import compiled, compiled_parallel
+from .rows import ROWS_AHEAD, prefetch_state, step_row
+from .rule import unpack_rates
+
+BLOCK_ROWS = 64
+"""Workers take blocks of rows in turn, since a table sorted by frequency has its touched rows at one end."""
+
+
+@compiled
+def add_entries(worker: int, row: int, indptr: Any, indices: Any, data: Any, sums: Any) -> None:
+    """Add the stored entries of a row, duplicates included, to ``sums[worker]``, which is 0 before."""
+    for k in range(indptr[row], indptr[row + 1]):
+        sums[worker, indices[k]] += data[k]
+
+
+@compiled
+def clear_entries(worker: int, row: int, indptr: Any, indices: Any, sums: Any) -> None:
+    """Set the entries of ``sums[worker]`` that a row has touched back to 0."""
+    for k in range(indptr[row], indptr[row + 1]):
+        sums[worker, indices[k]] = 0
+
+
+@compiled
+def step_csr_blocks(
+    worker: int,
+    workers: int,
+    matrix: Any,
+    state: Any,
+    ages: Any,
+    history: Any,
+    rates: Any,
+    sums: Any,
+) -> None:
+    """Step the touched rows in every ``workers``-th block."""
+    indptr, indices, data = matrix
+    clocks, floor, now = ages
+    rows = indptr.size - 1
+    named = unpack_rates(rates)
+    for block in range(worker * BLOCK_ROWS, rows, workers * BLOCK_ROWS):
+        end = min(block + BLOCK_ROWS, rows)
+        for row in range(block, end):
+            ahead = row + ROWS_AHEAD
+            if ahead < end and indptr[ahead] < indptr[ahead + 1]:
+                prefetch_state(ahead, state)
+            if indptr[row] < indptr[row + 1]:
+                add_entries(worker, row, indptr, indices, data, sums)
+                step_row(row, sums, worker, state, max(clocks[row], floor), now, history, named)
+                clear_entries(worker, row, indptr, indices, sums)
+                clocks[row] = now + 1
+
+
+@compiled
+def step_csr_serial(matrix: Any, state: Any, ages: Any, history: Any, rates: Any, sums: Any) -> None:
+    """Step the touched rows on the calling thread: a launch costs more than a few rows."""
+    step_csr_blocks(0, 1, matrix, state, ages, history, rates, sums)
+
+
+@compiled_parallel
+def step_csr(workers: int, matrix: Any, state: Any, ages: Any, history: Any, rates: Any, sums: Any) -> None:
+    """Step the touched rows; ``matrix`` is ``(indptr, indices, data)``; ``sums`` is 0, before and after."""
+    for worker in prange(workers):
+        step_csr_blocks(worker, workers, matrix, state, ages, history, rates, sums)
+
+
+@compiled
+def first_bad_entry(indptr: Any, indices: Any, columns: int) -> int:
+    """Return the first stored entry whose column lies outside, or -1; -2 where ``indptr`` does not fit ``indices``."""
+    if indptr[0] != 0 or indptr[-1] > indices.size:
+        return -2
+    for row in range(indptr.size - 1):
+        if indptr[row + 1] < indptr[row]:
+            return -2
+    for k in range(indptr[-1]):
+        if indices[k] < 0 or indices[k] >= columns:
+            return k
+    return -1

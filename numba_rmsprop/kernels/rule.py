@@ -1,0 +1,104 @@
+"""The update of one element: the mathematics of the package, which stands here and nowhere else.
+
+All functions take and return scalars of the variable's dtype. ``mg`` is None where the variant is not centered and
+``momentum`` None where it has no momentum; Numba then drops those branches while it compiles, so that one source
+serves all four variants.
+
+References
+----------
+Tieleman and Hinton, "Lecture 6.5 - RMSProp", COURSERA: Neural Networks for Machine Learning, 2012. The centered form:
+Graves, https://arxiv.org/abs/1308.0850, equations 38-45. The places of epsilon and of the learning rate follow
+tf.keras.optimizers.RMSprop.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .jit import compiled
+
+
+class Rates(NamedTuple):
+    """The numbers of one step; they travel to the kernels in this order, as one array of the variable's dtype."""
+
+    learning_rate: Any
+    rho: Any
+    one_minus_rho: Any
+    momentum: Any
+    epsilon_inside: Any
+    """Added under the root; 0 where epsilon stands outside."""
+    epsilon_outside: Any
+    """Added to the root; 0 where epsilon stands inside. Two numbers, of which one is 0, need no branch."""
+    shrink: Any
+    """1 - learning_rate * weight_decay."""
+    clipvalue: Any
+    """Infinite where there is none."""
+    scale: Any
+    """What the clipping of norms leaves of the gradient; 1 where there is none."""
+
+
+class Factors(NamedTuple):
+    """What a run of steps with gradient 0 does to one element: a linear map of its state and value."""
+
+    rms: Any
+    """Multiplies rms, and mg: the product of rho."""
+    momentum: Any
+    """Multiplies the momentum: the product of momentum."""
+    var: Any
+    """Multiplies the value: the product of 1 - learning_rate * weight_decay."""
+    drift: Any
+    """The share of the old momentum that the value has lost."""
+
+
+@compiled
+def unpack_rates(rates: Any) -> Rates:
+    """Name the entries of the array that came with the launch."""
+    return Rates(rates[0], rates[1], rates[2], rates[3], rates[4], rates[5], rates[6], rates[7], rates[8])
+
+
+@compiled
+def clip(grad: Any, rates: Any) -> Any:
+    """Clip by value, then by norm. NaN fails both comparisons and passes through."""
+    if grad > rates.clipvalue:
+        grad = rates.clipvalue
+    if grad < -rates.clipvalue:
+        grad = -rates.clipvalue
+    return grad * rates.scale
+
+
+@compiled
+def update(var: Any, grad: Any, rms: Any, mg: Any, momentum: Any, rates: Any) -> Any:
+    """Return ``(var, rms, mg, momentum)`` after one step with the clipped gradient ``grad``."""
+    rms = rates.rho * rms + rates.one_minus_rho * grad * grad
+    if mg is None:
+        new_mg = None
+        variance = rms
+    else:
+        new_mg = rates.rho * mg + rates.one_minus_rho * grad
+        variance = rms - new_mg * new_mg
+        # Rounding can leave a variance below 0, and the root would be NaN. A NaN of the user's stays one.
+        if variance < 0:
+            variance = rms * 0
+    step = rates.learning_rate * grad / (np.sqrt(variance + rates.epsilon_inside) + rates.epsilon_outside)
+    if momentum is None:
+        new_momentum = None
+    else:
+        new_momentum = rates.momentum * momentum + step
+        step = new_momentum
+    return var * rates.shrink - step, rms, new_mg, new_momentum
+
+
+@compiled
+def catch_up(var: Any, rms: Any, mg: Any, momentum: Any, factors: Any) -> Any:
+    """Return ``(var, rms, mg, momentum)`` after the steps with gradient 0 that ``factors`` stands for."""
+    rms = rms * factors.rms
+    new_mg = None if mg is None else mg * factors.rms
+    var = var * factors.var
+    if momentum is None:
+        new_momentum = None
+    else:
+        var = var - factors.drift * momentum
+        new_momentum = momentum * factors.momentum
+    return var, rms, new_mg, new_momentum

@@ -1,0 +1,103 @@
+"""From a loss to gradients: the user's own, or central finite differences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+from numpy.typing import NDArray
+
+from .gradients import IndexedSlices
+from .hyperparameters import required_arguments
+from .variables import FloatArray
+
+FINITE_DIFFERENCE_LIMIT = 1000
+"""Most elements, over all variables, whose gradient is taken by finite differences: two calls of the loss for each."""
+
+
+def gradients_of(
+    loss: Callable[..., Any], variables: Sequence[FloatArray], jac: Callable[..., Any] | bool | None, grad_loss: Any
+) -> list[Any]:
+    """Return one gradient for each variable; the arguments are those of ``RMSprop.minimize``."""
+    if jac is True:
+        result = _call(loss, variables)
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise TypeError(f"loss: expected (value, gradients), since jac=True, got {type(result).__name__}")
+        return _scaled(_as_list(result[1], variables), grad_loss)
+    if callable(jac):
+        return _scaled(_as_list(_call(jac, variables), variables), grad_loss)
+    if jac is None or jac is False:
+        return _finite_differences(loss, variables, grad_loss)
+    raise TypeError(f"jac: expected True, a callable or None, got {jac!r}")
+
+
+def _call(function: Callable[..., Any], variables: Sequence[FloatArray]) -> Any:
+    if not callable(function):
+        raise TypeError(
+            f"loss: expected a callable, which takes no arguments or the variables, got {type(function).__name__}"
+        )
+    return function(*variables) if required_arguments(function) else function()
+
+
+def _as_list(gradients: Any, variables: Sequence[FloatArray]) -> list[Any]:
+    if not isinstance(gradients, (list, tuple)):
+        gradients = [gradients]
+    if len(gradients) != len(variables):
+        raise ValueError(f"expected {len(variables)} gradients, one for each variable, got {len(gradients)}")
+    return list(gradients)
+
+
+def _scaled(gradients: list[Any], grad_loss: Any) -> list[Any]:
+    if grad_loss is None:
+        return gradients
+    if np.ndim(grad_loss):
+        raise ValueError(f"grad_loss: expected a number with jac, got an array of shape {np.shape(grad_loss)}")
+    return [_times(gradient, float(grad_loss)) for gradient in gradients]
+
+
+def _times(gradient: Any, factor: float) -> Any:
+    if gradient is None:
+        return None
+    if isinstance(gradient, IndexedSlices):
+        return IndexedSlices(gradient.values * factor, gradient.indices, gradient.dense_shape)
+    if scipy.sparse.issparse(gradient):
+        return gradient * factor
+    return np.asarray(gradient) * factor
+
+
+def _finite_differences(loss: Callable[..., Any], variables: Sequence[FloatArray], grad_loss: Any) -> list[Any]:
+    """Return ``(loss(x + h) - loss(x - h)) / 2h`` for each element x, with h the cube root of the dtype's precision.
+
+    The variables are changed in place, since a loss without arguments reads them itself, and are put back exactly.
+    """
+    elements = sum(var.size for var in variables)
+    if elements > FINITE_DIFFERENCE_LIMIT:
+        raise ValueError(
+            f"gradients by finite differences take two calls of the loss for each of {elements} elements; expected "
+            f"at most {FINITE_DIFFERENCE_LIMIT}. Pass jac=True with a loss that returns (value, gradients), or a callable"
+        )
+
+    def value() -> float:
+        return float(np.sum(np.asarray(_call(loss, variables), np.float64) * (1.0 if grad_loss is None else grad_loss)))
+
+    return [_differentiate(value, var) for var in variables]
+
+
+def _differentiate(value: Callable[[], float], var: FloatArray) -> NDArray[Any]:
+    gradient = np.empty(var.shape, var.dtype)
+    flat, out = var.flat, gradient.reshape(-1)
+    relative = float(np.finfo(var.dtype).eps) ** (1 / 3)
+    for i in range(var.size):
+        here = flat[i]
+        step = relative * max(1.0, abs(float(here)))
+        try:
+            flat[i] = here + step
+            above, upper = float(flat[i]), value()
+            flat[i] = here - step
+            below, lower = float(flat[i]), value()
+        finally:
+            flat[i] = here
+        out[i] = (upper - lower) / (above - below)  # by the steps as they were rounded
+    return gradient

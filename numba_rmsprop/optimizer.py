@@ -1,0 +1,573 @@
+"""RMSprop: one step, told in order."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Self, cast
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from . import checkpoint
+from .clipping import norm_scales
+from .gradients import as_gradient, as_indices, check_finite, check_indices
+from .hyperparameters import Hyperparameter, LearningRate, check, check_number, evaluate, evaluate_learning_rate
+from .minimize import gradients_of
+from .serialize import deserialize, serialize
+from .slots import Slots, StepRates, copy_rows
+from .threads import launch_lock
+from .variables import FloatArray, as_variable, describe
+from .weights import WeightStore
+
+MODES = ("exact", "lazy")
+
+
+class RMSprop(WeightStore):
+    r"""RMSprop that takes sparse gradients and gives the numbers of the dense algorithm.
+
+    Per element, with gradient g at step t (0 at the first) and lr = learning_rate(t) / (1 + decay·t)::
+
+        rms <- rho·rms + (1 - rho)·g²
+        mg  <- rho·mg  + (1 - rho)·g                       (centered)
+        v    = rms, or max(rms - mg², 0)                   (centered)
+        without momentum:  var <- var - lr·g / (sqrt(v) + epsilon)
+        with momentum:     mom <- momentum·mom + lr·g / sqrt(v + epsilon);  var <- var - mom
+
+    In one step, duplicates are summed, then the gradient is clipped (value, norm, global norm), then weight decay
+    shrinks the variable, then it is updated.
+
+    Parameters
+    ----------
+    learning_rate : float, LearningRateSchedule or callable, default 0.001
+        A number; a schedule or any callable of the step; or a callable without arguments.
+    rho : float or callable, default 0.9
+        How much of the mean square stays from step to step, in [0, 1]. For embeddings take 0.99 to 0.999, so that a
+        rare row remembers its last gradients.
+    momentum : float or callable, default 0.0
+        In [0, 1]. Whether there is momentum at all is fixed here: if it is above 0, or a callable.
+    epsilon : float or callable, default 1e-7
+        Keeps the division from 0. It stands under the root with momentum, outside it without.
+    centered : bool, default False
+        Divide by the estimated standard deviation and not the root of the mean square.
+    name : str, default "RMSprop"
+        A label, kept in the config.
+    sparse_update : {"exact", "lazy"}, default "exact"
+        What a sparse gradient means for the rows it leaves out: "exact", a gradient of 0, which decays their state as
+        the dense algorithm does, computed when the row is next needed; "lazy", no step at all.
+    epsilon_in_sqrt : bool, optional
+        Put epsilon under the root (True: as in Keras 3) or outside (False: as in PyTorch) whatever the momentum.
+    weight_decay : float, default 0.0
+        Decoupled: each step first multiplies the variable by 1 - lr·weight_decay. In lazy mode, touched rows only.
+    decay : float or callable, default 0.0
+        Divides the learning rate by 1 + decay·t.
+    clipvalue : float, optional
+        Clip every element of the gradient to [-clipvalue, clipvalue].
+    clipnorm : float, optional
+        Scale each variable's gradient to a norm of at most this.
+    global_clipnorm : float, optional
+        Scale all gradients of a call together to a norm of at most this; not together with ``clipnorm``.
+    check_finite : bool, default False
+        Refuse gradients that hold NaN or infinity.
+    lr : float, LearningRateSchedule or callable, optional
+        Another name of ``learning_rate``, which it overrides.
+
+    Raises
+    ------
+    TypeError
+        If an argument is unknown or of the wrong kind.
+    ValueError
+        If a number is out of its bounds, or both ``clipnorm`` and ``global_clipnorm`` are given.
+
+    Notes
+    -----
+    A variable is a writable NumPy array of float32 or float64 and is updated in place. In exact mode with momentum or
+    weight decay, rows that a step did not touch move too, but only when they are needed: read rows through
+    :meth:`gather`, or call :meth:`flush` before you read the array. Calls from several threads are serialised.
+
+    References
+    ----------
+    Tieleman and Hinton, "Lecture 6.5 - RMSProp", COURSERA: Neural Networks for Machine Learning, 2012.
+    Graves, https://arxiv.org/abs/1308.0850 (centered). The places of epsilon and of the learning rate are those of
+    tf.keras.optimizers.RMSprop: https://www.tensorflow.org/versions/r2.10/api_docs/python/tf/keras/optimizers/RMSprop
+
+    Examples
+    --------
+    >>> opt = RMSprop(learning_rate=0.1)
+    >>> var1 = np.array(10.0)
+    >>> loss = lambda: (var1 ** 2) / 2.0  # d(loss) / d(var1) = var1
+    >>> step_count = opt.minimize(loss, [var1])
+    >>> round(float(var1), 6)
+    9.683772
+    """
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.001,
+        rho: Any = 0.9,
+        momentum: Any = 0.0,
+        epsilon: Any = 1e-7,
+        centered: bool = False,
+        name: str = "RMSprop",
+        *,
+        sparse_update: str = "exact",
+        epsilon_in_sqrt: bool | None = None,
+        weight_decay: float = 0.0,
+        decay: Any = 0.0,
+        clipvalue: float | None = None,
+        clipnorm: float | None = None,
+        global_clipnorm: float | None = None,
+        check_finite: bool = False,
+        lr: Any = None,
+    ) -> None:
+        super().__init__()
+        if sparse_update not in MODES:
+            raise ValueError(f"sparse_update: expected one of {MODES}, got {sparse_update!r}")
+        if clipnorm is not None and global_clipnorm is not None:
+            raise ValueError(f"expected clipnorm or global_clipnorm, got both: {clipnorm=}, {global_clipnorm=}")
+        if not isinstance(name, str):
+            raise TypeError(f"name: expected a string, got {name!r}")
+        self.name = name
+        self.sparse_update = sparse_update
+        self.centered = bool(centered)
+        self.check_finite = bool(check_finite)
+        self.epsilon_in_sqrt = None if epsilon_in_sqrt is None else bool(epsilon_in_sqrt)
+        self.weight_decay = check_number("weight_decay", weight_decay)
+        self.clipvalue = _optional("clipvalue", clipvalue)
+        self.clipnorm = _optional("clipnorm", clipnorm)
+        self.global_clipnorm = _optional("global_clipnorm", global_clipnorm)
+        self._values = {
+            "learning_rate": check("learning_rate", learning_rate if lr is None else lr),
+            "rho": check("rho", rho),
+            "momentum": check("momentum", momentum),
+            "epsilon": check("epsilon", epsilon),
+            "decay": check("decay", decay),
+        }
+        self._has_momentum = callable(momentum) or self._values["momentum"] > 0
+
+    @property
+    def learning_rate(self) -> LearningRate:
+        """What was given: a number, a schedule or another callable; settable."""
+        return cast(LearningRate, self._values["learning_rate"])
+
+    @learning_rate.setter
+    def learning_rate(self, value: LearningRate) -> None:
+        self._values["learning_rate"] = check("learning_rate", value)
+
+    lr = learning_rate
+
+    @property
+    def rho(self) -> Hyperparameter:
+        """The decay of the mean square; settable, also between steps of exact mode."""
+        return cast(Hyperparameter, self._values["rho"])
+
+    @rho.setter
+    def rho(self, value: Hyperparameter) -> None:
+        self._values["rho"] = check("rho", value)
+
+    @property
+    def momentum(self) -> Hyperparameter:
+        """The momentum; settable where the optimizer was made with one."""
+        return cast(Hyperparameter, self._values["momentum"])
+
+    @momentum.setter
+    def momentum(self, value: Hyperparameter) -> None:
+        if not self._has_momentum and (callable(value) or value != 0):
+            raise ValueError(
+                f"momentum: expected 0, since the optimizer was made without momentum, got {value!r}; "
+                "make a new one with momentum > 0"
+            )
+        self._values["momentum"] = check("momentum", value)
+
+    @property
+    def epsilon(self) -> Hyperparameter:
+        """What keeps the division from 0; settable."""
+        return cast(Hyperparameter, self._values["epsilon"])
+
+    @epsilon.setter
+    def epsilon(self, value: Hyperparameter) -> None:
+        self._values["epsilon"] = check("epsilon", value)
+
+    @property
+    def decay(self) -> Hyperparameter:
+        """What the learning rate falls by: it is divided by 1 + decay·t; settable."""
+        return cast(Hyperparameter, self._values["decay"])
+
+    @decay.setter
+    def decay(self, value: Hyperparameter) -> None:
+        self._values["decay"] = check("decay", value)
+
+    def apply_gradients(
+        self,
+        grads_and_vars: Iterable[tuple[Any, FloatArray]],
+        name: str | None = None,
+        experimental_aggregate_gradients: bool = True,
+    ) -> int:
+        """Take one step, and return the number of steps taken.
+
+        Everything is checked before anything is written: a call that raises leaves every array as it was.
+
+        Parameters
+        ----------
+        grads_and_vars : iterable of (gradient, variable)
+            A gradient is an array of the variable's shape, an :class:`~numba_rmsprop.IndexedSlices`, a scipy.sparse
+            array or matrix of any format, or None; of the variable's dtype. In a sparse array, a row with a stored
+            entry is a touched row. A 1-D variable of n elements also takes sparse arrays of shape (1, n) or (n, 1).
+            None skips the variable, with a warning. An empty iterable does nothing; empty indices are a step.
+        name : str, optional
+            Ignored; tf.keras names an operation so.
+        experimental_aggregate_gradients : bool, default True
+            Sum gradients over replicas. It has an effect only with a communicator, which this version does not have.
+
+        Returns
+        -------
+        int
+            ``iterations`` after the step.
+
+        Raises
+        ------
+        TypeError
+            If a pair is malformed, or a gradient or variable of the wrong kind or dtype.
+        ValueError
+            If all gradients are None, a shape does not fit, a variable comes twice, is read-only or overlaps another,
+            or, with ``check_finite``, a gradient is not finite.
+        IndexError
+            If an index is negative or too large.
+
+        Examples
+        --------
+        >>> table = np.zeros((1000, 2), np.float32)
+        >>> opt = RMSprop(learning_rate=0.1)
+        >>> opt.apply_gradients([(IndexedSlices(np.ones((2, 2), np.float32), [7, 7]), table)])
+        1
+        >>> table[7]
+        array([-0.31622776, -0.31622776], dtype=float32)
+        """
+        pairs = _as_pairs(grads_and_vars)
+        if not pairs:
+            return self._iterations
+        with launch_lock:
+            pairs = _without_none(pairs)
+            found = self._find_or_make([var for _, var in pairs])
+            _refuse_duplicates(found)
+            gradients = [
+                as_gradient(grad, slots.var, slots.name) for (grad, _), slots in zip(pairs, found, strict=True)
+            ]
+            if self.check_finite:
+                for gradient, slots in zip(gradients, found, strict=True):
+                    check_finite(gradient, slots.var, slots.name)
+            rates = self._rates()
+            scales = norm_scales(gradients, found, rates, clipnorm=self.clipnorm, global_clipnorm=self.global_clipnorm)
+            self._register(found)
+            for slots, gradient, scale in zip(found, gradients, scales, strict=True):
+                slots.step(gradient, rates._replace(scale=scale))
+            self._iterations += 1
+            return self._iterations
+
+    def minimize(
+        self,
+        loss: Callable[..., Any],
+        var_list: Sequence[FloatArray] | Callable[[], Sequence[FloatArray]] | FloatArray,
+        grad_loss: Any = None,
+        name: str | None = None,
+        *,
+        jac: Callable[..., Any] | bool | None = None,
+    ) -> int:
+        """Compute the gradients of ``loss`` and take one step with them.
+
+        Parameters
+        ----------
+        loss : callable
+            Returns the loss, without arguments or called with the variables, as its signature asks. With ``jac=True``
+            it returns ``(loss, gradients)``.
+        var_list : sequence of ndarray, a callable that returns one, or one ndarray
+            The variables.
+        grad_loss : float or array_like, optional
+            The gradient of what is to be minimized with respect to ``loss``; 1 by default.
+        name : str, optional
+            Ignored, as in :meth:`apply_gradients`.
+        jac : True, callable or None
+            Where the gradients come from: True, from ``loss``; a callable, called as ``loss`` is, which returns one for
+            each variable, dense, sparse or None; None, from central finite differences, for at most 1,000 elements.
+
+        Returns
+        -------
+        int
+            ``iterations`` after the step.
+
+        Raises
+        ------
+        ValueError
+            If finite differences would take too many calls, or for what :meth:`apply_gradients` refuses.
+
+        Notes
+        -----
+        In exact mode with momentum or weight decay, the variables are flushed first, since the loss may read any row.
+        A training loop over a large table reads it through :meth:`gather` and calls :meth:`apply_gradients`.
+        """
+        variables = _as_variables(var_list() if callable(var_list) else var_list)
+        gradients = self._gradients(loss, variables, jac, grad_loss)
+        return self.apply_gradients(zip(gradients, variables, strict=True), name=name)
+
+    def get_gradients(
+        self,
+        loss: Callable[..., Any],
+        params: Sequence[FloatArray] | FloatArray,
+        *,
+        jac: Callable[..., Any] | bool | None = None,
+    ) -> list[Any]:
+        """Return the gradients of ``loss``, one for each variable, before any clipping.
+
+        Arguments are those of :meth:`minimize`.
+
+        Raises
+        ------
+        ValueError
+            If a gradient is None.
+        """
+        variables = _as_variables(params)
+        gradients = self._gradients(loss, variables, jac, None)
+        for i, gradient in enumerate(gradients):
+            if gradient is None:
+                raise ValueError(f"gradient of {describe(f'params[{i}]', variables[i])}: expected one, got None")
+        return gradients
+
+    def get_updates(
+        self,
+        loss: Callable[..., Any],
+        params: Sequence[FloatArray] | FloatArray,
+        *,
+        jac: Callable[..., Any] | bool | None = None,
+    ) -> list[int]:
+        """Take one step with :meth:`get_gradients`; return ``[iterations]``, where tf.keras returns its operations."""
+        variables = _as_variables(params)
+        return [self.apply_gradients(zip(self.get_gradients(loss, variables, jac=jac), variables, strict=True))]
+
+    def gather(self, var: FloatArray, indices: ArrayLike, out: FloatArray | None = None) -> FloatArray:
+        r"""Return current rows of a variable, at the cost of those rows.
+
+        In exact mode with momentum or weight decay, rows that are behind are caught up first; otherwise the rows are
+        only copied.
+
+        Parameters
+        ----------
+        var : ndarray, shape (rows, \*row_shape)
+            The variable, seen before or not.
+        indices : array_like of int, any shape
+            Rows, in [0, rows); repeated ones are repeated.
+        out : ndarray, shape (\*indices.shape, \*row_shape), optional
+            Where to put them: C-contiguous, of the variable's dtype.
+
+        Returns
+        -------
+        ndarray, shape (\*indices.shape, \*row_shape)
+            ``out``, or a new array.
+
+        Raises
+        ------
+        IndexError
+            If an index is negative or too large.
+        TypeError, ValueError
+            If ``indices`` are not integers, or ``out`` does not fit.
+
+        Examples
+        --------
+        >>> RMSprop().gather(np.arange(6.0).reshape(3, 2), [2, 0])
+        array([[4., 5.],
+               [0., 1.]])
+        """
+        slots = self._find(var)
+        name = "variable" if slots is None else slots.name
+        as_variable(var, name)
+        if var.ndim == 0:
+            raise ValueError(f"{describe(name, var)} has no rows to gather")
+        label = f"indices of {describe(name, var)}"
+        wanted = as_indices(indices, label)
+        rows = check_indices(wanted.reshape(-1), len(var), label)
+        out = _output(out, (*wanted.shape, *var.shape[1:]), var, name)
+        flat = out.reshape(len(rows), int(np.prod(var.shape[1:])))
+        if slots is None:
+            copy_rows(var, rows, flat)
+        else:
+            slots.gather(rows, flat)
+        return out
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments, as JSON can hold them.
+
+        A schedule is written with its class and arguments; of any other callable, its name.
+
+        Examples
+        --------
+        >>> RMSprop(0.01, rho=0.99).get_config()["rho"]
+        0.99
+        """
+        return {
+            "name": self.name,
+            **{name: serialize(value) for name, value in self._values.items()},
+            "centered": self.centered,
+            "sparse_update": self.sparse_update,
+            "epsilon_in_sqrt": self.epsilon_in_sqrt,
+            "weight_decay": self.weight_decay,
+            "clipvalue": self.clipvalue,
+            "clipnorm": self.clipnorm,
+            "global_clipnorm": self.global_clipnorm,
+            "check_finite": self.check_finite,
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Self:
+        """Return the optimizer that :meth:`get_config` described, without slots.
+
+        Parameters
+        ----------
+        config : mapping
+            From :meth:`get_config`; ``lr`` may stand for ``learning_rate``.
+        custom_objects : mapping of str to class or function, optional
+            Your own schedules by class name, and functions by name.
+
+        Raises
+        ------
+        TypeError
+            If there is an unknown key.
+        ValueError
+            If a schedule or function is not known.
+        """
+        return cls(**{name: deserialize(value, custom_objects, name) for name, value in config.items()})
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the optimizer's state to a safetensors file; variables themselves are yours to save, as they are.
+
+        Rows that are behind stay behind: their clocks are saved, so that no later bit depends on when you saved.
+        """
+        checkpoint.save(self, path)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        variables: Sequence[FloatArray],
+        custom_objects: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Return the optimizer that :meth:`save` wrote, bound to ``variables``.
+
+        Parameters
+        ----------
+        path : path-like
+            The file.
+        variables : sequence of ndarray
+            The variables in the order in which the saved optimizer had first seen them, with the values they had then.
+        custom_objects : mapping, optional
+            As in :meth:`from_config`.
+
+        Raises
+        ------
+        ValueError
+            If the file is not one of ours, or the variables do not fit it.
+        """
+        return checkpoint.load(cls, path, variables, custom_objects)
+
+    def _built_in_slots(self) -> list[str]:
+        return ["rms"] + ["momentum"] * self._has_momentum + ["mg"] * self.centered
+
+    def _new_slots(self, var: FloatArray, name: str) -> Slots:
+        return Slots(
+            var,
+            name,
+            momentum=self._has_momentum,
+            centered=self.centered,
+            exact=self.sparse_update == "exact",
+            decays=self.weight_decay > 0,
+        )
+
+    def _rates(self) -> StepRates:
+        """Return this step's hyperparameters."""
+        values = self._values
+        decay = evaluate("decay", values["decay"])
+        learning_rate = evaluate_learning_rate(values["learning_rate"], decay, self._iterations)
+        rho = evaluate("rho", values["rho"])
+        epsilon = evaluate("epsilon", values["epsilon"])
+        inside = self._has_momentum if self.epsilon_in_sqrt is None else self.epsilon_in_sqrt
+        return StepRates(
+            learning_rate=learning_rate,
+            rho=rho,
+            one_minus_rho=1.0 - rho,
+            momentum=evaluate("momentum", values["momentum"]),
+            epsilon_inside=epsilon if inside else 0.0,
+            epsilon_outside=0.0 if inside else epsilon,
+            shrink=1.0 - learning_rate * self.weight_decay,
+            clipvalue=np.inf if self.clipvalue is None else self.clipvalue,
+        )
+
+    def _gradients(
+        self,
+        loss: Callable[..., Any],
+        variables: list[FloatArray],
+        jac: Callable[..., Any] | bool | None,
+        grad_loss: Any,
+    ) -> list[Any]:
+        for var in variables:
+            slots = self._find(var)
+            if slots is not None and slots.values_fall_behind:
+                slots.flush()
+        return gradients_of(loss, variables, jac, grad_loss)
+
+
+def _optional(name: str, value: Any) -> float | None:
+    return None if value is None else check_number(name, value)
+
+
+def _as_pairs(grads_and_vars: Any) -> list[tuple[Any, Any]]:
+    try:
+        pairs = [tuple(pair) for pair in grads_and_vars]
+    except TypeError as error:
+        raise TypeError(f"grads_and_vars: expected (gradient, variable) pairs, got {grads_and_vars!r}") from error
+    for i, pair in enumerate(pairs):
+        if len(pair) != 2:
+            raise TypeError(f"grads_and_vars[{i}]: expected a pair (gradient, variable), got {len(pair)} items")
+        if not isinstance(pair[1], np.ndarray):
+            raise TypeError(
+                f"grads_and_vars[{i}]: expected a pair (gradient, variable) whose variable is a NumPy array, "
+                f"got {type(pair[1]).__name__}"
+            )
+    return [(grad, var) for grad, var in pairs]
+
+
+def _without_none(pairs: list[tuple[Any, FloatArray]]) -> list[tuple[Any, FloatArray]]:
+    missing = [describe(f"grads_and_vars[{i}]", var) for i, (grad, var) in enumerate(pairs) if grad is None]
+    if len(missing) == len(pairs):
+        raise ValueError(f"grads_and_vars: expected a gradient for at least one variable, got None for {missing}")
+    if missing:
+        warnings.warn(f"no gradient (None) for {', '.join(missing)}: skipped", UserWarning, stacklevel=3)
+    return [(grad, var) for grad, var in pairs if grad is not None]
+
+
+def _refuse_duplicates(found: list[Slots]) -> None:
+    seen: dict[int, int] = {}
+    for i, slots in enumerate(found):
+        if id(slots) in seen:
+            raise ValueError(
+                f"{describe(slots.name, slots.var)} comes twice, as gradients {seen[id(slots)]} and {i}; "
+                "expected one gradient for each variable"
+            )
+        seen[id(slots)] = i
+
+
+def _as_variables(var_list: Any) -> list[FloatArray]:
+    variables = [var_list] if isinstance(var_list, np.ndarray) else list(var_list)
+    return [as_variable(var, f"var_list[{i}]") for i, var in enumerate(variables)]
+
+
+def _output(out: FloatArray | None, shape: tuple[int, ...], var: FloatArray, name: str) -> FloatArray:
+    if out is None:
+        return np.empty(shape, var.dtype)
+    as_variable(out, "out")
+    if out.shape != shape or out.dtype != var.dtype or not out.flags.c_contiguous:
+        raise ValueError(
+            f"out: expected a C-contiguous array ({var.dtype}, shape {shape}), got ({out.dtype}, shape {out.shape}, "
+            f"C-contiguous: {out.flags.c_contiguous})"
+        )
+    if np.may_share_memory(out, var):
+        raise ValueError(f"out overlaps {describe(name, var)}; expected memory of its own")
+    return out

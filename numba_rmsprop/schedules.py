@@ -1,0 +1,277 @@
+"""Learning-rate schedules, with the names, arguments and formulas of tf.keras.optimizers.schedules.
+
+A schedule is any callable from a step (an int, 0 at the first) to a float. Those here are frozen dataclasses, so
+that they compare by value and travel through ``get_config``; derive from :class:`LearningRateSchedule` for one of
+your own that does so too.
+
+References
+----------
+https://www.tensorflow.org/api_docs/python/tf/keras/optimizers/schedules (version 2.11 and later for the warm-up).
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+
+class LearningRateSchedule(abc.ABC):
+    """A learning rate that depends on the step.
+
+    Derive from it, as a dataclass or with a ``get_config`` of your own, and hand the class to ``from_config`` in
+    ``custom_objects`` to read it back.
+
+    Examples
+    --------
+    >>> @dataclass(frozen=True)
+    ... class SquareRoot(LearningRateSchedule):
+    ...     initial_learning_rate: float
+    ...     def __call__(self, step):
+    ...         return self.initial_learning_rate / (1 + step) ** 0.5
+    >>> SquareRoot(0.2)(3)
+    0.1
+    >>> SquareRoot(0.2).get_config()
+    {'initial_learning_rate': 0.2}
+    """
+
+    @abc.abstractmethod
+    def __call__(self, step: int) -> float:
+        """Return the learning rate of step ``step``, 0 at the first."""
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments, as JSON can hold them."""
+        if not dataclasses.is_dataclass(self):
+            raise NotImplementedError(f"{type(self).__name__} is no dataclass, so it must define get_config itself")
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.init}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """Return the schedule that ``get_config`` described."""
+        return cls(**config)
+
+
+def _check_positive(schedule: LearningRateSchedule, *names: str) -> None:
+    for name in names:
+        if not getattr(schedule, name) > 0:
+            raise ValueError(f"{type(schedule).__name__}: expected {name} > 0, got {getattr(schedule, name)!r}")
+
+
+@dataclass(frozen=True)
+class ExponentialDecay(LearningRateSchedule):
+    """Multiply by ``decay_rate`` every ``decay_steps`` steps.
+
+    ``initial_learning_rate * decay_rate ** (step / decay_steps)``; with ``staircase``, the exponent's whole part.
+
+    Examples
+    --------
+    >>> ExponentialDecay(0.1, decay_steps=100, decay_rate=0.5)(200)
+    0.025
+    """
+
+    initial_learning_rate: float
+    decay_steps: int
+    decay_rate: float
+    staircase: bool = False
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "decay_steps")
+
+    def __call__(self, step: int) -> float:
+        """Return the learning rate of step ``step``."""
+        exponent = step / self.decay_steps
+        return self.initial_learning_rate * self.decay_rate ** (math.floor(exponent) if self.staircase else exponent)
+
+
+@dataclass(frozen=True)
+class PiecewiseConstantDecay(LearningRateSchedule):
+    """Hold ``values[i]`` up to and with step ``boundaries[i]``, and the last value after the last boundary.
+
+    Examples
+    --------
+    >>> rate = PiecewiseConstantDecay(boundaries=[100, 200], values=[1.0, 0.5, 0.1])
+    >>> rate(100), rate(101), rate(201)
+    (1.0, 0.5, 0.1)
+    """
+
+    boundaries: Sequence[float]
+    values: Sequence[float]
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.boundaries) != len(self.values) - 1:
+            raise ValueError(
+                f"PiecewiseConstantDecay: expected one boundary fewer than values, got {len(self.boundaries)} "
+                f"boundaries and {len(self.values)} values"
+            )
+        if list(self.boundaries) != sorted(self.boundaries):
+            raise ValueError(f"PiecewiseConstantDecay: expected rising boundaries, got {self.boundaries!r}")
+        object.__setattr__(self, "boundaries", tuple(self.boundaries))
+        object.__setattr__(self, "values", tuple(self.values))
+
+    def __call__(self, step: int) -> float:
+        """Return the learning rate of step ``step``."""
+        return self.values[sum(step > boundary for boundary in self.boundaries)]
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments, as JSON can hold them."""
+        return {"boundaries": list(self.boundaries), "values": list(self.values), "name": self.name}
+
+
+@dataclass(frozen=True)
+class PolynomialDecay(LearningRateSchedule):
+    """Go from ``initial_learning_rate`` to ``end_learning_rate`` in ``decay_steps`` steps, along a polynomial.
+
+    ``(initial - end) * (1 - step / decay_steps) ** power + end``, and ``end_learning_rate`` afterwards. With
+    ``cycle``, ``decay_steps`` is first multiplied by the smallest whole number that brings it to ``step`` or above.
+
+    Examples
+    --------
+    >>> PolynomialDecay(0.5, decay_steps=100, end_learning_rate=0.0)(50)
+    0.25
+    """
+
+    initial_learning_rate: float
+    decay_steps: int
+    end_learning_rate: float = 0.0001
+    power: float = 1.0
+    cycle: bool = False
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "decay_steps")
+
+    def __call__(self, step: int) -> float:
+        """Return the learning rate of step ``step``."""
+        if self.cycle:
+            length = self.decay_steps * max(1, math.ceil(step / self.decay_steps))
+        else:
+            length = self.decay_steps
+            step = min(step, length)
+        span = self.initial_learning_rate - self.end_learning_rate
+        remaining: float = (1 - step / length) ** self.power
+        return span * remaining + self.end_learning_rate
+
+
+@dataclass(frozen=True)
+class InverseTimeDecay(LearningRateSchedule):
+    """Divide by one more ``decay_rate`` every ``decay_steps`` steps.
+
+    ``initial_learning_rate / (1 + decay_rate * step / decay_steps)``; with ``staircase``, the quotient's whole part.
+
+    Examples
+    --------
+    >>> InverseTimeDecay(0.1, decay_steps=10, decay_rate=1.0)(10)
+    0.05
+    """
+
+    initial_learning_rate: float
+    decay_steps: int
+    decay_rate: float
+    staircase: bool = False
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "decay_steps")
+
+    def __call__(self, step: int) -> float:
+        """Return the learning rate of step ``step``."""
+        elapsed = step / self.decay_steps
+        return self.initial_learning_rate / (1 + self.decay_rate * (math.floor(elapsed) if self.staircase else elapsed))
+
+
+@dataclass(frozen=True)
+class CosineDecay(LearningRateSchedule):
+    """Follow half a cosine down to ``alpha`` times where it starts, after an optional linear warm-up.
+
+    With s the steps since the warm-up, at most ``decay_steps``, and r the rate where the decay starts
+    (``warmup_target``, or ``initial_learning_rate`` without one):
+    ``r * ((1 - alpha) * (1 + cos(pi * s / decay_steps)) / 2 + alpha)``. The warm-up rises linearly from
+    ``initial_learning_rate`` to ``warmup_target`` in ``warmup_steps`` steps.
+
+    References
+    ----------
+    Loshchilov and Hutter, SGDR, https://arxiv.org/abs/1608.03983, equation 5.
+
+    Examples
+    --------
+    >>> CosineDecay(0.5, decay_steps=100)(50)
+    0.25
+    >>> CosineDecay(0.0, decay_steps=100, warmup_target=0.5, warmup_steps=10)(5)
+    0.25
+    """
+
+    initial_learning_rate: float
+    decay_steps: int
+    alpha: float = 0.0
+    name: str | None = None
+    warmup_target: float | None = None
+    warmup_steps: int = 0
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "decay_steps")
+
+    def __call__(self, step: int) -> float:
+        """Return the learning rate of step ``step``."""
+        start = self.initial_learning_rate
+        if self.warmup_target is not None:
+            if step < self.warmup_steps:
+                return start + (self.warmup_target - start) * step / self.warmup_steps
+            start = self.warmup_target
+            step -= self.warmup_steps
+        cosine = 0.5 * (1 + math.cos(math.pi * min(step, self.decay_steps) / self.decay_steps))
+        return start * ((1 - self.alpha) * cosine + self.alpha)
+
+
+@dataclass(frozen=True)
+class CosineDecayRestarts(LearningRateSchedule):
+    """Follow half a cosine down, then start again, each period ``t_mul`` times longer and ``m_mul`` times lower.
+
+    With m = ``m_mul ** i`` in period i, of which the fraction f is over:
+    ``initial_learning_rate * ((1 - alpha) * m * (1 + cos(pi * f)) / 2 + alpha)``.
+
+    References
+    ----------
+    Loshchilov and Hutter, SGDR, https://arxiv.org/abs/1608.03983.
+
+    Examples
+    --------
+    >>> rate = CosineDecayRestarts(0.5, first_decay_steps=100)
+    >>> rate(50), rate(100), rate(200)
+    (0.25, 0.5, 0.25)
+    """
+
+    initial_learning_rate: float
+    first_decay_steps: int
+    t_mul: float = 2.0
+    m_mul: float = 1.0
+    alpha: float = 0.0
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "first_decay_steps", "t_mul")
+        if self.t_mul < 1:
+            raise ValueError(f"CosineDecayRestarts: expected t_mul >= 1, got {self.t_mul!r}")
+
+    def __call__(self, step: int) -> float:
+        """Return the learning rate of step ``step``."""
+        period, fraction = self._period(step / self.first_decay_steps)
+        cosine = 0.5 * self.m_mul**period * (1 + math.cos(math.pi * fraction))
+        return self.initial_learning_rate * ((1 - self.alpha) * cosine + self.alpha)
+
+    def _period(self, elapsed: float) -> tuple[int, float]:
+        """Return the period, and the fraction of it that is over; ``elapsed`` is in first periods."""
+        if self.t_mul == 1:
+            return math.floor(elapsed), elapsed - math.floor(elapsed)
+        period = math.floor(math.log(1 + elapsed * (self.t_mul - 1)) / math.log(self.t_mul))
+        # The quotient of logarithms can fall just below a whole number, at the step of a restart.
+        if self._start(period + 1) <= elapsed:
+            period += 1
+        return period, (elapsed - self._start(period)) / self.t_mul**period
+
+    def _start(self, period: int) -> float:
+        return (self.t_mul**period - 1) / (self.t_mul - 1)

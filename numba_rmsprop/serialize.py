@@ -1,0 +1,61 @@
+"""Between hyperparameters and what JSON can hold.
+
+A number stays one. A schedule becomes ``{"class_name": ..., "config": ...}``. Any other callable becomes
+``{"function": name}``: code is not written down, so reading it back takes the function, in ``custom_objects``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from . import schedules
+from .schedules import LearningRateSchedule
+
+
+def serialize(value: Any) -> Any:
+    """Return a hyperparameter as JSON can hold it.
+
+    Examples
+    --------
+    >>> serialize(schedules.InverseTimeDecay(0.1, 10, 0.5))["class_name"]
+    'InverseTimeDecay'
+    """
+    if isinstance(value, LearningRateSchedule):
+        return {"class_name": type(value).__name__, "config": value.get_config()}
+    if callable(value):
+        return {"function": _name(value)}
+    return value
+
+
+def deserialize(value: Any, custom_objects: Mapping[str, Any] | None, parameter: str) -> Any:
+    """Return the hyperparameter that ``serialize`` described.
+
+    Raises
+    ------
+    ValueError
+        If it names a class or function that is neither ours nor in ``custom_objects``.
+    """
+    if not isinstance(value, Mapping):
+        return value
+    known = dict(custom_objects or {})
+    if "function" in value:
+        if value["function"] not in known:
+            raise ValueError(
+                f"{parameter} was the function {value['function']!r}, which a config cannot hold; "
+                f"pass custom_objects={{{value['function']!r}: the function}}"
+            )
+        return known[value["function"]]
+    class_name = value.get("class_name")
+    if class_name in known:
+        return known[class_name].from_config(value["config"])
+    ours = getattr(schedules, str(class_name), None)
+    if not (isinstance(ours, type) and issubclass(ours, LearningRateSchedule)):
+        raise ValueError(
+            f"{parameter}: expected a class of numba_rmsprop.schedules or a key of custom_objects, got {class_name!r}"
+        )
+    return ours.from_config(value["config"])
+
+
+def _name(function: Any) -> str:
+    return str(getattr(function, "__name__", type(function).__name__))

@@ -1,0 +1,252 @@
+"""The state of one variable: rms, momentum, mg, and how far behind each row is."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .gradients import CSR, Dense, Gradient, Rows
+from .history import Arrays, History
+from .kernels.catching_up import flush_rows, gather_catching_up, gather_rows
+from .kernels.csr import step_csr, step_csr_serial
+from .kernels.dense import step_dense, step_dense_serial, step_dense_strided
+from .kernels.rows import step_rows, step_rows_serial
+from .threads import launch_lock, workers_for
+from .variables import FloatArray, as_lines, as_table
+
+State: TypeAlias = tuple[FloatArray, FloatArray, FloatArray | None, FloatArray | None]
+Ages: TypeAlias = tuple[NDArray[np.int32], int, int]
+Selection: TypeAlias = slice | NDArray[np.int64]
+
+CLOCK_LIMIT = np.iinfo(np.int32).max - 1
+
+
+class StepRates(NamedTuple):
+    """The hyperparameters of one step, evaluated, in the order of :class:`numba_rmsprop.kernels.rule.Rates`."""
+
+    learning_rate: float
+    rho: float
+    one_minus_rho: float
+    momentum: float
+    epsilon_inside: float
+    epsilon_outside: float
+    shrink: float
+    clipvalue: float
+    scale: float = 1.0
+
+
+class Slots:
+    """The slots of one variable, and its steps.
+
+    In exact mode a sparse step leaves the rows it does not touch as they are and lets their clocks tell how many
+    steps they have missed; whatever needs them later catches them up by the factors of the gap. Clocks count the
+    variable's own steps: a call without a gradient for it is no step of the dense algorithm either.
+
+    Parameters
+    ----------
+    var : ndarray
+        The variable, as :func:`~numba_rmsprop.variables.as_variable` accepts it.
+    name : str
+        What messages call it.
+    momentum, centered : bool
+        Which slots there are beside rms.
+    exact : bool
+        Whether rows are caught up (exact mode) or left behind (lazy mode).
+    decays : bool
+        Whether there is weight decay, so that the value of an untouched row moves.
+    """
+
+    def __init__(
+        self, var: FloatArray, name: str, *, momentum: bool, centered: bool, exact: bool, decays: bool
+    ) -> None:
+        self.var = var
+        self.name = name
+        self.exact = exact
+        self.values_fall_behind = exact and (momentum or decays)
+        self.rms = _zeros_like(var)
+        self.momentum = _zeros_like(var) if momentum else None
+        self.mg = _zeros_like(var) if centered else None
+        self.custom: dict[str, NDArray[Any]] = {}
+        self.steps = 0
+        self.floor = 0
+        self.clocks: NDArray[np.int32] | None = None
+        self.history = History(var.dtype)
+
+    @property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Every slot by name, in the order of ``get_weights``."""
+        named = {"rms": self.rms, "momentum": self.momentum, "mg": self.mg}
+        return {name: array for name, array in named.items() if array is not None} | self.custom
+
+    def step(self, gradient: Gradient, rates: StepRates) -> None:
+        """Apply one step."""
+        packed = np.array(rates, self.var.dtype)
+        with launch_lock:
+            if isinstance(gradient, Dense):
+                self._step_dense(gradient, packed)
+            else:
+                self._step_sparse(gradient, rates, packed)
+
+    def flush(self) -> None:
+        """Catch up every row."""
+        if self.clocks is None or self.floor == self.steps or not self.exact:
+            return
+        history = self.history.arrays(self.steps)
+        everything = slice(None)
+        with launch_lock:
+            state, clocks = self._borrow(everything)
+            flush_rows(state, (clocks, self.floor, self.steps), history)
+            self._give_back(everything, state, clocks)
+        self.floor = self.steps
+        self.history.clear()
+
+    def gather(self, indices: NDArray[np.int64], out: FloatArray) -> None:
+        """Copy current rows into ``out``, shape (n, columns), contiguous."""
+        if not self.values_fall_behind or self.clocks is None or self.floor == self.steps:
+            copy_rows(self.var, indices, out)
+            return
+        history = self.history.arrays(self.steps)
+        rows, places = self._reach(indices)
+        with launch_lock:
+            state, clocks = self._borrow(rows)
+            gather_catching_up(workers_for(out.size), places, out, state, (clocks, self.floor, self.steps), history)
+            self._give_back(rows, state, clocks)
+
+    def marks(self) -> NDArray[np.int32]:
+        """Return the row clocks, which sparse kernels also use to find duplicates."""
+        if self.clocks is None:
+            self.clocks = np.zeros(len(self.var), np.int32)
+        return self.clocks
+
+    def restore(self, clocks: NDArray[np.int32] | None, steps: int, floor: int, runs: NDArray[np.float64]) -> None:
+        """Take over how far behind the rows of a checkpoint were."""
+        self.clocks, self.steps, self.floor = clocks, steps, floor
+        self.history.clear()
+        self.history.note_runs(runs)
+
+    @property
+    def _state(self) -> State:
+        return self.var, self.rms, self.mg, self.momentum
+
+    @property
+    def _table(self) -> State | None:
+        """The state as arrays of shape (rows, columns), or None where an array cannot be viewed so."""
+        var, rms, mg, momentum = (None if array is None else as_table(array) for array in self._state)
+        if var is None or rms is None:
+            return None
+        return var, rms, mg, momentum
+
+    def _reach(self, indices: NDArray[np.int64]) -> tuple[Selection, NDArray[np.int64]]:
+        """Return which rows to borrow for ``indices``, and where those stand among them."""
+        if self._table is not None:
+            return slice(None), indices
+        rows, places = np.unique(indices, return_inverse=True)
+        return rows, places
+
+    def _borrow(self, rows: Selection) -> tuple[State, NDArray[np.int32]]:
+        """Return the state of ``rows`` as arrays of shape (n, columns), and their clocks.
+
+        Views of everything where there are such views. Only a strided variable of three axes or more has none: then
+        copies, of the touched rows alone, which :meth:`_give_back` writes back.
+        """
+        table, clocks = self._table, self.marks()
+        if table is not None:
+            return table, clocks
+        var, rms, mg, momentum = (None if array is None else _copy_as_table(array[rows]) for array in self._state)
+        assert var is not None
+        assert rms is not None
+        return (var, rms, mg, momentum), clocks[rows]
+
+    def _give_back(self, rows: Selection, state: State, clocks: NDArray[np.int32]) -> None:
+        if self._table is not None:
+            return
+        for array, copied in zip(self._state, state, strict=True):
+            if array is not None and copied is not None:
+                array[rows] = copied.reshape(len(copied), *array.shape[1:])
+        self.marks()[rows] = clocks
+
+    def _step_dense(self, gradient: Dense, rates: FloatArray) -> None:
+        self.flush()
+        for var, grad, rms, mg, momentum in as_lines(self.var, gradient.values, self.rms, self.mg, self.momentum):
+            if var is not None and var.ndim == 2:
+                step_dense_strided(var, grad, rms, mg, momentum, rates)
+            elif workers_for(self.var.size) == 1:
+                step_dense_serial(var, grad, rms, mg, momentum, rates)
+            else:
+                step_dense(var, grad, rms, mg, momentum, rates)
+        self.steps += 1
+        self.floor = self.steps  # every row is current, whatever its clock says
+        self._rebase_if_due()
+
+    def _step_sparse(self, gradient: Rows | CSR, rates: StepRates, packed: FloatArray) -> None:
+        history = self.history.arrays(self.steps) if self.exact else None
+        if isinstance(gradient, Rows):
+            rows, places = self._reach(gradient.indices)
+            state, clocks = self._borrow(rows)
+            _launch_rows(places, gradient.values, state, (clocks, self.floor, self.steps), history, packed)
+        else:
+            rows = slice(None)
+            state, clocks = self._borrow(rows)
+            _launch_csr(gradient, state, (clocks, self.floor, self.steps), history, packed)
+        self._give_back(rows, state, clocks)
+        if self.exact:
+            self.history.note(self.steps, rates.rho, rates.momentum, rates.shrink)
+        self.steps += 1
+        if self.history.full:
+            self.flush()
+        self._rebase_if_due()
+
+    def _rebase_if_due(self) -> None:
+        """Start the clocks anew before they pass what an int32 holds."""
+        if self.steps >= CLOCK_LIMIT:
+            self.flush()
+            self.restore(None, 0, 0, self.history.runs[:0])
+
+
+def _zeros_like(var: FloatArray) -> FloatArray:
+    # Not np.zeros_like, which writes every page: of a table larger than memory only the touched pages may come to be.
+    return np.zeros(var.shape, var.dtype, "F" if var.flags.f_contiguous and not var.flags.c_contiguous else "C")
+
+
+def _copy_as_table(array: FloatArray) -> FloatArray:
+    table = as_table(np.ascontiguousarray(array))
+    assert table is not None, "the rows of a contiguous array are contiguous"
+    return table
+
+
+def copy_rows(var: FloatArray, indices: NDArray[np.int64], out: FloatArray) -> None:
+    """Copy ``var[indices]`` into ``out``, shape (n, columns), contiguous."""
+    table = as_table(var)
+    if table is None:
+        out[...] = var[indices].reshape(out.shape)
+        return
+    with launch_lock:
+        gather_rows(workers_for(out.size), indices, out, table)
+
+
+def row_scratch(workers: int, values: FloatArray) -> tuple[NDArray[np.int32], FloatArray]:
+    """Return ``(links, sums)`` as the kernels in :mod:`numba_rmsprop.kernels.rows` want them."""
+    return np.empty((len(values), 4), np.int32), np.empty((workers, values.shape[1]), values.dtype)
+
+
+def _launch_rows(
+    indices: NDArray[np.int64], values: FloatArray, state: State, ages: Ages, history: Arrays | None, rates: FloatArray
+) -> None:
+    workers = workers_for(values.size)
+    links, sums = row_scratch(workers, values)
+    if workers == 1:
+        step_rows_serial(indices, values, state, ages, history, rates, links, sums)
+    else:
+        step_rows(workers, indices, values, state, ages, history, rates, links, sums)
+
+
+def _launch_csr(gradient: CSR, state: State, ages: Ages, history: Arrays | None, rates: FloatArray) -> None:
+    workers = workers_for(gradient.values.size)
+    sums = np.zeros((workers, state[0].shape[1]), gradient.values.dtype)
+    matrix = gradient.indptr, gradient.indices, gradient.values
+    if workers == 1:
+        step_csr_serial(matrix, state, ages, history, rates, sums)
+    else:
+        step_csr(workers, matrix, state, ages, history, rates, sums)

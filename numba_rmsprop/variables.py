@@ -1,0 +1,106 @@
+"""What may be a variable, and when two arrays are the same one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray: TypeAlias = NDArray[np.floating]
+
+DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+
+OVERLAP_WORK = 100_000
+"""How long NumPy may search for an element that two interleaved views share before we take it that there is one."""
+
+
+def describe(name: str, array: FloatArray) -> str:
+    """Return how messages call an array.
+
+    >>> describe("variable 1", np.zeros((3, 2), np.float32))
+    'variable 1 (float32, shape (3, 2))'
+    """
+    return f"{name} ({array.dtype}, shape {array.shape})"
+
+
+def as_variable(var: Any, name: str) -> FloatArray:
+    """Return ``var`` if it can be updated in place.
+
+    Raises
+    ------
+    TypeError
+        If it is not a NumPy array of float32 or float64, or is a masked array.
+    ValueError
+        If it is read-only, not aligned, or its elements share memory with one another.
+    """
+    if not isinstance(var, np.ndarray) or isinstance(var, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} must be a NumPy array of float32 or float64, which is updated in place; got {type(var).__name__}"
+        )
+    if var.dtype not in DTYPES:
+        raise TypeError(f"{describe(name, var)}: expected dtype float32 or float64 in native byte order")
+    if not var.flags.writeable:
+        raise ValueError(f"{describe(name, var)} is read-only; expected a writable array, which is updated in place")
+    if not var.flags.aligned:
+        raise ValueError(f"{describe(name, var)} is not aligned in memory; pass an aligned copy, as np.array makes it")
+    if any(stride == 0 and length > 1 for stride, length in zip(var.strides, var.shape, strict=True)):
+        raise ValueError(f"{describe(name, var)}: its elements share memory (a stride is 0); pass a copy")
+    return var
+
+
+def memory_key(var: FloatArray) -> tuple[Any, ...]:
+    """Return what is equal for two arrays exactly if they are the same view of the same memory."""
+    return var.__array_interface__["data"][0], var.shape, var.strides, var.dtype.char
+
+
+def refuse_overlap(var: FloatArray, name: str, others: Iterable[tuple[FloatArray, str]]) -> None:
+    """Raise ValueError if ``var`` shares memory with one of ``others``."""
+    for other, other_name in others:
+        if np.may_share_memory(var, other) and _share(var, other):
+            raise ValueError(
+                f"{describe(name, var)} overlaps {describe(other_name, other)} in memory but is not the same array; "
+                "expected arrays that are either the same or apart"
+            )
+
+
+def _share(a: FloatArray, b: FloatArray) -> bool:
+    try:
+        return np.shares_memory(a, b, max_work=OVERLAP_WORK)  # type: ignore[arg-type]  # the stub knows two of its values
+    except np.exceptions.TooHardError:
+        return True
+
+
+def as_table(array: FloatArray) -> FloatArray | None:
+    """Return ``array`` as a view of shape (rows, columns), or None if its trailing axes cannot be viewed as one.
+
+    >>> as_table(np.zeros((5, 2, 3))).shape
+    (5, 6)
+    >>> as_table(np.zeros((5, 2, 3), order="F")) is None
+    True
+    """
+    if array.ndim == 0:
+        return None
+    try:
+        return array.reshape(array.shape[0], int(np.prod(array.shape[1:])), copy=False)
+    except ValueError:
+        return None
+
+
+def as_lines(*arrays: FloatArray | None) -> list[tuple[FloatArray | None, ...]]:
+    """Return views of arrays of one shape that together hold each element once, element beside element.
+
+    One tuple of 1-D contiguous views where all arrays have the same memory order, else tuples of 2-D views.
+    """
+    present = [array for array in arrays if array is not None]
+    if all(array.flags.c_contiguous for array in present):
+        return [tuple(None if array is None else array.reshape(-1) for array in arrays)]
+    if all(array.flags.f_contiguous for array in present):
+        return [tuple(None if array is None else array.reshape(-1, order="F") for array in arrays)]
+    if present[0].ndim == 1:
+        return [tuple(None if array is None else array[:, np.newaxis] for array in arrays)]
+    return [
+        tuple(None if array is None else array[index] for array in arrays)
+        for index in np.ndindex(present[0].shape[:-2])
+    ]

@@ -1,0 +1,258 @@
+"""What an optimizer remembers: its variables' slots, its own weights, and how many steps it has taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from .slots import Slots
+from .threads import launch_lock
+from .variables import FloatArray, as_variable, describe, memory_key, refuse_overlap
+
+Initializer: TypeAlias = str | float | Callable[..., ArrayLike]
+
+SLOT_NAMES = ("rms", "momentum", "mg")
+
+
+class WeightStore:
+    """The slots of an optimizer's variables, and the members of tf.keras optimizers that read and write them.
+
+    Variables are told apart by their memory, not by the array object: two views of the same memory with the same
+    shape are one variable.
+    """
+
+    def __init__(self) -> None:
+        self._iterations = 0
+        self._slots: list[Slots] = []
+        self._own_weights: dict[str, NDArray[Any]] = {}
+        self._index()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_by_id", "_by_memory")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._index()  # copied or unpickled variables lie elsewhere in memory
+
+    @property
+    def iterations(self) -> int:
+        """Steps taken so far; settable."""
+        return self._iterations
+
+    @iterations.setter
+    def iterations(self, value: int) -> None:
+        self._iterations = _check_iterations(value)
+
+    @property
+    def weights(self) -> list[NDArray[Any]]:
+        """``[iterations, *all rms, *all momentum, *all mg, *added slots, *added weights]``, every row current.
+
+        Within each kind, variables come in the order in which they were first seen. All but ``iterations`` are the
+        arrays themselves; a later sparse step may leave rows of theirs behind again.
+        """
+        self.flush()
+        return [np.array(self._iterations, np.int64), *self._arrays()]
+
+    def variables(self) -> list[NDArray[Any]]:
+        """Return :attr:`weights`: in tf.keras, "variables" are the optimizer's own."""
+        return self.weights
+
+    def get_weights(self) -> list[NDArray[Any]]:
+        """Return a copy of :attr:`weights`."""
+        return [array.copy() for array in self.weights]
+
+    def set_weights(self, weights: Sequence[ArrayLike]) -> None:
+        """Overwrite :attr:`weights`.
+
+        Parameters
+        ----------
+        weights : sequence of array_like
+            As :meth:`get_weights` gave them. An optimizer that has seen no variable yet has no slots to overwrite:
+            :meth:`build` makes them.
+
+        Raises
+        ------
+        ValueError
+            If there are too many or too few, or one has another shape.
+        TypeError
+            If one cannot be cast to its dtype without losing its kind.
+        """
+        present = list(self._arrays())
+        given = [np.asarray(weight) for weight in weights]
+        if len(given) != 1 + len(present):
+            raise ValueError(
+                f"weights: expected {1 + len(present)} arrays, iterations and slots of {len(self._slots)} variables, "
+                f"got {len(given)}; opt.build(variables) makes the slots of variables that were not seen yet"
+            )
+        for i, (array, value) in enumerate(zip(present, given[1:], strict=True), start=1):
+            if array.shape != value.shape:
+                raise ValueError(f"weights[{i}]: expected shape {array.shape}, got {value.shape}")
+            if not np.can_cast(value.dtype, array.dtype, "same_kind"):
+                raise TypeError(f"weights[{i}]: expected dtype {array.dtype}, got {value.dtype}")
+        if given[0].ndim:
+            raise ValueError(f"weights[0]: expected the number of iterations, got an array of shape {given[0].shape}")
+        iterations = _check_iterations(given[0][()])
+        self.flush()
+        for array, value in zip(present, given[1:], strict=True):
+            array[...] = value
+        self._iterations = iterations
+
+    def build(self, variables: Iterable[FloatArray]) -> None:
+        """Make the slots of variables before their first step, as for :meth:`set_weights`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If one of them cannot be a variable.
+        """
+        self._register(self._find_or_make(list(variables)))
+
+    def flush(self, *variables: FloatArray) -> None:
+        """Catch up every row of the given variables, or of all: their values and slots.
+
+        Costs one pass over the rows that are behind. Never needed before :meth:`apply_gradients`, :meth:`gather`,
+        ``save`` or anything that reads weights through the optimizer.
+        """
+        found = [self._find(var) for var in variables] if variables else self._slots
+        for slots in found:
+            if slots is not None:
+                slots.flush()
+
+    def get_slot(self, var: FloatArray, slot_name: str) -> NDArray[Any]:
+        """Return a slot of a variable, every row current: the array itself.
+
+        Raises
+        ------
+        KeyError
+            If the variable was not seen yet, or has no such slot.
+        """
+        slots = self._find(var)
+        if slots is None:
+            raise KeyError(f"{describe('the variable', var)} has no slots yet; opt.build([var]) makes them")
+        if slot_name not in slots.arrays:
+            raise KeyError(f"{slots.name} has no slot {slot_name!r}; expected one of {list(slots.arrays)}")
+        slots.flush()
+        return slots.arrays[slot_name]
+
+    def get_slot_names(self) -> list[str]:
+        """Return the names of all slots, in the order of :attr:`weights`."""
+        return list(dict.fromkeys([*self._built_in_slots(), *(name for s in self._slots for name in s.custom)]))
+
+    def add_slot(
+        self, var: FloatArray, slot_name: str, initializer: Initializer = "zeros", shape: tuple[int, ...] | None = None
+    ) -> NDArray[Any]:
+        """Return the slot of that name, made if there is none yet; it is saved with the rest and otherwise left alone.
+
+        Parameters
+        ----------
+        var : ndarray
+            The variable.
+        slot_name : str
+            Name of the slot.
+        initializer : {"zeros", "ones"}, float or callable, default "zeros"
+            What fills a new slot; a callable is called as ``initializer(shape, dtype=dtype)``.
+        shape : tuple of int, optional
+            Shape of a new slot; the variable's by default.
+        """
+        slots = self._find(var)
+        if slots is None:
+            new = self._find_or_make([var])
+            filled = None
+            if slot_name in new[0].arrays:
+                filled = _initial(initializer, new[0].arrays[slot_name].shape, var.dtype, slot_name)
+            self._register(new)
+            slots = new[0]
+            if filled is not None:
+                slots.arrays[slot_name][...] = filled
+        if slot_name not in slots.arrays:
+            slots.custom[slot_name] = _initial(initializer, var.shape if shape is None else shape, var.dtype, slot_name)
+        return self.get_slot(var, slot_name)
+
+    def add_weight(
+        self,
+        name: str,
+        shape: tuple[int, ...] = (),
+        dtype: DTypeLike = np.float32,
+        initializer: Initializer = "zeros",
+    ) -> NDArray[Any]:
+        """Return a new array of the optimizer's own, which is saved with the slots.
+
+        Raises
+        ------
+        ValueError
+            If there is one of that name.
+        """
+        if name in self._own_weights:
+            raise ValueError(f"name: there is a weight {name!r} already; expected another name")
+        self._own_weights[name] = _initial(initializer, tuple(shape), np.dtype(dtype), name)
+        return self._own_weights[name]
+
+    def _built_in_slots(self) -> Sequence[str]:
+        raise NotImplementedError
+
+    def _new_slots(self, var: FloatArray, name: str) -> Slots:
+        raise NotImplementedError
+
+    def _arrays(self) -> Iterable[NDArray[Any]]:
+        for name in self.get_slot_names():
+            yield from (slots.arrays[name] for slots in self._slots if name in slots.arrays)
+        yield from self._own_weights.values()
+
+    def _index(self) -> None:
+        self._by_id = {id(slots.var): slots for slots in self._slots}
+        self._by_memory = {memory_key(slots.var): slots for slots in self._slots}
+
+    def _find(self, var: FloatArray) -> Slots | None:
+        slots = self._by_id.get(id(var))
+        if slots is None or slots.var is not var:
+            slots = self._by_memory.get(memory_key(var)) if isinstance(var, np.ndarray) else None
+        if slots is not None and slots.var.shape != slots.rms.shape:
+            raise ValueError(f"{slots.name}: its shape was {slots.rms.shape} and is now {slots.var.shape}")
+        return slots
+
+    def _find_or_make(self, variables: Sequence[FloatArray]) -> list[Slots]:
+        """Return the slots of each variable; new ones are complete, but not registered."""
+        found: list[Slots] = []
+        made: list[Slots] = []
+        for var in variables:
+            slots = self._find(var)
+            if slots is None:
+                name = f"variable {len(self._slots) + len(made)}"
+                as_variable(var, name)
+                refuse_overlap(var, name, [(other.var, other.name) for other in [*self._slots, *made]])
+                slots = self._new_slots(var, name)
+                made.append(slots)
+            found.append(slots)
+        return found
+
+    def _register(self, found: Iterable[Slots]) -> None:
+        for slots in found:
+            if slots.var is not None and id(slots.var) not in self._by_id:
+                with launch_lock:
+                    self._slots.append(slots)
+                    self._index()
+
+
+def _initial(initializer: Initializer, shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> NDArray[Any]:
+    fills = {"zeros": 0.0, "ones": 1.0}
+    if callable(initializer):
+        value = np.array(initializer(shape, dtype=dtype), dtype)
+        if value.shape != shape:
+            raise ValueError(f"initializer of {name!r}: expected shape {shape}, got {value.shape}")
+        return value
+    if isinstance(initializer, str):
+        if initializer not in fills:
+            raise ValueError(
+                f"initializer of {name!r}: expected 'zeros', 'ones', a number or a callable, got {initializer!r}"
+            )
+        return np.full(shape, fills[initializer], dtype)
+    return np.full(shape, initializer, dtype)
+
+
+def _check_iterations(value: Any) -> int:
+    if isinstance(value, bool) or int(value) != value or value < 0:
+        raise ValueError(f"iterations: expected a whole number >= 0, got {value!r}")
+    return int(value)
