@@ -34,7 +34,7 @@ class History:
     def clear(self) -> None:
         """Forget every step: no row is behind."""
         self._runs = np.empty((RUNS_AT_START, 4))
-        self._tree = np.empty((2 * RUNS_AT_START, 4))
+        self._tree = np.zeros((2 * RUNS_AT_START, 4))
         self._count = 0
         self._table_is_for: tuple[float, ...] | None = None
 
@@ -84,6 +84,6 @@ class History:
         runs = self._runs
         self._runs = np.empty((capacity, 4))
         self._runs[: len(runs)] = runs
-        self._tree = np.empty((2 * capacity, 4))
+        self._tree = np.zeros((2 * capacity, 4))
         for run in range(len(runs) - 1):
             finish_run(run, int(runs[run + 1, 0]), runs, self._tree)

@@ -45,7 +45,7 @@ def as_variable(var: Any, name: str) -> FloatArray:
         raise ValueError(f"{describe(name, var)} is read-only; expected a writable array, which is updated in place")
     if not var.flags.aligned:
         raise ValueError(f"{describe(name, var)} is not aligned in memory; pass an aligned copy, as np.array makes it")
-    if any(stride == 0 and length > 1 for stride, length in zip(var.strides, var.shape, strict=True)):
+    if var.size and any(stride == 0 and length > 1 for stride, length in zip(var.strides, var.shape, strict=True)):
         raise ValueError(f"{describe(name, var)}: its elements share memory (a stride is 0); pass a copy")
     return var
 

@@ -216,22 +216,24 @@ class WeightStore:
     def _find_or_make(self, variables: Sequence[FloatArray]) -> list[Slots]:
         """Return the slots of each variable; new ones are complete, but not registered."""
         found: list[Slots] = []
-        made: list[Slots] = []
+        made: dict[Any, Slots] = {}
         for var in variables:
             slots = self._find(var)
             if slots is None:
                 name = f"variable {len(self._slots) + len(made)}"
-                as_variable(var, name)
-                refuse_overlap(var, name, [(other.var, other.name) for other in [*self._slots, *made]])
-                slots = self._new_slots(var, name)
-                made.append(slots)
+                key = memory_key(as_variable(var, name))
+                if key not in made:
+                    others = [*self._slots, *made.values()]
+                    refuse_overlap(var, name, [(other.var, other.name) for other in others])
+                    made[key] = self._new_slots(var, name)
+                slots = made[key]
             found.append(slots)
         return found
 
     def _register(self, found: Iterable[Slots]) -> None:
-        for slots in found:
-            if slots.var is not None and id(slots.var) not in self._by_id:
-                with launch_lock:
+        with launch_lock:
+            for slots in found:
+                if id(slots.var) not in self._by_id:
                     self._slots.append(slots)
                     self._index()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from numba import prange
 
 from .gaps import factors_of
@@ -28,7 +29,7 @@ def catch_up_row(row: int, state: Any, ages: Any, history: Any) -> None:
 def flush_rows(state: Any, ages: Any, history: Any) -> None:
     """Bring every row to the state after step ``now - 1``."""
     for row in prange(state[0].shape[0]):
-        catch_up_row(row, state, ages, history)
+        catch_up_row(np.int64(row), state, ages, history)
 
 
 @compiled
@@ -58,7 +59,7 @@ def _gather_owned(worker: int, workers: int, indices: Any, out: Any, state: Any,
 def gather_catching_up(workers: int, indices: Any, out: Any, state: Any, ages: Any, history: Any) -> None:
     """Copy rows into ``out``, shape (n, columns), after catching them up; duplicates are the same worker's."""
     for worker in prange(workers):
-        _gather_owned(worker, workers, indices, out, state, ages, history)
+        _gather_owned(np.int64(worker), workers, indices, out, state, ages, history)
 
 
 @compiled_parallel

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from numba import prange
 
 from .jit import compiled, compiled_parallel
@@ -60,14 +61,14 @@ def step_csr_blocks(
 @compiled
 def step_csr_serial(matrix: Any, state: Any, ages: Any, history: Any, rates: Any, sums: Any) -> None:
     """Step the touched rows on the calling thread: a launch costs more than a few rows."""
-    step_csr_blocks(0, 1, matrix, state, ages, history, rates, sums)
+    step_csr_blocks(np.int64(0), np.int64(1), matrix, state, ages, history, rates, sums)
 
 
 @compiled_parallel
 def step_csr(workers: int, matrix: Any, state: Any, ages: Any, history: Any, rates: Any, sums: Any) -> None:
     """Step the touched rows; ``matrix`` is ``(indptr, indices, data)``; ``sums`` is 0, before and after."""
     for worker in prange(workers):
-        step_csr_blocks(worker, workers, matrix, state, ages, history, rates, sums)
+        step_csr_blocks(np.int64(worker), workers, matrix, state, ages, history, rates, sums)
 
 
 @compiled

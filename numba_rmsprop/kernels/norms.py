@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from numba import prange
 
 from .csr import BLOCK_ROWS, add_entries
@@ -21,7 +22,7 @@ from .rule import clip, unpack_rates
 def _squares(grads: Any, i: int, rates: Any) -> float:
     total = 0.0
     for j in range(grads.shape[1]):
-        grad = float(clip(grads[i, j], rates))
+        grad = np.float64(clip(grads[i, j], rates))
         total += grad * grad
     return total
 
@@ -30,13 +31,13 @@ def _squares(grads: Any, i: int, rates: Any) -> float:
 def dense_squares(grads: Any, rates: Any, partial: Any) -> None:
     """Write the sums of squares of the rows of ``grads`` into ``partial``."""
     for block in prange(partial.size):
-        partial[block] = _squares(grads, block, unpack_rates(rates))
+        partial[block] = _squares(grads, np.int64(block), unpack_rates(rates))
 
 
 @compiled
 def line_squares(grads: Any, rates: Any) -> float:
     """Return the sum of squares of ``grads``, shape (1, n), on the calling thread."""
-    return _squares(grads, 0, unpack_rates(rates))
+    return _squares(grads, np.int64(0), unpack_rates(rates))
 
 
 @compiled
@@ -65,7 +66,7 @@ def rows_squares(
     The clocks serve as marks and are as before at the end, or at the floor where they lay below it.
     """
     for worker in prange(workers):
-        _owned_rows_squares(worker, workers, indices, values, ages, rates, links, sums, partial)
+        _owned_rows_squares(np.int64(worker), workers, indices, values, ages, rates, links, sums, partial)
 
 
 @compiled
@@ -74,7 +75,7 @@ def _row_entries_squares(worker: int, row: int, matrix: Any, rates: Any, sums: A
     add_entries(worker, row, indptr, indices, data, sums)
     total = 0.0
     for k in range(indptr[row], indptr[row + 1]):
-        grad = float(clip(sums[worker, indices[k]], rates))
+        grad = np.float64(clip(sums[worker, indices[k]], rates))
         total += grad * grad
         # Taken once: a duplicate of this entry now finds 0.
         sums[worker, indices[k]] = 0
@@ -96,4 +97,4 @@ def _csr_blocks_squares(worker: int, workers: int, matrix: Any, rates: Any, sums
 def csr_squares(workers: int, matrix: Any, rates: Any, sums: Any, partial: Any) -> None:
     """Write the sums of squares of every ``BLOCK_ROWS`` rows into ``partial``; ``sums`` is 0, before and after."""
     for worker in prange(workers):
-        _csr_blocks_squares(worker, workers, matrix, rates, sums, partial)
+        _csr_blocks_squares(np.int64(worker), workers, matrix, rates, sums, partial)

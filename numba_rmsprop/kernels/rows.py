@@ -6,6 +6,9 @@ row together, in the order in which they came, then to step each row once with t
 are kept in the row clocks, which the step must read anyway: a clock of ``-1 - i`` says that the row's first
 occurrence is at position ``i``.
 
+Integers are cast to int64 where one function calls another: Numba compiles a function anew for a literal, an int32
+or the unsigned index of a ``prange``, and each of these takes a second.
+
 Arguments that travel together
 ------------------------------
 state
@@ -92,8 +95,8 @@ def store(state: Any, row: int, j: int, new: Any) -> None:
 def chain_duplicates(worker: int, workers: int, indices: Any, ages: Any, links: Any) -> int:
     """Mark and chain the positions of the worker's rows; return the first position that is the first of its row."""
     clocks, floor, _ = ages
-    first = -1
-    latest = -1
+    first = np.int64(-1)
+    latest = np.int64(-1)
     for i in range(indices.size):
         if i + CLOCKS_AHEAD < indices.size:
             prefetch_item(clocks, indices[i + CLOCKS_AHEAD])
@@ -113,7 +116,7 @@ def chain_duplicates(worker: int, workers: int, indices: Any, ages: Any, links: 
                 links[latest, NEXT] = i
             latest = i
         else:
-            head = -1 - clock
+            head = np.int64(-1 - clock)
             links[links[head, LAST], DUPLICATE] = i
             links[head, LAST] = i
     return first
@@ -158,11 +161,11 @@ def step_owned_rows(
             prefetch_state(indices[ahead], state)
             ahead = links[ahead, NEXT]
         row = indices[i]
-        if links[i, DUPLICATE] < 0:
-            step_row(row, values, i, state, links[i, CURRENT], now, history, named)
-        else:
+        grads, source = values, i
+        if links[i, DUPLICATE] >= 0:
             add_duplicates(worker, i, values, links, sums)
-            step_row(row, sums, worker, state, links[i, CURRENT], now, history, named)
+            grads, source = sums, worker
+        step_row(row, grads, source, state, np.int64(links[i, CURRENT]), now, history, named)
         clocks[row] = now + 1
         i = links[i, NEXT]
 
@@ -172,7 +175,7 @@ def step_rows_serial(
     indices: Any, values: Any, state: Any, ages: Any, history: Any, rates: Any, links: Any, sums: Any
 ) -> None:
     """Step the touched rows on the calling thread: a launch costs more than a few rows."""
-    step_owned_rows(0, 1, indices, values, state, ages, history, rates, links, sums)
+    step_owned_rows(np.int64(0), np.int64(1), indices, values, state, ages, history, rates, links, sums)
 
 
 @compiled_parallel
@@ -181,7 +184,7 @@ def step_rows(
 ) -> None:
     """Step the touched rows; ``indices`` is int64, shape (n,), and ``values`` (n, columns)."""
     for worker in prange(workers):
-        step_owned_rows(worker, workers, indices, values, state, ages, history, rates, links, sums)
+        step_owned_rows(np.int64(worker), workers, indices, values, state, ages, history, rates, links, sums)
 
 
 @compiled

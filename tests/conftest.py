@@ -1,0 +1,39 @@
+"""What must be set before Numba is imported, and how long Hypothesis may look."""
+
+import atexit
+import os
+import shutil
+import tempfile
+
+os.environ.setdefault("NUMBA_NUM_THREADS", "4")  # thread counts beyond the machine's are tested too
+if "NUMBA_CACHE_DIR" not in os.environ:
+    # A cached caller does not notice that a function in another file has changed; pytest-xdist's workers share this.
+    os.environ["NUMBA_CACHE_DIR"] = tempfile.mkdtemp(prefix="numba-cache-")
+    atexit.register(shutil.rmtree, os.environ["NUMBA_CACHE_DIR"], ignore_errors=True)
+
+import hypothesis
+import numba
+import pytest
+
+hypothesis.settings.register_profile("default", deadline=None, max_examples=80, derandomize=True)
+hypothesis.settings.register_profile("search", deadline=None, max_examples=1000)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.fixture(autouse=True)
+def _as_many_threads_as_before():
+    before = numba.get_num_threads()
+    yield
+    numba.set_num_threads(before)
+
+
+@pytest.fixture(params=[1, 2, 4])
+def threads(request):
+    numba.set_num_threads(request.param)
+    return request.param
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    """Make every step a parallel launch, however small."""
+    monkeypatch.setattr("numba_rmsprop.threads.SERIAL_ITEMS", 0)

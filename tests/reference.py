@@ -1,0 +1,81 @@
+"""The dense algorithm in plain NumPy float64, one line to a formula. It imports nothing of the package."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+class Reference:
+    """RMSprop on zero-filled gradients; ``touched`` masks turn it into the lazy variant."""
+
+    def __init__(self, variables, *, momentum=False, centered=False, epsilon_inside=None):
+        self.vars = [np.array(var, np.float64) for var in variables]
+        self.rms = [np.zeros_like(var) for var in self.vars]
+        self.mg = [np.zeros_like(var) for var in self.vars]
+        self.mom = [np.zeros_like(var) for var in self.vars]
+        self.with_momentum = momentum
+        self.centered = centered
+        self.epsilon_inside = momentum if epsilon_inside is None else epsilon_inside
+
+    def step(
+        self,
+        grads,
+        *,
+        lr=0.001,
+        rho=0.9,
+        momentum=0.0,
+        epsilon=1e-7,
+        weight_decay=0.0,
+        clipvalue=None,
+        clipnorm=None,
+        global_clipnorm=None,
+        touched=None,
+    ):
+        grads = clipped(grads, clipvalue, clipnorm, global_clipnorm)
+        for i, g in enumerate(grads):
+            if g is None:
+                continue
+            var, rms, mg, mom = self.vars[i].copy(), self.rms[i].copy(), self.mg[i].copy(), self.mom[i].copy()
+            var -= lr * weight_decay * var
+            rms = rho * rms + (1 - rho) * g**2
+            mg = rho * mg + (1 - rho) * g
+            v = np.maximum(rms - mg**2, 0) if self.centered else rms
+            step = lr * g / (np.sqrt(v + epsilon) if self.epsilon_inside else np.sqrt(v) + epsilon)
+            if self.with_momentum:
+                mom = momentum * mom + step
+                step = mom
+            var -= step
+            rows = slice(None) if touched is None or touched[i] is None else touched[i]
+            if var.ndim == 0:
+                rows = ()
+            for old, new in ((self.vars, var), (self.rms, rms), (self.mg, mg), (self.mom, mom)):
+                old[i][rows] = new[rows]
+
+
+def clipped(grads, clipvalue, clipnorm, global_clipnorm):
+    grads = [None if g is None else np.array(g, np.float64) for g in grads]
+    if clipvalue is not None:
+        grads = [None if g is None else np.clip(g, -clipvalue, clipvalue) for g in grads]
+    if clipnorm is not None:
+        grads = [None if g is None else g * clipnorm / max(np.sqrt(np.sum(g**2)), clipnorm) for g in grads]
+    if global_clipnorm is not None:
+        norm = np.sqrt(sum(np.sum(g**2) for g in grads if g is not None))
+        grads = [None if g is None else g * global_clipnorm / max(norm, global_clipnorm) for g in grads]
+    return grads
+
+
+def densified(values, indices, shape):
+    dense = np.zeros(shape)
+    np.add.at(dense, indices, values)
+    return dense
+
+
+def assert_close(actual, expected, tolerance, what=""):
+    """Compare up to ``tolerance`` times the largest element."""
+    actual, expected = np.asarray(actual, np.float64), np.asarray(expected)
+    assert actual.shape == expected.shape, what
+    if expected.size:
+        error = np.max(np.abs(actual - expected))
+        assert error <= tolerance * np.max(np.abs(expected)), (
+            f"{what}: off by {error}, largest {np.max(np.abs(expected))}"
+        )

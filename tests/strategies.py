@@ -1,0 +1,169 @@
+"""Training runs for Hypothesis: variants, gaps, duplicates, gradients of every kind, changing hyperparameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import scipy.sparse
+from hypothesis import strategies as st
+from reference import Reference, assert_close, densified
+
+from numba_rmsprop import IndexedSlices, RMSprop
+
+VARIANTS = [(momentum, centered) for momentum in (False, True) for centered in (False, True)]
+DTYPES = (np.float32, np.float64)
+TOLERANCE = {np.float32: 1e-5, np.float64: 1e-12}
+SPARSE_KINDS = ("rows", "csr", "csc", "coo", "bsr", "lil", "dok", "csr_matrix")
+
+
+@dataclass
+class Step:
+    """What one call of apply_gradients brings, and its hyperparameters."""
+
+    kind: str
+    indices: list[int]
+    seed: int
+    lr: float
+    rho: float
+    momentum: float
+
+
+@dataclass
+class Run:
+    """A variable, an optimizer's options, and its steps."""
+
+    shape: tuple[int, ...]
+    dtype: type
+    momentum: bool
+    centered: bool
+    weight_decay: float
+    clips: dict[str, float]
+    lazy: bool
+    constant: bool
+    steps: list[Step] = field(default_factory=list)
+
+    def optimizer(self, now):
+        """Return an optimizer whose hyperparameters are those of the step that ``now`` names."""
+        if self.constant:
+            rho, momentum = self.constants()
+            momentum = momentum if self.momentum else 0.0
+        else:
+            rho, momentum = lambda: now[0].rho, (lambda: now[0].momentum) if self.momentum else 0.0
+        return RMSprop(
+            lambda: now[0].lr,
+            rho=rho,
+            momentum=momentum,
+            epsilon=1e-3,
+            centered=self.centered,
+            weight_decay=self.weight_decay,
+            sparse_update="lazy" if self.lazy else "exact",
+            **self.clips,
+        )
+
+    def constants(self):
+        first = self.steps[0]
+        return first.rho, first.momentum or 0.9
+
+    def reference(self, var):
+        return Reference([var], momentum=self.momentum, centered=self.centered)
+
+    def reference_step(self, reference, step, dense, touched=None):
+        rho, momentum = self.constants() if self.constant else (step.rho, step.momentum)
+        reference.step(
+            [dense],
+            lr=step.lr,
+            rho=rho,
+            momentum=momentum,
+            epsilon=1e-3,
+            weight_decay=self.weight_decay,
+            touched=None if touched is None else [touched],
+            **self.clips,
+        )
+
+    def variable(self):
+        return np.random.default_rng(len(self.steps)).standard_normal(self.shape).astype(self.dtype)
+
+    def check(self, opt, var, reference):
+        tolerance = TOLERANCE[self.dtype]
+        assert_close(var, reference.vars[0], tolerance, "var")
+        np.testing.assert_allclose(opt.get_slot(var, "rms"), reference.rms[0], rtol=tolerance, err_msg="rms")
+        if self.momentum:
+            assert_close(opt.get_slot(var, "momentum"), reference.mom[0], tolerance, "momentum")
+        if self.centered:
+            assert_close(opt.get_slot(var, "mg"), reference.mg[0], tolerance, "mg")
+
+
+def gradient_of(step, shape, dtype):
+    """Return a step's gradient as it is passed, and zero-filled."""
+    rng = np.random.default_rng(step.seed)
+    if step.kind == "dense":
+        dense = rng.standard_normal(shape).astype(dtype)
+        return dense, dense
+    indices = np.array(step.indices, np.int64)
+    values = rng.standard_normal((len(indices), *shape[1:])).astype(dtype)
+    if step.kind == "rows":
+        return IndexedSlices(values, indices), densified(values, indices, shape)
+    # each touched row gets one to three entries, some twice
+    rows = np.repeat(indices, 1 + indices % 3)
+    columns = rng.integers(0, shape[1], len(rows))
+    data = rng.standard_normal(len(rows)).astype(dtype)
+    coo = scipy.sparse.coo_array((data, (rows, columns)), shape)
+    dense = densified(data, (rows, columns), shape)
+    if step.kind == "coo":
+        return coo, dense
+    if step.kind == "csr":
+        return unsorted_csr(data, rows, columns, shape), dense
+    if step.kind == "csr_matrix":
+        return scipy.sparse.csr_matrix(coo), dense
+    return coo.asformat(step.kind), dense
+
+
+def unsorted_csr(data, rows, columns, shape):
+    """Return a CSR array whose duplicates are kept and whose columns are in no order."""
+    order = np.argsort(rows, kind="stable")
+    indptr = np.searchsorted(rows[order], np.arange(shape[0] + 1))
+    return scipy.sparse.csr_array((data[order], columns[order], indptr), shape)
+
+
+def touched_rows(grad, shape):
+    touched = np.zeros(shape[0], bool)
+    if isinstance(grad, IndexedSlices):
+        touched[grad.indices] = True
+    elif scipy.sparse.issparse(grad):
+        touched[grad.tocoo().coords[0]] = True
+    else:
+        touched[:] = True
+    return touched
+
+
+@st.composite
+def runs(draw, kinds=(*SPARSE_KINDS, "dense"), lazy=False, clips=True):
+    rows, columns = draw(st.integers(1, 8)), draw(st.integers(1, 5))
+    clip = st.sampled_from(
+        [{}, {"clipvalue": 0.5}, {"clipnorm": 0.7}, {"global_clipnorm": 0.7}, {"clipvalue": 0.5, "clipnorm": 0.6}]
+    )
+    run = Run(
+        shape=(rows, columns),
+        dtype=draw(st.sampled_from(DTYPES)),
+        momentum=draw(st.booleans()),
+        centered=draw(st.booleans()),
+        weight_decay=draw(st.sampled_from([0.0, 0.1])),
+        clips=draw(clip) if clips else {},
+        lazy=lazy,
+        constant=draw(st.booleans()),
+    )
+    # Few rows a step and many empty steps, so that gaps of every length come about.
+    indices = st.one_of(st.just([]), st.lists(st.integers(0, rows - 1), max_size=6))
+    for _ in range(draw(st.integers(1, 25))):
+        run.steps.append(
+            Step(
+                kind=draw(st.sampled_from(kinds)),
+                indices=draw(indices),
+                seed=draw(st.integers(0, 1000)),
+                lr=draw(st.sampled_from([0.0, 0.01, 0.1])),
+                rho=draw(st.sampled_from([0.5, 0.9, 0.99])),
+                momentum=draw(st.sampled_from([0.0, 0.5, 0.9])),
+            )
+        )
+    return run

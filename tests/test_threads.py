@@ -1,0 +1,79 @@
+"""The same bits at any number of threads, and with a launch or without."""
+
+import threading
+
+import numba
+import numpy as np
+import pytest
+import scipy.sparse
+from strategies import VARIANTS
+
+from numba_rmsprop import IndexedSlices, RMSprop
+
+BIG = not numba.config.DISABLE_JIT
+ROWS = 3000 if BIG else 60
+
+
+def train(momentum, centered, clips, sparse_update="exact"):
+    rng = np.random.default_rng(0)
+    dtype = np.float32
+    variables = [np.ones(10 * ROWS + 1, dtype), np.ones((ROWS, 5), dtype), np.ones((ROWS, 5), dtype)]
+    opt = RMSprop(
+        0.01,
+        momentum=0.9 * momentum,
+        centered=centered,
+        epsilon=1e-3,
+        weight_decay=0.01,
+        sparse_update=sparse_update,
+        **clips,
+    )
+    gathered = []
+    for _ in range(5):
+        indices = np.minimum(rng.zipf(1.3, ROWS) - 1, ROWS - 1)
+        grads = [
+            rng.standard_normal(variables[0].shape).astype(dtype),
+            IndexedSlices(rng.standard_normal((ROWS, 5)).astype(dtype), indices),
+            scipy.sparse.random_array((ROWS, 5), density=0.05, rng=rng, dtype=dtype, format="csr"),
+        ]
+        opt.apply_gradients(list(zip(grads, variables, strict=True)))
+        gathered.append(opt.gather(variables[1], indices).tobytes())
+    return [*gathered, *(array.tobytes() for array in [*opt.weights, *variables])]
+
+
+@pytest.mark.parametrize(("momentum", "centered"), VARIANTS)
+@pytest.mark.parametrize("clips", [{}, {"clipvalue": 0.1, "clipnorm": 0.3}, {"global_clipnorm": 0.3}], ids=str)
+def test_the_same_bits_at_any_number_of_threads(momentum, centered, clips):
+    expected = None
+    for count in (1, 2, 4):
+        numba.set_num_threads(count)
+        bits = train(momentum, centered, clips)
+        expected = expected or bits
+        assert bits == expected
+
+
+@pytest.mark.parametrize("mode", ["exact", "lazy"])
+def test_a_launch_gives_the_bits_of_a_serial_loop(monkeypatch, mode):
+    bits = []
+    for limit in (0, 10**9):
+        monkeypatch.setattr("numba_rmsprop.threads.SERIAL_ITEMS", limit)
+        bits.append(train(momentum=True, centered=False, clips={}, sparse_update=mode))
+    assert bits[0] == bits[1]
+
+
+def test_threads_that_share_an_optimizer_take_turns(launches):
+    opt = RMSprop(0.1)
+    tables = [np.ones((50, 4)) for _ in range(4)]
+    opt.build(tables)
+
+    def work(table):
+        for t in range(50):
+            opt.apply_gradients([(IndexedSlices(np.ones((2, 4)), [t % 50, 7]), table)])
+
+    workers = [threading.Thread(target=work, args=(table,)) for table in tables]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert opt.iterations == 200
+    opt.flush()
+    assert all((table == tables[0]).all() for table in tables)
