@@ -56,7 +56,7 @@ def squared_norm(gradient: Gradient, slots: Slots, rates: StepRates) -> float:
         if isinstance(gradient, Dense):
             return _dense(gradient.values, packed)
         if isinstance(gradient, CSR):
-            return _csr(gradient, int(np.prod(slots.var.shape[1:])), packed)
+            return _csr(gradient, math.prod(slots.var.shape[1:]), packed)
         values, indices = gradient.values, gradient.indices
         workers = workers_for(values.size)
         links, sums = row_scratch(workers, values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -178,7 +179,7 @@ def _from_slices(grad: IndexedSlices, var: FloatArray, label: str) -> Rows:
 
 def _rows(values: FloatArray, indices: NDArray[np.integer], var: FloatArray, label: str) -> Rows:
     contiguous = np.ascontiguousarray(_usable(values, var, label))
-    columns = int(np.prod(var.shape[1:]))
+    columns = math.prod(var.shape[1:])
     return Rows(contiguous.reshape(len(indices), columns), check_indices(indices, len(var), label))
 
 

@@ -76,7 +76,8 @@ def _finite_differences(loss: Callable[..., Any], variables: Sequence[FloatArray
     if elements > FINITE_DIFFERENCE_LIMIT:
         raise ValueError(
             f"gradients by finite differences take two calls of the loss for each of {elements} elements; expected "
-            f"at most {FINITE_DIFFERENCE_LIMIT}. Pass jac=True with a loss that returns (value, gradients), or a callable"
+            f"at most {FINITE_DIFFERENCE_LIMIT}. Pass jac=True, with a loss that returns (value, gradients), "
+            "or a callable"
         )
 
     def value() -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -387,7 +388,7 @@ class RMSprop(WeightStore):
         wanted = as_indices(indices, label)
         rows = check_indices(wanted.reshape(-1), len(var), label)
         out = _output(out, (*wanted.shape, *var.shape[1:]), var, name)
-        flat = out.reshape(len(rows), int(np.prod(var.shape[1:])))
+        flat = out.reshape(len(rows), math.prod(var.shape[1:]))
         if slots is None:
             copy_rows(var, rows, flat)
         else:

@@ -73,6 +73,14 @@ class Slots:
         self.floor = 0
         self.clocks: NDArray[np.int32] | None = None
         self.history = History(var.dtype)
+        self._table = self._as_table()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_table"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._table = self._as_table()  # views of the arrays as they were copied or unpickled
 
     @property
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -130,9 +138,8 @@ class Slots:
     def _state(self) -> State:
         return self.var, self.rms, self.mg, self.momentum
 
-    @property
-    def _table(self) -> State | None:
-        """The state as arrays of shape (rows, columns), or None where an array cannot be viewed so."""
+    def _as_table(self) -> State | None:
+        """Return the state as arrays of shape (rows, columns), or None where an array cannot be viewed so."""
         var, rms, mg, momentum = (None if array is None else as_table(array) for array in self._state)
         if var is None or rms is None:
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
@@ -83,7 +84,7 @@ def as_table(array: FloatArray) -> FloatArray | None:
     if array.ndim == 0:
         return None
     try:
-        return array.reshape(array.shape[0], int(np.prod(array.shape[1:])), copy=False)
+        return array.reshape(array.shape[0], math.prod(array.shape[1:]), copy=False)
     except ValueError:
         return None
 

@@ -8,13 +8,13 @@ import numpy as np
 from numba import prange
 
 from .gaps import factors_of
-from .jit import compiled, compiled_parallel
+from .jit import Integer, compiled, compiled_parallel
 from .prefetch import prefetch_item, prefetch_row
 from .rows import CLOCKS_AHEAD, ROWS_AHEAD, load_caught_up, owner, prefetch_state, store
 
 
 @compiled
-def catch_up_row(row: int, state: Any, ages: Any, history: Any) -> None:
+def catch_up_row(row: Integer, state: Any, ages: Any, history: Any) -> None:
     """Bring one row to the state after step ``now - 1``."""
     clocks, floor, now = ages
     start = max(clocks[row], floor)
@@ -33,13 +33,15 @@ def flush_rows(state: Any, ages: Any, history: Any) -> None:
 
 
 @compiled
-def _copy_row(source: Any, row: int, out: Any, i: int) -> None:
+def _copy_row(source: Any, row: Integer, out: Any, i: Integer) -> None:
     for j in range(source.shape[1]):
         out[i, j] = source[row, j]
 
 
 @compiled
-def _gather_owned(worker: int, workers: int, indices: Any, out: Any, state: Any, ages: Any, history: Any) -> None:
+def _gather_owned(
+    worker: Integer, workers: Integer, indices: Any, out: Any, state: Any, ages: Any, history: Any
+) -> None:
     clocks = ages[0]
     for i in range(indices.size):
         # Two distances: a row's clock must have arrived before it says whether the row's state will be needed.
@@ -56,14 +58,14 @@ def _gather_owned(worker: int, workers: int, indices: Any, out: Any, state: Any,
 
 
 @compiled_parallel
-def gather_catching_up(workers: int, indices: Any, out: Any, state: Any, ages: Any, history: Any) -> None:
+def gather_catching_up(workers: Integer, indices: Any, out: Any, state: Any, ages: Any, history: Any) -> None:
     """Copy rows into ``out``, shape (n, columns), after catching them up; duplicates are the same worker's."""
     for worker in prange(workers):
         _gather_owned(np.int64(worker), workers, indices, out, state, ages, history)
 
 
 @compiled_parallel
-def gather_rows(workers: int, indices: Any, out: Any, var: Any) -> None:
+def gather_rows(workers: Integer, indices: Any, out: Any, var: Any) -> None:
     """Copy rows that are never behind into ``out``, shape (n, columns)."""
     for worker in prange(workers):
         end = (worker + 1) * indices.size // workers

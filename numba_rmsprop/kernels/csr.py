@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from .jit import compiled, compiled_parallel
+from .jit import Integer, compiled, compiled_parallel
 from .rows import ROWS_AHEAD, prefetch_state, step_row
 from .rule import unpack_rates
 
@@ -16,14 +16,14 @@ BLOCK_ROWS = 64
 
 
 @compiled
-def add_entries(worker: int, row: int, indptr: Any, indices: Any, data: Any, sums: Any) -> None:
+def add_entries(worker: Integer, row: Integer, indptr: Any, indices: Any, data: Any, sums: Any) -> None:
     """Add the stored entries of a row, duplicates included, to ``sums[worker]``, which is 0 before."""
     for k in range(indptr[row], indptr[row + 1]):
         sums[worker, indices[k]] += data[k]
 
 
 @compiled
-def clear_entries(worker: int, row: int, indptr: Any, indices: Any, sums: Any) -> None:
+def clear_entries(worker: Integer, row: Integer, indptr: Any, indices: Any, sums: Any) -> None:
     """Set the entries of ``sums[worker]`` that a row has touched back to 0."""
     for k in range(indptr[row], indptr[row + 1]):
         sums[worker, indices[k]] = 0
@@ -31,8 +31,8 @@ def clear_entries(worker: int, row: int, indptr: Any, indices: Any, sums: Any) -
 
 @compiled
 def step_csr_blocks(
-    worker: int,
-    workers: int,
+    worker: Integer,
+    workers: Integer,
     matrix: Any,
     state: Any,
     ages: Any,
@@ -65,14 +65,14 @@ def step_csr_serial(matrix: Any, state: Any, ages: Any, history: Any, rates: Any
 
 
 @compiled_parallel
-def step_csr(workers: int, matrix: Any, state: Any, ages: Any, history: Any, rates: Any, sums: Any) -> None:
+def step_csr(workers: Integer, matrix: Any, state: Any, ages: Any, history: Any, rates: Any, sums: Any) -> None:
     """Step the touched rows; ``matrix`` is ``(indptr, indices, data)``; ``sums`` is 0, before and after."""
     for worker in prange(workers):
         step_csr_blocks(np.int64(worker), workers, matrix, state, ages, history, rates, sums)
 
 
 @compiled
-def first_bad_entry(indptr: Any, indices: Any, columns: int) -> int:
+def first_bad_entry(indptr: Any, indices: Any, columns: Integer) -> Integer:
     """Return the first stored entry whose column lies outside, or -1; -2 where ``indptr`` does not fit ``indices``."""
     if indptr[0] != 0 or indptr[-1] > indices.size:
         return -2

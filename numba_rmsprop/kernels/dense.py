@@ -6,13 +6,13 @@ from typing import Any
 
 from numba import prange
 
-from .jit import compiled, compiled_parallel
+from .jit import Integer, compiled, compiled_parallel
 from .optional import line_of, load_item, store_item
 from .rule import clip, unpack_rates, update
 
 
 @compiled
-def _step_item(i: int, var: Any, grad: Any, rms: Any, mg: Any, momentum: Any, rates: Any) -> None:
+def _step_item(i: Integer, var: Any, grad: Any, rms: Any, mg: Any, momentum: Any, rates: Any) -> None:
     new = update(var[i], clip(grad[i], rates), rms[i], load_item(mg, i), load_item(momentum, i), rates)
     var[i] = new[0]
     rms[i] = new[1]

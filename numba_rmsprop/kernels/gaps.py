@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .jit import compiled
+from .jit import Integer, compiled
 from .rule import Factors
 
 TABLE_GAPS = 1024
@@ -40,7 +40,7 @@ def then(first: Any, second: Any) -> Factors:
 
 
 @compiled
-def repeated(run: int, steps: int, runs: Any) -> Factors:
+def repeated(run: Integer, steps: Integer, runs: Any) -> Factors:
     """Return the factors of ``steps`` steps of one run, by repeated squaring.
 
     A closed form of the drift divides by (shrink - momentum), which may be 0; squaring has no such case.
@@ -56,12 +56,12 @@ def repeated(run: int, steps: int, runs: Any) -> Factors:
 
 
 @compiled
-def _node(tree: Any, i: int) -> Factors:
+def _node(tree: Any, i: Integer) -> Factors:
     return Factors(tree[i, 0], tree[i, 1], tree[i, 2], tree[i, 3])
 
 
 @compiled
-def _set_node(tree: Any, i: int, factors: Any) -> None:
+def _set_node(tree: Any, i: Integer, factors: Any) -> None:
     tree[i, 0] = factors.rms
     tree[i, 1] = factors.momentum
     tree[i, 2] = factors.var
@@ -69,7 +69,7 @@ def _set_node(tree: Any, i: int, factors: Any) -> None:
 
 
 @compiled
-def finish_run(run: int, end: int, runs: Any, tree: Any) -> None:
+def finish_run(run: Integer, end: Integer, runs: Any, tree: Any) -> None:
     """Enter run ``run``, which ended before step ``end``, into the tree."""
     i = tree.shape[0] // 2 + run
     _set_node(tree, i, repeated(run, end - int(runs[run, 0]), runs))
@@ -80,7 +80,7 @@ def finish_run(run: int, end: int, runs: Any, tree: Any) -> None:
 
 
 @compiled
-def _whole_runs(first: int, end: int, tree: Any) -> Factors:
+def _whole_runs(first: Integer, end: Integer, tree: Any) -> Factors:
     """Return the factors of the runs ``first`` to ``end - 1``, which are finished."""
     left = Factors(1.0, 1.0, 1.0, 0.0)
     right = Factors(1.0, 1.0, 1.0, 0.0)
@@ -99,7 +99,7 @@ def _whole_runs(first: int, end: int, tree: Any) -> Factors:
 
 
 @compiled
-def _run_of(step: int, runs: Any) -> int:
+def _run_of(step: Integer, runs: Any) -> Integer:
     low = 0
     high = runs.shape[0]
     while high - low > 1:
@@ -112,7 +112,7 @@ def _run_of(step: int, runs: Any) -> int:
 
 
 @compiled
-def factors_between(start: int, now: int, runs: Any, tree: Any) -> Factors:
+def factors_between(start: Integer, now: Integer, runs: Any, tree: Any) -> Factors:
     """Return the factors of the steps ``start`` to ``now - 1``, of which the last run is still going on."""
     last = runs.shape[0] - 1
     if start >= runs[last, 0]:
@@ -125,7 +125,7 @@ def factors_between(start: int, now: int, runs: Any, tree: Any) -> Factors:
 
 
 @compiled
-def fill_table(now: int, table: Any, runs: Any) -> None:
+def fill_table(now: Integer, table: Any, runs: Any) -> None:
     """Fill the table for gaps that end before step ``now``, walking back through the runs.
 
     Past the first run, where no gap can reach, the walk goes on with that run's numbers: with a single run the table
@@ -144,7 +144,7 @@ def fill_table(now: int, table: Any, runs: Any) -> None:
 
 
 @compiled
-def factors_of(start: int, now: int, history: Any) -> Factors:
+def factors_of(start: Integer, now: Integer, history: Any) -> Factors:
     """Return the factors of the steps ``start`` to ``now - 1`` in the variable's dtype."""
     table, runs, tree = history
     gap = now - start

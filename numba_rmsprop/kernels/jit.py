@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
+import numpy as np
 from numba import njit
+
+Integer: TypeAlias = int | np.integer[Any]
+"""Compiled functions take Python's integers and NumPy's alike."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -32,8 +36,16 @@ def compiled_sum(function: Function) -> Function:
 def _compile(function: Function, *, parallel: bool, fastmath: bool | set[str] = False) -> Function:
     # error_model="numpy": a division that may raise keeps LLVM from vectorising the loop (15 times slower).
     # No fastmath by default: dense and sparse steps must round alike, and NaN must stay NaN.
+    # _nrt=False, as for Numba's own functions that allocate nothing: counting references to the arrays, atomically,
+    # at every call of a function that LLVM did not inline, took longer than the step on a row of 64.
     # Numba's cache key leaves the options out, so no function may be compiled twice with different ones.
-    options: dict[str, Any] = {"error_model": "numpy", "nogil": True, "parallel": parallel, "fastmath": fastmath}
+    options: dict[str, Any] = {
+        "error_model": "numpy",
+        "nogil": True,
+        "_nrt": False,
+        "parallel": parallel,
+        "fastmath": fastmath,
+    }
     try:
         return cast(Function, njit(cache=True, **options)(function))
     except RuntimeError as error:

@@ -13,13 +13,13 @@ import numpy as np
 from numba import prange
 
 from .csr import BLOCK_ROWS, add_entries
-from .jit import compiled, compiled_parallel, compiled_sum
+from .jit import Integer, compiled, compiled_parallel, compiled_sum
 from .rows import CURRENT, DUPLICATE, NEXT, add_duplicates, chain_duplicates
 from .rule import clip, unpack_rates
 
 
 @compiled_sum
-def _squares(grads: Any, i: int, rates: Any) -> float:
+def _squares(grads: Any, i: Integer, rates: Any) -> float:
     total = 0.0
     for j in range(grads.shape[1]):
         grad = np.float64(clip(grads[i, j], rates))
@@ -42,7 +42,15 @@ def line_squares(grads: Any, rates: Any) -> float:
 
 @compiled
 def _owned_rows_squares(
-    worker: int, workers: int, indices: Any, values: Any, ages: Any, rates: Any, links: Any, sums: Any, partial: Any
+    worker: Integer,
+    workers: Integer,
+    indices: Any,
+    values: Any,
+    ages: Any,
+    rates: Any,
+    links: Any,
+    sums: Any,
+    partial: Any,
 ) -> None:
     clocks = ages[0]
     named = unpack_rates(rates)
@@ -59,7 +67,7 @@ def _owned_rows_squares(
 
 @compiled_parallel
 def rows_squares(
-    workers: int, indices: Any, values: Any, ages: Any, rates: Any, links: Any, sums: Any, partial: Any
+    workers: Integer, indices: Any, values: Any, ages: Any, rates: Any, links: Any, sums: Any, partial: Any
 ) -> None:
     """Write each touched row's sum of squares into ``partial``, shape (n,), at its first occurrence; 0 is elsewhere.
 
@@ -70,7 +78,7 @@ def rows_squares(
 
 
 @compiled
-def _row_entries_squares(worker: int, row: int, matrix: Any, rates: Any, sums: Any) -> float:
+def _row_entries_squares(worker: Integer, row: Integer, matrix: Any, rates: Any, sums: Any) -> float:
     indptr, indices, data = matrix
     add_entries(worker, row, indptr, indices, data, sums)
     total = 0.0
@@ -83,7 +91,7 @@ def _row_entries_squares(worker: int, row: int, matrix: Any, rates: Any, sums: A
 
 
 @compiled
-def _csr_blocks_squares(worker: int, workers: int, matrix: Any, rates: Any, sums: Any, partial: Any) -> None:
+def _csr_blocks_squares(worker: Integer, workers: Integer, matrix: Any, rates: Any, sums: Any, partial: Any) -> None:
     rows = matrix[0].size - 1
     named = unpack_rates(rates)
     for block in range(worker, partial.size, workers):
@@ -94,7 +102,7 @@ def _csr_blocks_squares(worker: int, workers: int, matrix: Any, rates: Any, sums
 
 
 @compiled_parallel
-def csr_squares(workers: int, matrix: Any, rates: Any, sums: Any, partial: Any) -> None:
+def csr_squares(workers: Integer, matrix: Any, rates: Any, sums: Any, partial: Any) -> None:
     """Write the sums of squares of every ``BLOCK_ROWS`` rows into ``partial``; ``sums`` is 0, before and after."""
     for worker in prange(workers):
         _csr_blocks_squares(np.int64(worker), workers, matrix, rates, sums, partial)

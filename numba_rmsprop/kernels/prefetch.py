@@ -14,7 +14,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .jit import compiled
+from .jit import Integer, compiled
 
 CACHE_LINE_BYTES = 64
 
@@ -34,11 +34,15 @@ def _emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
 
 if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
 
-    def prefetch_item(array: Any, i: int) -> None:
+    def prefetch_item(array: Any, i: Integer) -> None:
         """Do nothing: there is no processor to talk to from plain Python."""
 
-    def prefetch_element(array: Any, i: int, j: int) -> None:
+    def prefetch_element(array: Any, i: Integer, j: Integer) -> None:
         """Do nothing: there is no processor to talk to from plain Python."""
+
+    def items_in_line(array: Any) -> Integer:
+        """Return how many elements of the array fill a cache line."""
+        return CACHE_LINE_BYTES // int(array.itemsize)
 
 else:
 
@@ -52,10 +56,16 @@ else:
         """Prefetch the cache line of ``array[i, j]``."""
         return types.void(array, types.intp, types.intp), _emit
 
+    @intrinsic
+    def items_in_line(typing_context: Any, array: Any) -> Any:
+        """Return how many elements of the array fill a cache line, a constant: a division would cost as much."""
+        items = CACHE_LINE_BYTES * 8 // array.dtype.bitwidth
+        return types.intp(array), lambda context, builder, signature, arguments: ir.Constant(ir.IntType(64), items)
+
 
 @compiled
-def prefetch_row(row: int, array: Any) -> None:
+def prefetch_row(row: Integer, array: Any) -> None:
     """Prefetch every cache line of ``array[row]``; ``None`` stands for an absent array."""
     if array is not None:
-        for j in range(0, array.shape[1], CACHE_LINE_BYTES // array.itemsize):
+        for j in range(0, array.shape[1], items_in_line(array)):
             prefetch_element(array, row, j)

@@ -33,7 +33,7 @@ import numpy as np
 from numba import prange
 
 from .gaps import factors_of
-from .jit import compiled, compiled_parallel
+from .jit import Integer, compiled, compiled_parallel
 from .optional import load_element, store_element
 from .prefetch import prefetch_item, prefetch_row
 from .rule import catch_up, clip, unpack_rates, update
@@ -46,14 +46,14 @@ ROWS_AHEAD = 6
 
 
 @compiled
-def owner(row: Any, workers: int) -> Any:
+def owner(row: Any, workers: Integer) -> Any:
     """Return which worker owns a row: a hash, since neighbouring rows are often equally hot."""
     hashed = (np.uint64(row) * np.uint64(0x9E3779B1)) & np.uint64(0xFFFFFFFF)
     return np.int64((hashed * np.uint64(workers)) >> np.uint64(32))
 
 
 @compiled
-def prefetch_state(row: int, state: Any) -> None:
+def prefetch_state(row: Integer, state: Any) -> None:
     """Prefetch one row of every array of the state."""
     var, rms, mg, momentum = state
     prefetch_row(row, var)
@@ -63,7 +63,9 @@ def prefetch_state(row: int, state: Any) -> None:
 
 
 @compiled
-def step_row(row: int, grads: Any, i: int, state: Any, start: int, now: int, history: Any, rates: Any) -> None:
+def step_row(
+    row: Integer, grads: Any, i: Integer, state: Any, start: Integer, now: Integer, history: Any, rates: Any
+) -> None:
     """Catch up one row from step ``start`` and step it with the gradient ``grads[i]``."""
     factors = None if history is None else factors_of(start, now, history)
     for j in range(grads.shape[1]):
@@ -72,7 +74,7 @@ def step_row(row: int, grads: Any, i: int, state: Any, start: int, now: int, his
 
 
 @compiled
-def load_caught_up(state: Any, row: int, j: int, factors: Any) -> Any:
+def load_caught_up(state: Any, row: Integer, j: Integer, factors: Any) -> Any:
     """Return one element's ``(var, rms, mg, momentum)``, caught up unless ``factors`` is None."""
     var, rms, mg, momentum = state
     element = var[row, j], rms[row, j], load_element(mg, row, j), load_element(momentum, row, j)
@@ -82,7 +84,7 @@ def load_caught_up(state: Any, row: int, j: int, factors: Any) -> Any:
 
 
 @compiled
-def store(state: Any, row: int, j: int, new: Any) -> None:
+def store(state: Any, row: Integer, j: Integer, new: Any) -> None:
     """Write one element's ``(var, rms, mg, momentum)``."""
     var, rms, mg, momentum = state
     var[row, j] = new[0]
@@ -92,11 +94,11 @@ def store(state: Any, row: int, j: int, new: Any) -> None:
 
 
 @compiled
-def chain_duplicates(worker: int, workers: int, indices: Any, ages: Any, links: Any) -> int:
+def chain_duplicates(worker: Integer, workers: Integer, indices: Any, ages: Any, links: Any) -> Integer:
     """Mark and chain the positions of the worker's rows; return the first position that is the first of its row."""
     clocks, floor, _ = ages
-    first = np.int64(-1)
-    latest = np.int64(-1)
+    first: Integer = np.int64(-1)
+    latest: Integer = np.int64(-1)
     for i in range(indices.size):
         if i + CLOCKS_AHEAD < indices.size:
             prefetch_item(clocks, indices[i + CLOCKS_AHEAD])
@@ -123,7 +125,7 @@ def chain_duplicates(worker: int, workers: int, indices: Any, ages: Any, links: 
 
 
 @compiled
-def add_duplicates(worker: int, i: int, values: Any, links: Any, sums: Any) -> None:
+def add_duplicates(worker: Integer, i: Integer, values: Any, links: Any, sums: Any) -> None:
     """Add up, in ``sums[worker]``, the values of the row that occurs first at position ``i``, in order."""
     for j in range(values.shape[1]):
         sums[worker, j] = values[i, j]
@@ -136,8 +138,8 @@ def add_duplicates(worker: int, i: int, values: Any, links: Any, sums: Any) -> N
 
 @compiled
 def step_owned_rows(
-    worker: int,
-    workers: int,
+    worker: Integer,
+    workers: Integer,
     indices: Any,
     values: Any,
     state: Any,
@@ -180,7 +182,7 @@ def step_rows_serial(
 
 @compiled_parallel
 def step_rows(
-    workers: int, indices: Any, values: Any, state: Any, ages: Any, history: Any, rates: Any, links: Any, sums: Any
+    workers: Integer, indices: Any, values: Any, state: Any, ages: Any, history: Any, rates: Any, links: Any, sums: Any
 ) -> None:
     """Step the touched rows; ``indices`` is int64, shape (n,), and ``values`` (n, columns)."""
     for worker in prange(workers):
@@ -188,7 +190,7 @@ def step_rows(
 
 
 @compiled
-def any_outside(indices: Any, rows: int) -> bool:
+def any_outside(indices: Any, rows: Integer) -> bool:
     """Return whether an index lies outside [0, rows); without an early exit, so that LLVM vectorises it."""
     outside = 0
     for i in range(indices.size):
