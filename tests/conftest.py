@@ -6,6 +6,7 @@ import shutil
 import tempfile
 
 os.environ.setdefault("NUMBA_NUM_THREADS", "4")  # thread counts beyond the machine's are tested too
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # more threads than cores must not spin while they wait
 if "NUMBA_CACHE_DIR" not in os.environ:
     # A cached caller does not notice that a function in another file has changed; pytest-xdist's workers share this.
     os.environ["NUMBA_CACHE_DIR"] = tempfile.mkdtemp(prefix="numba-cache-")

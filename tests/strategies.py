@@ -86,12 +86,13 @@ class Run:
 
     def check(self, opt, var, reference):
         tolerance = TOLERANCE[self.dtype]
-        assert_close(var, reference.vars[0], tolerance, "var")
+        largest = {name: sizes[0] for name, sizes in reference.largest.items()}
+        assert_close(var, reference.vars[0], tolerance, "var", largest["vars"])
         np.testing.assert_allclose(opt.get_slot(var, "rms"), reference.rms[0], rtol=tolerance, err_msg="rms")
         if self.momentum:
-            assert_close(opt.get_slot(var, "momentum"), reference.mom[0], tolerance, "momentum")
+            assert_close(opt.get_slot(var, "momentum"), reference.mom[0], tolerance, "momentum", largest["mom"])
         if self.centered:
-            assert_close(opt.get_slot(var, "mg"), reference.mg[0], tolerance, "mg")
+            assert_close(opt.get_slot(var, "mg"), reference.mg[0], tolerance, "mg", largest["mg"])
 
 
 def gradient_of(step, shape, dtype):
@@ -138,20 +139,19 @@ def touched_rows(grad, shape):
 
 
 @st.composite
-def runs(draw, kinds=(*SPARSE_KINDS, "dense"), lazy=False, clips=True):
+def runs(draw, kinds=(*SPARSE_KINDS, "dense"), lazy=False, clips=True, **fixed):
     rows, columns = draw(st.integers(1, 8)), draw(st.integers(1, 5))
     clip = st.sampled_from(
         [{}, {"clipvalue": 0.5}, {"clipnorm": 0.7}, {"global_clipnorm": 0.7}, {"clipvalue": 0.5, "clipnorm": 0.6}]
     )
+    flags = {name: draw(st.booleans()) for name in ("momentum", "centered", "constant")} | fixed
     run = Run(
         shape=(rows, columns),
         dtype=draw(st.sampled_from(DTYPES)),
-        momentum=draw(st.booleans()),
-        centered=draw(st.booleans()),
         weight_decay=draw(st.sampled_from([0.0, 0.1])),
         clips=draw(clip) if clips else {},
         lazy=lazy,
-        constant=draw(st.booleans()),
+        **flags,
     )
     # Few rows a step and many empty steps, so that gaps of every length come about.
     indices = st.one_of(st.just([]), st.lists(st.integers(0, rows - 1), max_size=6))
@@ -160,7 +160,8 @@ def runs(draw, kinds=(*SPARSE_KINDS, "dense"), lazy=False, clips=True):
             Step(
                 kind=draw(st.sampled_from(kinds)),
                 indices=draw(indices),
-                seed=draw(st.integers(0, 1000)),
+                # no two alike: after a run of equal gradients the variance is nothing but rounding
+                seed=25 * draw(st.integers(0, 1000)) + len(run.steps),
                 lr=draw(st.sampled_from([0.0, 0.01, 0.1])),
                 rho=draw(st.sampled_from([0.5, 0.9, 0.99])),
                 momentum=draw(st.sampled_from([0.0, 0.5, 0.9])),

@@ -97,7 +97,7 @@ def test_files_that_do_not_fit(tmp_path):
 def test_files_of_others(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"not a checkpoint")
-    with pytest.raises(ValueError, match="expected a safetensors file that RMSprop.save wrote"):
+    with pytest.raises(ValueError, match=r"expected a safetensors file that RMSprop\.save wrote"):
         RMSprop.load(path, [])
     safetensors.numpy.save_file({"a": np.ones(3)}, path)
     with pytest.raises(ValueError, match="expected format numba_rmsprop version 1, got None version None"):
@@ -115,7 +115,7 @@ def test_files_with_missing_or_wrong_tensors(tmp_path):
         metadata = file.metadata()
     without = {name: tensor for name, tensor in tensors.items() if name != "variables.1.rms"}
     safetensors.numpy.save_file(without, path, metadata)
-    with pytest.raises(ValueError, match="expected a tensor 'variables.1.rms'"):
+    with pytest.raises(ValueError, match=r"expected a tensor 'variables\.1\.rms'"):
         RMSprop.load(path, variables)
     safetensors.numpy.save_file(tensors | {"variables.0.mg": np.ones((2, 5), np.float32)}, path, metadata)
     with pytest.raises(ValueError, match=r"expected 'variables.0.mg' of shape \(5, 2\), got \(2, 5\)"):

@@ -108,6 +108,20 @@ def test_unaligned_gradients():
     assert (step(grad, np.ones(6)) == step(np.ones(6), np.ones(6))).all()
 
 
+def test_gradients_in_the_memory_of_the_variable():
+    # a step must not read what it has just written
+    def cases(table):
+        yield table[::-1, ::-1]
+        yield IndexedSlices(table[:5], np.arange(1, 6))
+        yield scipy.sparse.csr_array((table.reshape(-1)[:4], [1, 0, 1, 0], [0, 0, 0, 0, 1, 2, 4]), (6, 2))
+
+    start = np.arange(1.0, 13.0).reshape(6, 2)
+    for i, apart in enumerate(cases(start.copy())):
+        table = start.copy()
+        step(list(cases(table))[i], table)
+        assert (table == step(apart, start.copy())).all()
+
+
 VAR = np.ones((3, 2), np.float32)
 GOOD = np.ones((3, 2), np.float32)
 ROW = np.ones((1, 2), np.float32)

@@ -114,9 +114,8 @@ class Handmade(LearningRateSchedule):
 def test_schedules_of_the_user():
     config = json.loads(json.dumps(RMSprop(Sawtooth(5)).get_config()))
     assert RMSprop.from_config(config, {"Sawtooth": Sawtooth}).learning_rate == Sawtooth(5)
-    with pytest.raises(
-        ValueError, match="learning_rate: expected a class of numba_rmsprop.schedules or a key of custom"
-    ):
+    message = r"learning_rate: expected a class of numba_rmsprop\.schedules or a key of custom"
+    with pytest.raises(ValueError, match=message):
         RMSprop.from_config(config)
     with pytest.raises(NotImplementedError, match="Handmade is no dataclass, so it must define get_config itself"):
         RMSprop(Handmade()).get_config()

@@ -9,6 +9,7 @@ import scipy.sparse
 from strategies import VARIANTS
 
 from numba_rmsprop import IndexedSlices, RMSprop
+from numba_rmsprop.threads import launch_lock
 
 BIG = not numba.config.DISABLE_JIT
 ROWS = 3000 if BIG else 60
@@ -77,3 +78,22 @@ def test_threads_that_share_an_optimizer_take_turns(launches):
     assert opt.iterations == 200
     opt.flush()
     assert all((table == tables[0]).all() for table in tables)
+
+
+@pytest.mark.parametrize("call", ["apply_gradients", "gather", "flush", "save"])
+def test_calls_wait_while_another_thread_launches(call, tmp_path):
+    opt, table = RMSprop(0.1, momentum=0.9), np.ones((4, 2))
+    for row in range(4):
+        opt.apply_gradients([(IndexedSlices(np.ones((1, 2)), [row]), table)])
+    arguments = {
+        "apply_gradients": ([(np.ones((4, 2)), table)],),
+        "gather": (table, [0, 1]),
+        "save": (tmp_path / "opt",),
+    }
+    worker = threading.Thread(target=getattr(opt, call), args=arguments.get(call, ()))
+    with launch_lock:
+        worker.start()
+        worker.join(0.1)
+        waits = worker.is_alive()
+    worker.join()
+    assert waits

@@ -1,0 +1,240 @@
+"""Word vectors from the documentation of NumPy and SciPy, or from any text, with exact sparse steps on all cores.
+
+    python examples/word_vectors.py                      the documentation in your installed NumPy and SciPy
+    python examples/word_vectors.py --text FILE          a text of yours, a sentence to a line
+    python examples/word_vectors.py --compare            gensim's Word2Vec on the same text, beside it
+
+Writes the vectors (safetensors), the vocabulary and a map of some words into the folder ``--out``. Interrupt it with
+Ctrl-C or kill it: the same command goes on from the last checkpoint, to the same bits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+# Threads that spin while they wait for one another lose their turn where other programs want the cores too: beside
+# a busy program, training took four times as long. OpenMP reads this once, so it stands before the imports.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import matplotlib as mpl
+import numpy as np
+import safetensors.numpy
+from documentation_text import Text, read_documentation, read_file, related_words_auc
+from numpy.typing import NDArray
+from skip_gram import Epoch, Options, expected_batches, start_tables, train_batch
+from tqdm import tqdm
+
+from numba_rmsprop import RMSprop, schedules
+
+mpl.use("Agg")  # a picture in a file needs no screen
+import matplotlib.pyplot as plt
+
+SHOWN = ["fft", "eigh", "arcsin", "median", "poisson", "interp", "csr_matrix", "minimize", "sort", "float64"]
+
+
+def main() -> None:
+    """Read the text, train, and show what came out."""
+    arguments = parse_arguments()
+    options = Options(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Options)})
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    print("reading the text ...", flush=True)
+    text = read_file(arguments.text, arguments.min_count) if arguments.text else read_documentation(arguments.min_count)
+    if len(text.vocabulary) < 2:
+        raise SystemExit(
+            f"expected at least 2 words that occur {arguments.min_count} times, got {len(text.vocabulary)}"
+        )
+    print(f"{len(text.words):,} words, {len(text.vocabulary):,} different ones", flush=True)
+
+    vectors, seconds = train(text, options, arguments.out / "checkpoint", arguments.checkpoint_every)
+    results = {"words_per_second": round(len(text.words) * options.epochs / seconds), "seconds": round(seconds, 1)}
+    if text.related:
+        results["auc"] = round(related_words_auc(vectors, text.related), 4)
+    safetensors.numpy.save_file({"vectors": vectors}, arguments.out / "vectors.safetensors")
+    (arguments.out / "vocabulary.txt").write_text("\n".join(text.vocabulary) + "\n", encoding="utf8")
+    shown = [word for word in arguments.words if word in text.vocabulary] or text.vocabulary[:10]
+    families = {word: nearest(word, vectors, text.vocabulary, 6) for word in shown}
+    for word, family in families.items():
+        print(f"{word:>12}: {', '.join(family)}")
+    draw_map(families, vectors, text.vocabulary, arguments.out / "map.png")
+    rows = [("numba_rmsprop", results)]
+    if arguments.compare:
+        rows.append(("gensim", gensim_results(text, options)))
+    print_table(rows)
+    print(f"vectors, vocabulary and map: {arguments.out}")
+    print(json.dumps(results))
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Return the command line's options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--text", type=Path, help="a text file, a sentence to a line (default: the documentation of NumPy and SciPy)")
+    add("--out", type=Path, default=Path("demo"), help="folder for what is written (default: %(default)s)")
+    add("--dim", type=int, default=64, help="numbers to a vector (default: %(default)s)")
+    add("--epochs", type=int, default=5, help="passes over the text (default: %(default)s)")
+    add("--window", type=int, default=5, help="words to either side, at most (default: %(default)s)")
+    add("--negatives", type=int, default=5, help="random words to a pair (default: %(default)s)")
+    add("--draws", type=int, default=10, help="random words that a word's pairs share (default: %(default)s)")
+    add("--batch", type=int, default=1024, help="words to a step (default: %(default)s)")
+    add("--sample", type=float, default=1e-3, help="words above this frequency are thinned out (default: %(default)s)")
+    add("--min-count", type=int, default=5, help="leave out rarer words (default: %(default)s)")
+    add("--learning-rate", type=float, default=0.01, help="falls linearly to 0 (default: %(default)s)")
+    add("--rho", type=float, default=0.999, help="near 1, for the sake of rare words (default: %(default)s)")
+    add("--seed", type=int, default=1, help="the same seed gives the same bits (default: %(default)s)")
+    add("--checkpoint-every", type=int, default=1000, help="steps between checkpoints (default: %(default)s)")
+    add("--words", nargs="+", default=SHOWN, help="words whose neighbours are shown")
+    add("--compare", action="store_true", help="also train gensim's Word2Vec on the same text (needs gensim)")
+    return parser.parse_args()
+
+
+def train(text: Text, options: Options, folder: Path, every: int) -> tuple[NDArray[np.float32], float]:
+    """Return the trained vectors, and the seconds that training took, over all its runs."""
+    state = Checkpoints(folder, text, options)
+    opt, tables, epoch, batch, seconds = state.latest() or (None, start_tables(text, options), 0, 0, 0.0)
+    if opt is None:
+        schedule = schedules.PolynomialDecay(options.learning_rate, expected_batches(text, options), 0.0)
+        opt = RMSprop(schedule, rho=options.rho, epsilon=1e-6)
+        opt.build(tables)
+    vectors, contexts = tables
+    compile_kernels(text, options)
+    started = time.perf_counter() - seconds
+    total = options.epochs * len(text.words)
+    with tqdm(total=total, unit=" words", unit_scale=True, smoothing=0.05) as bar:
+        for epoch_now in range(epoch, options.epochs):
+            plan = Epoch(text, options, epoch_now)
+            first = batch if epoch_now == epoch else 0
+            share = len(text.words) / len(plan)
+            bar.update(round(epoch_now * len(text.words) + first * share) - bar.n)
+            for number, part in enumerate(plan.batches(first), first + 1):
+                loss = train_batch(opt, vectors, contexts, part, options)
+                bar.update(round(epoch_now * len(text.words) + number * share) - bar.n)
+                if number % 50 == 0:
+                    bar.set_postfix(epoch=epoch_now + 1, loss=f"{loss / max(1, part.pairs.sum()):.3f}", refresh=False)
+                if number % every == 0:
+                    state.save(opt, tables, epoch_now, number, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    state.remove()
+    return vectors, seconds
+
+
+def compile_kernels(text: Text, options: Options) -> None:
+    """Take two steps on copies, so that the training is timed and not the compiler, which runs once a machine."""
+    print("compiling (seconds the first time, then from the cache) ...", flush=True)
+    tables = start_tables(text, options)
+    opt = RMSprop(rho=options.rho, epsilon=1e-6)
+    for _, part in zip(range(2), Epoch(text, options, 0).batches(0), strict=False):
+        train_batch(opt, *tables, part, options)
+
+
+class Checkpoints:
+    """The state of a training in files, of which ``latest.json`` names those that belong together."""
+
+    def __init__(self, folder: Path, text: Text, options: Options) -> None:
+        self.folder = folder
+        self.settings = dataclasses.asdict(options) | {"words": len(text.words), "different": len(text.vocabulary)}
+
+    def save(
+        self, opt: RMSprop, tables: tuple[NDArray[np.float32], ...], epoch: int, batch: int, seconds: float
+    ) -> None:
+        """Write everything, then name it, so that a kill at any moment leaves a whole checkpoint."""
+        self.folder.mkdir(exist_ok=True)
+        name = f"{epoch}-{batch}"
+        opt.save(self.folder / f"{name}.opt.safetensors")
+        safetensors.numpy.save_file(
+            {"vectors": tables[0], "contexts": tables[1]}, self.folder / f"{name}.tables.safetensors"
+        )
+        where = {"name": name, "epoch": epoch, "batch": batch, "seconds": seconds, "settings": self.settings}
+        (self.folder / "latest.part").write_text(json.dumps(where), encoding="utf8")
+        (self.folder / "latest.part").replace(self.folder / "latest.json")
+        for path in self.folder.glob("*.safetensors"):
+            if not path.name.startswith(f"{name}."):
+                path.unlink()
+
+    def latest(self):
+        """Return (optimizer, tables, epoch, batch, seconds) of the last checkpoint, or None."""
+        path = self.folder / "latest.json"
+        if not path.exists():
+            return None
+        where = json.loads(path.read_text(encoding="utf8"))
+        if where["settings"] != self.settings:
+            raise SystemExit(
+                f"{self.folder} holds a training with other settings or text; remove it, or use other --out"
+            )
+        tensors = safetensors.numpy.load_file(self.folder / f"{where['name']}.tables.safetensors")
+        tables = tensors["vectors"].copy(), tensors["contexts"].copy()
+        opt = RMSprop.load(self.folder / f"{where['name']}.opt.safetensors", tables)
+        print(f"going on from step {where['batch']} of epoch {where['epoch'] + 1}", flush=True)
+        return opt, tables, where["epoch"], where["batch"], where["seconds"]
+
+    def remove(self) -> None:
+        """Remove the files of a training that is over."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def nearest(word: str, vectors: NDArray[np.float32], vocabulary: list[str], count: int) -> list[str]:
+    """Return the words whose vectors point most nearly the same way."""
+    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    order = np.argsort(-unit @ unit[vocabulary.index(word)])
+    return [vocabulary[i] for i in order[: count + 1] if vocabulary[i] != word][:count]
+
+
+def draw_map(families: dict[str, list[str]], vectors: NDArray[np.float32], vocabulary: list[str], path: Path) -> None:
+    """Draw words and their neighbours in the plane that shows most of the differences between the families."""
+    numbers = {word: i for i, word in enumerate(vocabulary)}
+    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    members = {word: unit[[numbers[w] for w in [word, *family]]] for word, family in families.items()}
+    centers = np.stack([points.mean(axis=0) for points in members.values()])
+    middle = centers.mean(axis=0)
+    plane = np.linalg.svd(centers - middle, full_matrices=False)[2][:2].T
+    figure, axes = plt.subplots(figsize=(11, 8), layout="constrained")
+    for color, (word, points) in enumerate(members.items()):
+        x, y = ((points - middle) @ plane).T
+        axes.scatter(x, y, s=12, color=f"C{color % 10}")
+        for name, here in zip([word, *families[word]], zip(x, y, strict=True), strict=True):
+            axes.annotate(
+                name, here, xytext=(3, 2), textcoords="offset points", color=f"C{color % 10}",
+                fontsize=11 if name == word else 8, weight="bold" if name == word else "normal",
+            )  # fmt: skip
+    axes.set_title("Words and their nearest neighbours, seen in the two directions in which the families differ most")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def gensim_results(text: Text, options: Options) -> dict[str, float]:
+    """Train gensim's Word2Vec with the same dimension, window, negatives, epochs and number of threads."""
+    import numba
+    from gensim.models import Word2Vec
+
+    print("training gensim ...", flush=True)
+    longest = 10_000  # gensim leaves out what comes after that
+    sentences = [s[i : i + longest] for s in text.sentences() for i in range(0, len(s), longest)]
+    model = Word2Vec(
+        vector_size=options.dim, window=options.window, negative=options.negatives, sample=options.sample,
+        min_count=1, sg=1, seed=options.seed, workers=numba.get_num_threads(),
+    )  # fmt: skip
+    model.build_vocab(sentences)
+    started = time.perf_counter()
+    model.train(sentences, total_examples=len(sentences), epochs=options.epochs)
+    seconds = time.perf_counter() - started
+    vectors = np.stack([model.wv[word] for word in text.vocabulary])
+    results = {"words_per_second": round(len(text.words) * options.epochs / seconds), "seconds": round(seconds, 1)}
+    return results | ({"auc": round(related_words_auc(vectors, text.related), 4)} if text.related else {})
+
+
+def print_table(rows: list[tuple[str, dict[str, float]]]) -> None:
+    """Print results beside one another; AUC: how often a listed relative is nearer than a random word."""
+    print(f"\n{'':>14} {'AUC':>7} {'words/s':>9} {'seconds':>8}")
+    for name, results in rows:
+        print(f"{name:>14} {results.get('auc', '-'):>7} {results['words_per_second']:>9,} {results['seconds']:>8}")
+
+
+if __name__ == "__main__":
+    main()
