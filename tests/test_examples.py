@@ -11,7 +11,27 @@ import pytest
 import safetensors.numpy
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "word_vectors.py"
-WORDS = "the cat sat on a mat and dog ran over green hill while birds sang loud songs about rain".split()
+WORDS = [
+    "the",
+    "cat",
+    "sat",
+    "on",
+    "a",
+    "mat",
+    "and",
+    "dog",
+    "ran",
+    "over",
+    "green",
+    "hill",
+    "while",
+    "birds",
+    "sang",
+    "loud",
+    "songs",
+    "about",
+    "rain",
+]
 
 
 @pytest.fixture(scope="module")
