@@ -190,7 +190,10 @@ def _from_sparse(grad: Any, var: FloatArray, label: str) -> Rows | CSR:
         return _rows(entries.data, entries.coords[int(np.argmax(grad.shape))], var, label)
     if grad.shape != var.shape or var.ndim < 2:
         raise ValueError(f"{label}: expected shape {var.shape}, got {grad.shape} ({type(grad).__name__})")
-    matrix = grad.tocsr() if grad.ndim == 2 else grad.reshape((len(var), -1)).tocsr()
+    columns = math.prod(var.shape[1:])
+    matrix = grad.tocsr() if grad.ndim == 2 else grad.reshape((len(var), columns)).tocsr()
+    if matrix is not grad:
+        _check_stored(matrix, label)  # what lil and bsr arrays hold is only seen here
     values = np.ascontiguousarray(_usable(matrix.data, var, label))
     indices, indptr = (np.ascontiguousarray(array) for array in (matrix.indices, matrix.indptr))
     if indices.dtype != indptr.dtype or indices.dtype not in (np.int32, np.int64):
@@ -199,7 +202,7 @@ def _from_sparse(grad: Any, var: FloatArray, label: str) -> Rows | CSR:
 
 
 def _check_stored(grad: Any, label: str) -> None:
-    """Check the index arrays themselves: SciPy trusts them in its conversions, and so do our kernels."""
+    """Check the index arrays themselves: SciPy trusts them in its conversions, and kernels must be able to."""
     if grad.format in ("csr", "csc"):
         bad = first_bad_entry(grad.indptr, grad.indices, grad.shape[-1 if grad.format == "csr" else 0])
         if bad == -2 or grad.data.size < grad.indptr[-1]:

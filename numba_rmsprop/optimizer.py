@@ -49,7 +49,8 @@ class RMSprop(WeightStore):
     momentum : float or callable, default 0.0
         In [0, 1]. Whether there is momentum at all is fixed here: if it is above 0, or a callable.
     epsilon : float or callable, default 1e-7
-        Keeps the division from 0. It stands under the root with momentum, outside it without.
+        Keeps the division from 0. It stands under the root with momentum, outside it without. With 0, a dense step
+        divides 0 by 0 where an element's gradients were all 0.
     centered : bool, default False
         Divide by the estimated standard deviation and not the root of the mean square.
     name : str, default "RMSprop"
@@ -169,17 +170,18 @@ class RMSprop(WeightStore):
 
     @property
     def momentum(self) -> Hyperparameter:
-        """The momentum; settable where the optimizer was made with one."""
+        """The momentum; settable, but whether there is momentum at all was fixed when the optimizer was made."""
         return cast(Hyperparameter, self._values["momentum"])
 
     @momentum.setter
     def momentum(self, value: Hyperparameter) -> None:
-        if not self._has_momentum and (callable(value) or value != 0):
+        checked = check("momentum", value)
+        if self._has_momentum != (callable(checked) or checked > 0):
             raise ValueError(
-                f"momentum: expected 0, since the optimizer was made without momentum, got {value!r}; "
-                "make a new one with momentum > 0"
+                f"momentum: expected {'a callable or more than 0' if self._has_momentum else '0'}, since the optimizer "
+                f"was made {'with' if self._has_momentum else 'without'} momentum, got {value!r}; make a new optimizer"
             )
-        self._values["momentum"] = check("momentum", value)
+        self._values["momentum"] = checked
 
     @property
     def epsilon(self) -> Hyperparameter:

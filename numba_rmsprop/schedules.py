@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+import numpy as np
+
 
 class LearningRateSchedule(abc.ABC):
     """A learning rate that depends on the step.
@@ -46,12 +48,17 @@ class LearningRateSchedule(abc.ABC):
         """Return the constructor's arguments, as JSON can hold them."""
         if not dataclasses.is_dataclass(self):
             raise NotImplementedError(f"{type(self).__name__} is no dataclass, so it must define get_config itself")
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.init}
+        return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self) if field.init}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
         """Return the schedule that ``get_config`` described."""
         return cls(**config)
+
+
+def _plain(value: Any) -> Any:
+    """Return a number of NumPy's as Python's, which JSON can hold."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _check_positive(schedule: LearningRateSchedule, *names: str) -> None:
@@ -119,7 +126,8 @@ class PiecewiseConstantDecay(LearningRateSchedule):
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments, as JSON can hold them."""
-        return {"boundaries": list(self.boundaries), "values": list(self.values), "name": self.name}
+        lists = {"boundaries": self.boundaries, "values": self.values}
+        return {name: [_plain(number) for number in numbers] for name, numbers in lists.items()} | {"name": self.name}
 
 
 @dataclass(frozen=True)

@@ -99,27 +99,26 @@ class Slots:
 
     def flush(self) -> None:
         """Catch up every row."""
-        if self.clocks is None or self.floor == self.steps or not self.exact:
-            return
-        history = self.history.arrays(self.steps)
-        everything = slice(None)
         with launch_lock:
+            if self.clocks is None or self.floor == self.steps or not self.exact:
+                return
+            everything = slice(None)
             state, clocks = self._borrow(everything)
-            flush_rows(state, (clocks, self.floor, self.steps), history)
+            flush_rows(state, (clocks, self.floor, self.steps), self.history.arrays(self.steps))
             self._give_back(everything, state, clocks)
-        self.floor = self.steps
-        self.history.clear()
+            self.floor = self.steps
+            self.history.clear()
 
     def gather(self, indices: NDArray[np.int64], out: FloatArray) -> None:
         """Copy current rows into ``out``, shape (n, columns), contiguous."""
-        if not self.values_fall_behind or self.clocks is None or self.floor == self.steps:
-            copy_rows(self.var, indices, out)
-            return
-        history = self.history.arrays(self.steps)
-        rows, places = self._reach(indices)
         with launch_lock:
+            if not self.values_fall_behind or self.clocks is None or self.floor == self.steps:
+                copy_rows(self.var, indices, out)
+                return
+            rows, places = self._reach(indices)
             state, clocks = self._borrow(rows)
-            gather_catching_up(workers_for(out.size), places, out, state, (clocks, self.floor, self.steps), history)
+            ages, history = (clocks, self.floor, self.steps), self.history.arrays(self.steps)
+            gather_catching_up(workers_for(out.size), places, out, state, ages, history)
             self._give_back(rows, state, clocks)
 
     def marks(self) -> NDArray[np.int32]:

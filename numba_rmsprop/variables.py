@@ -32,11 +32,12 @@ def as_variable(var: Any, name: str) -> FloatArray:
     Raises
     ------
     TypeError
-        If it is not a NumPy array of float32 or float64, or is a masked array.
+        If it is not a NumPy array (or np.memmap) of float32 or float64.
     ValueError
         If it is read-only, not aligned, or its elements share memory with one another.
     """
-    if not isinstance(var, np.ndarray) or isinstance(var, np.ma.MaskedArray):
+    # A matrix or a masked array has its own idea of indexing.
+    if not isinstance(var, np.ndarray) or type(var) not in (np.ndarray, np.memmap):
         raise TypeError(
             f"{name} must be a NumPy array of float32 or float64, which is updated in place; got {type(var).__name__}"
         )
@@ -53,6 +54,8 @@ def as_variable(var: Any, name: str) -> FloatArray:
 
 def memory_key(var: FloatArray) -> tuple[Any, ...]:
     """Return what is equal for two arrays exactly if they are the same view of the same memory."""
+    if not var.size:
+        return (id(var),)  # has no memory to share
     return var.__array_interface__["data"][0], var.shape, var.strides, var.dtype.char
 
 

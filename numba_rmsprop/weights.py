@@ -62,7 +62,8 @@ class WeightStore:
 
     def get_weights(self) -> list[NDArray[Any]]:
         """Return a copy of :attr:`weights`."""
-        return [array.copy() for array in self.weights]
+        with launch_lock:
+            return [array.copy() for array in self.weights]
 
     def set_weights(self, weights: Sequence[ArrayLike]) -> None:
         """Overwrite :attr:`weights`.
@@ -95,10 +96,11 @@ class WeightStore:
         if given[0].ndim:
             raise ValueError(f"weights[0]: expected the number of iterations, got an array of shape {given[0].shape}")
         iterations = _check_iterations(given[0][()])
-        self.flush()
-        for array, value in zip(present, given[1:], strict=True):
-            array[...] = value
-        self._iterations = iterations
+        with launch_lock:
+            self.flush()
+            for array, value in zip(present, given[1:], strict=True):
+                array[...] = value
+            self._iterations = iterations
 
     def build(self, variables: Iterable[FloatArray]) -> None:
         """Make the slots of variables before their first step, as for :meth:`set_weights`.

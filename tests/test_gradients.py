@@ -203,6 +203,27 @@ def test_index_arrays_that_lie(form):
         step(grad, np.ones((3, 2)))
 
 
+def test_columns_that_lie_in_lists_and_blocks():
+    lists = scipy.sparse.lil_array((3, 2))
+    lists[0, 1] = 1.0
+    lists.rows[0] = [10**7]
+    blocks = scipy.sparse.bsr_array(np.ones((4, 4)), blocksize=(2, 2))
+    blocks.indices[1] = 10**6
+    for grad, var in ((lists, np.ones((3, 2))), (blocks, np.ones((4, 4)))):
+        with pytest.raises(IndexError, match="of the csr array is"):
+            step(grad, var)
+
+
+def test_sparse_arrays_without_rows():
+    assert step(scipy.sparse.coo_array((0, 2, 2)), np.ones((0, 2, 2))).shape == (0, 2, 2)
+
+
+def test_empty_views_of_one_array_are_apart():
+    base = np.ones((3, 2))
+    opt = RMSprop()
+    assert opt.apply_gradients([(np.ones((0, 2)), base[:0]), (np.ones((0, 2)), base[1:1])]) == 1
+
+
 @pytest.mark.parametrize("indptr", [[0, 5, 1, 2], [0, 1, 1, 9], [1, 1, 1, 2]])
 def test_indptr_that_lies(indptr):
     grad = scipy.sparse.csr_array(([1.0, 2.0], ([0, 2], [0, 1])), (3, 2))

@@ -85,6 +85,14 @@ def test_momentum_cannot_come_later():
         opt.momentum = 0.9
 
 
+def test_momentum_cannot_go():
+    """It would be lost in the config, and so in a checkpoint."""
+    opt = RMSprop(momentum=0.9)
+    opt.momentum = lambda: 0.0
+    with pytest.raises(ValueError, match=r"expected a callable or more than 0, since .* made with momentum, got 0\.0"):
+        opt.momentum = 0.0
+
+
 @pytest.mark.parametrize("rate", [0.5, lambda: 0.5, lambda step: 0.5, schedules.ExponentialDecay(0.5, 1, 1.0)])
 def test_every_kind_of_learning_rate(rate):
     var = np.array(1.0)
@@ -126,6 +134,7 @@ def test_a_callable_that_returns_nonsense_is_refused_before_anything_is_written(
         ([(np.ones(3), np.ones(3, np.float16))], TypeError, "expected dtype float32 or float64"),
         ([(np.ones(3), np.ones(3, ">f8"))], TypeError, "in native byte order"),
         ([(np.ones(3), np.ma.ones(3))], TypeError, "variable 0 must be a NumPy array.*got MaskedArray"),
+        ([(np.ones((2, 2)), np.asmatrix(np.ones((2, 2))))], TypeError, "must be a NumPy array.*got matrix"),
         ([(np.ones((2, 3)), np.broadcast_to(np.ones(3), (2, 3)))], ValueError, "read-only"),
         ([(None, np.ones(3))], ValueError, r"at least one variable, got None for \['grads_and_vars\[0\] \(float64"),
     ],

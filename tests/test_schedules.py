@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 
+import numpy as np
 import pytest
 
 from numba_rmsprop import RMSprop, schedules
@@ -119,6 +120,15 @@ def test_schedules_of_the_user():
         RMSprop.from_config(config)
     with pytest.raises(NotImplementedError, match="Handmade is no dataclass, so it must define get_config itself"):
         RMSprop(Handmade()).get_config()
+
+
+def test_numbers_of_numpy_become_pythons_in_configs():
+    for schedule in (
+        ExponentialDecay(np.float32(0.5), np.int64(10), np.float64(0.5)),
+        PiecewiseConstantDecay(np.array([1, 2]), np.array([0.5, 0.25, 0.125], np.float32)),
+    ):
+        config = json.loads(json.dumps(schedule.get_config()))
+        assert type(schedule).from_config(config)(2) == schedule(2)
 
 
 def test_only_schedules_are_read_from_our_module():

@@ -61,6 +61,31 @@ def test_a_launch_gives_the_bits_of_a_serial_loop(monkeypatch, mode):
     assert bits[0] == bits[1]
 
 
+def test_steps_gathers_and_flushes_of_several_threads_take_turns():
+    opt, table, alone = RMSprop(0.1, momentum=0.9), np.ones((40, 3)), np.ones((40, 3))
+    grads = [IndexedSlices(np.ones((1, 3)), [t % 40]) for t in range(400)]
+    single = RMSprop(0.1, momentum=0.9)
+    for grad in grads:
+        single.apply_gradients([(grad, alone)])
+    single.flush()
+    opt.apply_gradients([(grads[0], table)])
+
+    def read():
+        for t in range(200):
+            opt.gather(table, [t % 40, 3])
+            opt.flush()
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    for grad in grads[1:]:
+        opt.apply_gradients([(grad, table)])
+    for reader in readers:
+        reader.join()
+    opt.flush()
+    np.testing.assert_allclose(table, alone, rtol=1e-12)
+
+
 def test_threads_that_share_an_optimizer_take_turns(launches):
     opt = RMSprop(0.1)
     tables = [np.ones((50, 4)) for _ in range(4)]
