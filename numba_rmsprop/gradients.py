@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .kernels.csr import first_bad_entry
 from .kernels.rows import any_outside
-from .variables import FloatArray, describe
+from .variables import FloatArray, Label, describe
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,7 +107,7 @@ def as_gradient(grad: Any, var: FloatArray, name: str) -> Gradient:
     IndexError
         If an index is negative or too large; the message names the first.
     """
-    label = f"gradient of {describe(name, var)}"
+    label = Label("gradient of", name, var)
     if isinstance(grad, IndexedSlices):
         return _from_slices(grad, var, label)
     if scipy.sparse.issparse(grad):
@@ -124,7 +124,7 @@ def as_gradient(grad: Any, var: FloatArray, name: str) -> Gradient:
     return Dense(_usable(values, var, label))
 
 
-def as_indices(indices: ArrayLike, label: str) -> NDArray[np.integer]:
+def as_indices(indices: ArrayLike, label: object) -> NDArray[np.integer]:
     """Return ``indices`` as an integer array of any shape; raise TypeError if they are not integers."""
     array = np.asarray(indices)
     if array.size == 0:
@@ -134,7 +134,7 @@ def as_indices(indices: ArrayLike, label: str) -> NDArray[np.integer]:
     return array
 
 
-def check_indices(indices: NDArray[np.integer], rows: int, label: str) -> NDArray[np.int64]:
+def check_indices(indices: NDArray[np.integer], rows: int, label: object) -> NDArray[np.int64]:
     """Return 1-D ``indices`` as int64; raise IndexError, with the first that is bad, unless all lie in [0, rows)."""
     converted = np.ascontiguousarray(indices, dtype=np.int64)
     if any_outside(converted, rows):
@@ -155,7 +155,7 @@ def check_finite(gradient: Gradient, var: FloatArray, name: str) -> None:
         )
 
 
-def _usable(values: FloatArray, var: FloatArray, label: str) -> FloatArray:
+def _usable(values: FloatArray, var: FloatArray, label: Label) -> FloatArray:
     """Check the dtype; copy what a kernel could not read, or would read while it writes the variable."""
     if values.dtype != var.dtype:
         raise TypeError(
@@ -166,7 +166,7 @@ def _usable(values: FloatArray, var: FloatArray, label: str) -> FloatArray:
     return values
 
 
-def _from_slices(grad: IndexedSlices, var: FloatArray, label: str) -> Rows:
+def _from_slices(grad: IndexedSlices, var: FloatArray, label: Label) -> Rows:
     if var.ndim == 0:
         raise ValueError(f"{label}: expected an array, since a 0-d variable has no rows; got IndexedSlices")
     if grad.dense_shape is not None and grad.dense_shape != var.shape:
@@ -177,13 +177,13 @@ def _from_slices(grad: IndexedSlices, var: FloatArray, label: str) -> Rows:
     return _rows(grad.values, grad.indices, var, label)
 
 
-def _rows(values: FloatArray, indices: NDArray[np.integer], var: FloatArray, label: str) -> Rows:
+def _rows(values: FloatArray, indices: NDArray[np.integer], var: FloatArray, label: Label) -> Rows:
     contiguous = np.ascontiguousarray(_usable(values, var, label))
     columns = math.prod(var.shape[1:])
     return Rows(contiguous.reshape(len(indices), columns), check_indices(indices, len(var), label))
 
 
-def _from_sparse(grad: Any, var: FloatArray, label: str) -> Rows | CSR:
+def _from_sparse(grad: Any, var: FloatArray, label: Label) -> Rows | CSR:
     _check_stored(grad, label)
     if var.ndim == 1 and grad.shape in ((len(var),), (1, len(var)), (len(var), 1)):
         entries = grad.tocoo(copy=False)
@@ -201,7 +201,7 @@ def _from_sparse(grad: Any, var: FloatArray, label: str) -> Rows | CSR:
     return CSR(values, indices, indptr)
 
 
-def _check_stored(grad: Any, label: str) -> None:
+def _check_stored(grad: Any, label: Label) -> None:
     """Check the index arrays themselves: SciPy trusts them in its conversions, and kernels must be able to."""
     if grad.format in ("csr", "csc"):
         bad = first_bad_entry(grad.indptr, grad.indices, grad.shape[-1 if grad.format == "csr" else 0])

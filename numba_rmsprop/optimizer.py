@@ -19,7 +19,7 @@ from .minimize import gradients_of
 from .serialize import deserialize, serialize
 from .slots import Slots, StepRates, copy_rows
 from .threads import launch_lock
-from .variables import FloatArray, as_variable, describe
+from .variables import FloatArray, Label, as_variable, describe
 from .weights import WeightStore
 
 MODES = ("exact", "lazy")
@@ -386,7 +386,7 @@ class RMSprop(WeightStore):
         as_variable(var, name)
         if var.ndim == 0:
             raise ValueError(f"{describe(name, var)} has no rows to gather")
-        label = f"indices of {describe(name, var)}"
+        label = Label("indices of", name, var)
         wanted = as_indices(indices, label)
         rows = check_indices(wanted.reshape(-1), len(var), label)
         out = _output(out, (*wanted.shape, *var.shape[1:]), var, name)

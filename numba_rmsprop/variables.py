@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -24,6 +25,18 @@ def describe(name: str, array: FloatArray) -> str:
     'variable 1 (float32, shape (3, 2))'
     """
     return f"{name} ({array.dtype}, shape {array.shape})"
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What messages call something of a variable; put together when a message is, since a dtype's name takes 10 us."""
+
+    what: str
+    name: str
+    var: FloatArray
+
+    def __str__(self) -> str:
+        return f"{self.what} {describe(self.name, self.var)}"
 
 
 def as_variable(var: Any, name: str) -> FloatArray:
