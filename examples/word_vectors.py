@@ -35,7 +35,9 @@ from numba_rmsprop import RMSprop, schedules
 mpl.use("Agg")  # a picture in a file needs no screen
 import matplotlib.pyplot as plt
 
-SHOWN = ["fft", "eigh", "arcsin", "median", "poisson", "interp", "csr_matrix", "minimize", "sort", "float64"]
+SHOWN = ["fft", "eigh", "sin", "median", "poisson", "interpolate", "csr_matrix", "minimize", "sort", "float64"]
+COMMON = 2500
+"""Neighbours are looked for among this many of the most frequent words, which a reader is likely to know."""
 
 
 def main() -> None:
@@ -178,9 +180,9 @@ class Checkpoints:
 
 
 def nearest(word: str, vectors: NDArray[np.float32], vocabulary: list[str], count: int) -> list[str]:
-    """Return the words whose vectors point most nearly the same way."""
+    """Return the common words whose vectors point most nearly the same way."""
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    order = np.argsort(-unit @ unit[vocabulary.index(word)])
+    order = np.argsort(-unit[:COMMON] @ unit[vocabulary.index(word)])
     return [vocabulary[i] for i in order[: count + 1] if vocabulary[i] != word][:count]
 
 
