@@ -44,6 +44,8 @@ def main() -> None:
     """Read the text, train, and show what came out."""
     arguments = parse_arguments()
     options = Options(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Options)})
+    if options.dim < 2:
+        raise SystemExit(f"--dim: expected 2 or more, got {options.dim}")
     arguments.out.mkdir(parents=True, exist_ok=True)
     print("reading the text ...", flush=True)
     text = read_file(arguments.text, arguments.min_count) if arguments.text else read_documentation(arguments.min_count)
@@ -193,7 +195,8 @@ def draw_map(families: dict[str, list[str]], vectors: NDArray[np.float32], vocab
     members = {word: unit[[numbers[w] for w in [word, *family]]] for word, family in families.items()}
     centers = np.stack([points.mean(axis=0) for points in members.values()])
     middle = centers.mean(axis=0)
-    plane = np.linalg.svd(centers - middle, full_matrices=False)[2][:2].T
+    spread = centers if len(centers) > 2 else np.concatenate(list(members.values()))
+    plane = np.linalg.svd(spread - middle, full_matrices=False)[2][:2].T
     figure, axes = plt.subplots(figsize=(11, 8), layout="constrained")
     for color, (word, points) in enumerate(members.items()):
         x, y = ((points - middle) @ plane).T

@@ -1,7 +1,8 @@
 """An optimizer's state as a safetensors file, which any other tool can read and which can run no code.
 
-Tensors are named ``variables.{i}.{slot}`` and ``weights.{name}``; ``variables.{i}.clocks`` and ``variables.{i}.runs``
-say how far behind the rows are. The rest stands in the file's metadata, as JSON.
+Tensors are named ``variables.{i}.{slot}``, ``variables.{i}.custom.{slot}`` and ``weights.{name}``;
+``variables.{i}.clocks`` and ``variables.{i}.runs`` say how far behind the rows are. The rest stands in the file's
+metadata, as JSON.
 """
 
 from __future__ import annotations
@@ -51,9 +52,9 @@ def save(opt: RMSprop, path: str | os.PathLike[str]) -> None:
             ),
             "weights": json.dumps(list(opt._own_weights)),
         }
-    temporary = f"{os.fspath(path)}.part"
-    safetensors.numpy.save_file(tensors, temporary, metadata)
-    os.replace(temporary, path)
+        temporary = f"{os.fsdecode(path)}.part"
+        safetensors.numpy.save_file(tensors, temporary, metadata)
+        os.replace(temporary, path)
 
 
 def load(
@@ -81,7 +82,7 @@ def load(
         for name, array in slots.arrays.items():
             array[...] = _take(tensors, f"variables.{i}.{name}", array.shape, path)
         for name in saved["custom_slots"]:
-            slots.custom[name] = _take(tensors, f"variables.{i}.{name}", None, path)
+            slots.custom[name] = _take(tensors, f"variables.{i}.custom.{name}", None, path)
         clocks = tensors.get(f"variables.{i}.clocks")
         slots.restore(clocks, saved["steps"], saved["floor"], _take(tensors, f"variables.{i}.runs", None, path))
     for name in json.loads(metadata["weights"]):
@@ -93,7 +94,7 @@ def load(
 def _tensors(opt: RMSprop) -> Iterator[tuple[str, NDArray[Any]]]:
     for i, slots in enumerate(opt._slots):
         for name, array in slots.arrays.items():
-            yield f"variables.{i}.{name}", array
+            yield f"variables.{i}.{'custom.' * (name in slots.custom)}{name}", array
         if slots.clocks is not None:
             yield f"variables.{i}.clocks", slots.clocks
         yield f"variables.{i}.runs", slots.history.runs

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .kernels.csr import first_bad_entry
 from .kernels.rows import any_outside
-from .variables import FloatArray, Label, describe
+from .variables import FloatArray, Label, Occupied, describe
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,7 +31,7 @@ class IndexedSlices:
     Raises
     ------
     TypeError
-        If the indices are not integers.
+        If the indices are not integers, or the values a masked array.
     ValueError
         If the indices are not 1-D, or the values not as many.
 
@@ -46,6 +46,8 @@ class IndexedSlices:
     dense_shape: tuple[int, ...] | None
 
     def __init__(self, values: ArrayLike, indices: ArrayLike, dense_shape: tuple[int, ...] | None = None) -> None:
+        if isinstance(values, np.ma.MaskedArray):
+            raise TypeError("values of IndexedSlices: expected an array, got a masked array; fill it first")
         slices = np.asarray(values)
         rows = as_indices(indices, "indices of IndexedSlices")
         if rows.ndim != 1:
@@ -86,7 +88,7 @@ class CSR:
 Gradient: TypeAlias = Dense | Rows | CSR
 
 
-def as_gradient(grad: Any, var: FloatArray, name: str) -> Gradient:
+def as_gradient(grad: Any, var: FloatArray, name: str, occupied: Occupied) -> Gradient:
     """Check a gradient against its variable and return it as Dense, Rows or CSR, without a copy where it can be.
 
     Parameters
@@ -97,6 +99,8 @@ def as_gradient(grad: Any, var: FloatArray, name: str) -> Gradient:
         Its variable.
     name : str
         What messages call the variable.
+    occupied : Occupied
+        The memory that the step writes; a gradient that lies in it is copied.
 
     Raises
     ------
@@ -109,9 +113,9 @@ def as_gradient(grad: Any, var: FloatArray, name: str) -> Gradient:
     """
     label = Label("gradient of", name, var)
     if isinstance(grad, IndexedSlices):
-        return _from_slices(grad, var, label)
+        return _from_slices(grad, var, label, occupied)
     if scipy.sparse.issparse(grad):
-        return _from_sparse(grad, var, label)
+        return _from_sparse(grad, var, label, occupied)
     if isinstance(grad, np.ma.MaskedArray):
         raise TypeError(f"{label}: expected an array, got a masked array; fill it first, as with grad.filled(0)")
     own_dtype = None if hasattr(grad, "dtype") else var.dtype  # a float or a list has no dtype that could be wrong
@@ -121,7 +125,7 @@ def as_gradient(grad: Any, var: FloatArray, name: str) -> Gradient:
         raise TypeError(f"{label}: expected an array, IndexedSlices or a sparse array, got {type(grad)}") from error
     if values.shape != var.shape:
         raise ValueError(f"{label}: expected shape {var.shape}, got {values.shape}")
-    return Dense(_usable(values, var, label))
+    return Dense(_usable(values, var, label, occupied))
 
 
 def as_indices(indices: ArrayLike, label: object) -> NDArray[np.integer]:
@@ -155,18 +159,18 @@ def check_finite(gradient: Gradient, var: FloatArray, name: str) -> None:
         )
 
 
-def _usable(values: FloatArray, var: FloatArray, label: Label) -> FloatArray:
-    """Check the dtype; copy what a kernel could not read, or would read while it writes the variable."""
+def _usable(values: FloatArray, var: FloatArray, label: Label, occupied: Occupied) -> FloatArray:
+    """Check the dtype; copy what a kernel could not read, or what the step would write before it is read."""
     if values.dtype != var.dtype:
         raise TypeError(
             f"{label}: expected dtype {var.dtype}, got {values.dtype}; convert it, as with grad.astype({var.dtype})"
         )
-    if not values.flags.aligned or np.may_share_memory(values, var):
+    if not values.flags.aligned or occupied.reached_by(values):
         return values.copy(order="K")
     return values
 
 
-def _from_slices(grad: IndexedSlices, var: FloatArray, label: Label) -> Rows:
+def _from_slices(grad: IndexedSlices, var: FloatArray, label: Label, occupied: Occupied) -> Rows:
     if var.ndim == 0:
         raise ValueError(f"{label}: expected an array, since a 0-d variable has no rows; got IndexedSlices")
     if grad.dense_shape is not None and grad.dense_shape != var.shape:
@@ -174,27 +178,27 @@ def _from_slices(grad: IndexedSlices, var: FloatArray, label: Label) -> Rows:
     expected = (len(grad.indices), *var.shape[1:])
     if grad.values.shape != expected:
         raise ValueError(f"{label}: expected values of shape {expected}, got {grad.values.shape}")
-    return _rows(grad.values, grad.indices, var, label)
+    return _rows(grad.values, grad.indices, var, label, occupied)
 
 
-def _rows(values: FloatArray, indices: NDArray[np.integer], var: FloatArray, label: Label) -> Rows:
-    contiguous = np.ascontiguousarray(_usable(values, var, label))
+def _rows(values: FloatArray, indices: NDArray[np.integer], var: FloatArray, label: Label, occupied: Occupied) -> Rows:
+    contiguous = np.ascontiguousarray(_usable(values, var, label, occupied))
     columns = math.prod(var.shape[1:])
     return Rows(contiguous.reshape(len(indices), columns), check_indices(indices, len(var), label))
 
 
-def _from_sparse(grad: Any, var: FloatArray, label: Label) -> Rows | CSR:
+def _from_sparse(grad: Any, var: FloatArray, label: Label, occupied: Occupied) -> Rows | CSR:
     _check_stored(grad, label)
     if var.ndim == 1 and grad.shape in ((len(var),), (1, len(var)), (len(var), 1)):
         entries = grad.tocoo(copy=False)
-        return _rows(entries.data, entries.coords[int(np.argmax(grad.shape))], var, label)
+        return _rows(entries.data, entries.coords[int(np.argmax(grad.shape))], var, label, occupied)
     if grad.shape != var.shape or var.ndim < 2:
         raise ValueError(f"{label}: expected shape {var.shape}, got {grad.shape} ({type(grad).__name__})")
     columns = math.prod(var.shape[1:])
     matrix = grad.tocsr() if grad.ndim == 2 else grad.reshape((len(var), columns)).tocsr()
     if matrix is not grad:
         _check_stored(matrix, label)  # what lil and bsr arrays hold is only seen here
-    values = np.ascontiguousarray(_usable(matrix.data, var, label))
+    values = np.ascontiguousarray(_usable(matrix.data, var, label, occupied))
     indices, indptr = (np.ascontiguousarray(array) for array in (matrix.indices, matrix.indptr))
     if indices.dtype != indptr.dtype or indices.dtype not in (np.int32, np.int64):
         indices, indptr = indices.astype(np.int64), indptr.astype(np.int64)
@@ -204,7 +208,8 @@ def _from_sparse(grad: Any, var: FloatArray, label: Label) -> Rows | CSR:
 def _check_stored(grad: Any, label: Label) -> None:
     """Check the index arrays themselves: SciPy trusts them in its conversions, and kernels must be able to."""
     if grad.format in ("csr", "csc"):
-        bad = first_bad_entry(grad.indptr, grad.indices, grad.shape[-1 if grad.format == "csr" else 0])
+        lines, length = (1, *grad.shape)[-2:] if grad.format == "csr" else grad.shape[::-1]
+        bad = first_bad_entry(grad.indptr, grad.indices, length) if len(grad.indptr) == lines + 1 else -2
         if bad == -2 or grad.data.size < grad.indptr[-1]:
             raise ValueError(f"{label}: indptr of the {grad.format} array does not fit its indices and data")
         if bad >= 0:

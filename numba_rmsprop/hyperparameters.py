@@ -79,8 +79,12 @@ def takes_step(function: Callable[..., float]) -> bool:
 
 def required_arguments(function: Callable[..., Any]) -> int:
     """Return how many positional arguments a callable cannot do without; ``*args`` counts as one."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # a builtin that does not tell
+        return 0
     count = 0
-    for parameter in inspect.signature(function).parameters.values():
+    for parameter in parameters:
         if parameter.kind is parameter.VAR_POSITIONAL or (
             parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
             and parameter.default is parameter.empty

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import scipy.sparse
 from numpy.typing import NDArray
 
 from .gradients import IndexedSlices
@@ -17,6 +16,23 @@ FINITE_DIFFERENCE_LIMIT = 1000
 """Most elements, over all variables, whose gradient is taken by finite differences: two calls of the loss for each."""
 
 
+def check_call(loss: Any, variables: Sequence[FloatArray], jac: Any) -> None:
+    """Raise TypeError or ValueError for what can be refused before the loss is called."""
+    if not callable(loss):
+        raise TypeError(
+            f"loss: expected a callable, which takes no arguments or the variables, got {type(loss).__name__}"
+        )
+    if not (callable(jac) or jac in (True, False, None)):
+        raise TypeError(f"jac: expected True, a callable or None, got {jac!r}")
+    elements = sum(var.size for var in variables)
+    if not jac and elements > FINITE_DIFFERENCE_LIMIT:
+        raise ValueError(
+            f"gradients by finite differences take two calls of the loss for each of {elements} elements; expected "
+            f"at most {FINITE_DIFFERENCE_LIMIT}. Pass jac=True, with a loss that returns (value, gradients), "
+            "or a callable"
+        )
+
+
 def gradients_of(
     loss: Callable[..., Any], variables: Sequence[FloatArray], jac: Callable[..., Any] | bool | None, grad_loss: Any
 ) -> list[Any]:
@@ -25,19 +41,13 @@ def gradients_of(
         result = _call(loss, variables)
         if not isinstance(result, tuple) or len(result) != 2:
             raise TypeError(f"loss: expected (value, gradients), since jac=True, got {type(result).__name__}")
-        return _scaled(_as_list(result[1], variables), grad_loss)
+        return _scaled(_as_list(result[1], variables), variables, grad_loss)
     if callable(jac):
-        return _scaled(_as_list(_call(jac, variables), variables), grad_loss)
-    if jac is None or jac is False:
-        return _finite_differences(loss, variables, grad_loss)
-    raise TypeError(f"jac: expected True, a callable or None, got {jac!r}")
+        return _scaled(_as_list(_call(jac, variables), variables), variables, grad_loss)
+    return _finite_differences(loss, variables, grad_loss)
 
 
 def _call(function: Callable[..., Any], variables: Sequence[FloatArray]) -> Any:
-    if not callable(function):
-        raise TypeError(
-            f"loss: expected a callable, which takes no arguments or the variables, got {type(function).__name__}"
-        )
     return function(*variables) if required_arguments(function) else function()
 
 
@@ -49,22 +59,22 @@ def _as_list(gradients: Any, variables: Sequence[FloatArray]) -> list[Any]:
     return list(gradients)
 
 
-def _scaled(gradients: list[Any], grad_loss: Any) -> list[Any]:
+def _scaled(gradients: list[Any], variables: Sequence[FloatArray], grad_loss: Any) -> list[Any]:
     if grad_loss is None:
         return gradients
     if np.ndim(grad_loss):
         raise ValueError(f"grad_loss: expected a number with jac, got an array of shape {np.shape(grad_loss)}")
-    return [_times(gradient, float(grad_loss)) for gradient in gradients]
+    return [_times(grad, float(grad_loss), var) for grad, var in zip(gradients, variables, strict=True)]
 
 
-def _times(gradient: Any, factor: float) -> Any:
+def _times(gradient: Any, factor: float, var: FloatArray) -> Any:
     if gradient is None:
         return None
     if isinstance(gradient, IndexedSlices):
         return IndexedSlices(gradient.values * factor, gradient.indices, gradient.dense_shape)
-    if scipy.sparse.issparse(gradient):
+    if hasattr(gradient, "dtype"):
         return gradient * factor
-    return np.asarray(gradient) * factor
+    return np.asarray(gradient, var.dtype) * factor
 
 
 def _finite_differences(loss: Callable[..., Any], variables: Sequence[FloatArray], grad_loss: Any) -> list[Any]:
@@ -72,13 +82,6 @@ def _finite_differences(loss: Callable[..., Any], variables: Sequence[FloatArray
 
     The variables are changed in place, since a loss without arguments reads them itself, and are put back exactly.
     """
-    elements = sum(var.size for var in variables)
-    if elements > FINITE_DIFFERENCE_LIMIT:
-        raise ValueError(
-            f"gradients by finite differences take two calls of the loss for each of {elements} elements; expected "
-            f"at most {FINITE_DIFFERENCE_LIMIT}. Pass jac=True, with a loss that returns (value, gradients), "
-            "or a callable"
-        )
 
     def value() -> float:
         return float(np.sum(np.asarray(_call(loss, variables), np.float64) * (1.0 if grad_loss is None else grad_loss)))

@@ -15,14 +15,15 @@ from . import checkpoint
 from .clipping import norm_scales
 from .gradients import as_gradient, as_indices, check_finite, check_indices
 from .hyperparameters import Hyperparameter, LearningRate, check, check_number, evaluate, evaluate_learning_rate
-from .minimize import gradients_of
+from .minimize import check_call, gradients_of
 from .serialize import deserialize, serialize
 from .slots import Slots, StepRates, copy_rows
 from .threads import launch_lock
-from .variables import FloatArray, Label, as_variable, describe
+from .variables import FloatArray, Label, Occupied, as_variable, describe
 from .weights import WeightStore
 
 MODES = ("exact", "lazy")
+CLIPS = ("clipvalue", "clipnorm", "global_clipnorm")
 
 
 class RMSprop(WeightStore):
@@ -48,9 +49,9 @@ class RMSprop(WeightStore):
         rare row remembers its last gradients.
     momentum : float or callable, default 0.0
         In [0, 1]. Whether there is momentum at all is fixed here: if it is above 0, or a callable.
-    epsilon : float or callable, default 1e-7
-        Keeps the division from 0. It stands under the root with momentum, outside it without. With 0, a dense step
-        divides 0 by 0 where an element's gradients were all 0.
+    epsilon : float, callable or None, default 1e-7
+        Keeps the division from 0. It stands under the root with momentum, outside it without. None stands for the
+        default. With 0, a dense step divides 0 by 0 where an element's gradients were all 0.
     centered : bool, default False
         Divide by the estimated standard deviation and not the root of the mean square.
     name : str, default "RMSprop"
@@ -126,24 +127,23 @@ class RMSprop(WeightStore):
         super().__init__()
         if sparse_update not in MODES:
             raise ValueError(f"sparse_update: expected one of {MODES}, got {sparse_update!r}")
-        if clipnorm is not None and global_clipnorm is not None:
-            raise ValueError(f"expected clipnorm or global_clipnorm, got both: {clipnorm=}, {global_clipnorm=}")
         if not isinstance(name, str):
             raise TypeError(f"name: expected a string, got {name!r}")
         self.name = name
-        self.sparse_update = sparse_update
-        self.centered = bool(centered)
+        self._sparse_update = sparse_update
+        self._centered = bool(centered)
         self.check_finite = bool(check_finite)
         self.epsilon_in_sqrt = None if epsilon_in_sqrt is None else bool(epsilon_in_sqrt)
-        self.weight_decay = check_number("weight_decay", weight_decay)
-        self.clipvalue = _optional("clipvalue", clipvalue)
-        self.clipnorm = _optional("clipnorm", clipnorm)
-        self.global_clipnorm = _optional("global_clipnorm", global_clipnorm)
+        self._weight_decay = check_number("weight_decay", weight_decay)
+        self._clips: dict[str, float | None] = dict.fromkeys(CLIPS)
+        self.clipvalue = clipvalue
+        self.clipnorm = clipnorm
+        self.global_clipnorm = global_clipnorm
         self._values = {
             "learning_rate": check("learning_rate", learning_rate if lr is None else lr),
             "rho": check("rho", rho),
             "momentum": check("momentum", momentum),
-            "epsilon": check("epsilon", epsilon),
+            "epsilon": check("epsilon", 1e-7 if epsilon is None else epsilon),
             "decay": check("decay", decay),
         }
         self._has_momentum = callable(momentum) or self._values["momentum"] > 0
@@ -201,6 +201,48 @@ class RMSprop(WeightStore):
     def decay(self, value: Hyperparameter) -> None:
         self._values["decay"] = check("decay", value)
 
+    @property
+    def clipvalue(self) -> float | None:
+        """Limit of every element of a gradient, or None; settable."""
+        return self._clips["clipvalue"]
+
+    @clipvalue.setter
+    def clipvalue(self, value: float | None) -> None:
+        self._set_clip("clipvalue", value)
+
+    @property
+    def clipnorm(self) -> float | None:
+        """Limit of each gradient's norm, or None; settable."""
+        return self._clips["clipnorm"]
+
+    @clipnorm.setter
+    def clipnorm(self, value: float | None) -> None:
+        self._set_clip("clipnorm", value)
+
+    @property
+    def global_clipnorm(self) -> float | None:
+        """Limit of the norm of all gradients of a call together, or None; settable."""
+        return self._clips["global_clipnorm"]
+
+    @global_clipnorm.setter
+    def global_clipnorm(self, value: float | None) -> None:
+        self._set_clip("global_clipnorm", value)
+
+    @property
+    def centered(self) -> bool:
+        """Whether steps are divided by the standard deviation; fixed when the optimizer was made."""
+        return self._centered
+
+    @property
+    def sparse_update(self) -> str:
+        """Either "exact" or "lazy"; fixed when the optimizer was made."""
+        return self._sparse_update
+
+    @property
+    def weight_decay(self) -> float:
+        """The decoupled weight decay; fixed when the optimizer was made."""
+        return self._weight_decay
+
     def apply_gradients(
         self,
         grads_and_vars: Iterable[tuple[Any, FloatArray]],
@@ -255,8 +297,9 @@ class RMSprop(WeightStore):
             pairs = _without_none(pairs)
             found = self._find_or_make([var for _, var in pairs])
             _refuse_duplicates(found)
+            occupied = self._occupied_with(found)
             gradients = [
-                as_gradient(grad, slots.var, slots.name) for (grad, _), slots in zip(pairs, found, strict=True)
+                as_gradient(grad, own.var, own.name, occupied) for (grad, _), own in zip(pairs, found, strict=True)
             ]
             if self.check_finite:
                 for gradient, slots in zip(gradients, found, strict=True):
@@ -381,15 +424,17 @@ class RMSprop(WeightStore):
         array([[4., 5.],
                [0., 1.]])
         """
-        slots = self._find(var)
+        slots = self._find_or_check(var)
         name = "variable" if slots is None else slots.name
-        as_variable(var, name)
         if var.ndim == 0:
             raise ValueError(f"{describe(name, var)} has no rows to gather")
         label = Label("indices of", name, var)
         wanted = as_indices(indices, label)
         rows = check_indices(wanted.reshape(-1), len(var), label)
-        out = _output(out, (*wanted.shape, *var.shape[1:]), var, name)
+        if out is None:
+            out = np.empty((*wanted.shape, *var.shape[1:]), var.dtype)
+        elif self._check_output(out, (*wanted.shape, *var.shape[1:]), var).reached_by(out):
+            raise ValueError(f"out overlaps {describe(name, var)}, or another variable or slot; expected memory apart")
         flat = out.reshape(len(rows), math.prod(var.shape[1:]))
         if slots is None:
             copy_rows(var, rows, flat)
@@ -414,9 +459,7 @@ class RMSprop(WeightStore):
             "sparse_update": self.sparse_update,
             "epsilon_in_sqrt": self.epsilon_in_sqrt,
             "weight_decay": self.weight_decay,
-            "clipvalue": self.clipvalue,
-            "clipnorm": self.clipnorm,
-            "global_clipnorm": self.global_clipnorm,
+            **self._clips,
             "check_finite": self.check_finite,
         }
 
@@ -485,6 +528,24 @@ class RMSprop(WeightStore):
             decays=self.weight_decay > 0,
         )
 
+    def _set_clip(self, name: str, value: float | None) -> None:
+        clips = self._clips | {name: None if value is None else check_number(name, value)}
+        if clips["clipnorm"] is not None and clips["global_clipnorm"] is not None:
+            raise ValueError(
+                f"expected clipnorm or global_clipnorm, got both: {clips['clipnorm']} and {clips['global_clipnorm']}"
+            )
+        self._clips = clips
+
+    def _check_output(self, out: FloatArray, shape: tuple[int, ...], var: FloatArray) -> Occupied:
+        """Refuse an ``out`` of another form, and return the memory that it must keep out of."""
+        as_variable(out, "out")
+        if out.shape != shape or out.dtype != var.dtype or not out.flags.c_contiguous:
+            raise ValueError(
+                f"out: expected a C-contiguous array ({var.dtype}, shape {shape}), got ({out.dtype}, "
+                f"shape {out.shape}, C-contiguous: {out.flags.c_contiguous})"
+            )
+        return Occupied([var]) if self._find(var) is None else self._occupied
+
     def _rates(self) -> StepRates:
         """Return this step's hyperparameters."""
         values = self._values
@@ -511,15 +572,11 @@ class RMSprop(WeightStore):
         jac: Callable[..., Any] | bool | None,
         grad_loss: Any,
     ) -> list[Any]:
-        for var in variables:
-            slots = self._find(var)
+        check_call(loss, variables, jac)
+        for slots in map(self._find_or_check, variables):
             if slots is not None and slots.values_fall_behind:
                 slots.flush()
         return gradients_of(loss, variables, jac, grad_loss)
-
-
-def _optional(name: str, value: Any) -> float | None:
-    return None if value is None else check_number(name, value)
 
 
 def _as_pairs(grads_and_vars: Any) -> list[tuple[Any, Any]]:
@@ -535,7 +592,7 @@ def _as_pairs(grads_and_vars: Any) -> list[tuple[Any, Any]]:
                 f"grads_and_vars[{i}]: expected a pair (gradient, variable) whose variable is a NumPy array, "
                 f"got {type(pair[1]).__name__}"
             )
-    return [(grad, var) for grad, var in pairs]
+    return cast(list[tuple[Any, Any]], pairs)
 
 
 def _without_none(pairs: list[tuple[Any, FloatArray]]) -> list[tuple[Any, FloatArray]]:
@@ -561,17 +618,3 @@ def _refuse_duplicates(found: list[Slots]) -> None:
 def _as_variables(var_list: Any) -> list[FloatArray]:
     variables = [var_list] if isinstance(var_list, np.ndarray) else list(var_list)
     return [as_variable(var, f"var_list[{i}]") for i, var in enumerate(variables)]
-
-
-def _output(out: FloatArray | None, shape: tuple[int, ...], var: FloatArray, name: str) -> FloatArray:
-    if out is None:
-        return np.empty(shape, var.dtype)
-    as_variable(out, "out")
-    if out.shape != shape or out.dtype != var.dtype or not out.flags.c_contiguous:
-        raise ValueError(
-            f"out: expected a C-contiguous array ({var.dtype}, shape {shape}), got ({out.dtype}, shape {out.shape}, "
-            f"C-contiguous: {out.flags.c_contiguous})"
-        )
-    if np.may_share_memory(out, var):
-        raise ValueError(f"out overlaps {describe(name, var)}; expected memory of its own")
-    return out

@@ -58,7 +58,7 @@ class LearningRateSchedule(abc.ABC):
 
 def _plain(value: Any) -> Any:
     """Return a number of NumPy's as Python's, which JSON can hold."""
-    return value.item() if isinstance(value, np.generic) else value
+    return value.item() if isinstance(value, np.generic | np.ndarray) and value.ndim == 0 else value
 
 
 def _check_positive(schedule: LearningRateSchedule, *names: str) -> None:

@@ -40,12 +40,13 @@ def deserialize(value: Any, custom_objects: Mapping[str, Any] | None, parameter:
         return value
     known = dict(custom_objects or {})
     if "function" in value:
-        if value["function"] not in known:
-            raise ValueError(
-                f"{parameter} was the function {value['function']!r}, which a config cannot hold; "
-                f"pass custom_objects={{{value['function']!r}: the function}}"
-            )
-        return known[value["function"]]
+        for name in (parameter, value["function"]):  # two lambdas have one name
+            if name in known:
+                return known[name]
+        raise ValueError(
+            f"{parameter} was the function {value['function']!r}, which a config cannot hold; "
+            f"pass custom_objects={{{parameter!r}: the function}}, or {{{value['function']!r}: ...}}"
+        )
     class_name = value.get("class_name")
     if class_name in known:
         return known[class_name].from_config(value["config"])

@@ -155,7 +155,7 @@ class Slots:
         """Return the state of ``rows`` as arrays of shape (n, columns), and their clocks.
 
         Views of everything where there are such views. Only a strided variable of three axes or more has none: then
-        copies, of the touched rows alone, which :meth:`_give_back` writes back.
+        copies, which :meth:`_give_back` writes back.
         """
         table, clocks = self._table, self.marks()
         if table is not None:

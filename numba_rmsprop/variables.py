@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.lib.array_utils import byte_bounds
 from numpy.typing import NDArray
 
 FloatArray: TypeAlias = NDArray[np.floating]
@@ -25,6 +28,15 @@ def describe(name: str, array: FloatArray) -> str:
     'variable 1 (float32, shape (3, 2))'
     """
     return f"{name} ({array.dtype}, shape {array.shape})"
+
+
+def _overlaps_itself(var: FloatArray) -> bool:
+    reach = var.itemsize
+    for stride, length in sorted((abs(s), n) for s, n in zip(var.strides, var.shape, strict=True) if n > 1):
+        if stride < reach:
+            return True
+        reach += stride * (length - 1)
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +72,32 @@ def as_variable(var: Any, name: str) -> FloatArray:
         raise ValueError(f"{describe(name, var)} is read-only; expected a writable array, which is updated in place")
     if not var.flags.aligned:
         raise ValueError(f"{describe(name, var)} is not aligned in memory; pass an aligned copy, as np.array makes it")
-    if var.size and any(stride == 0 and length > 1 for stride, length in zip(var.strides, var.shape, strict=True)):
-        raise ValueError(f"{describe(name, var)}: its elements share memory (a stride is 0); pass a copy")
+    if var.size and _overlaps_itself(var):
+        raise ValueError(f"{describe(name, var)}: its elements share memory (strides {var.strides}); pass a copy")
     return var
+
+
+class Occupied:
+    """The memory of some arrays, to ask of others whether they reach into it.
+
+    Parameters
+    ----------
+    arrays : iterable of ndarray
+        The arrays. Between an array's first and last byte, all counts as its own.
+    """
+
+    def __init__(self, arrays: Iterable[NDArray[Any]]) -> None:
+        bounds = sorted(byte_bounds(array) for array in arrays if array.size)
+        self._lows = [low for low, _ in bounds]
+        self._highest = list(accumulate((high for _, high in bounds), max))
+
+    def reached_by(self, array: NDArray[Any]) -> bool:
+        """Return whether some of the array's memory may be occupied."""
+        if not array.size:
+            return False
+        low, high = byte_bounds(array)
+        below = bisect_left(self._lows, high)
+        return below > 0 and self._highest[below - 1] > low
 
 
 def memory_key(var: FloatArray) -> tuple[Any, ...]:

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from .slots import Slots
 from .threads import launch_lock
-from .variables import FloatArray, as_variable, describe, memory_key, refuse_overlap
+from .variables import FloatArray, Occupied, as_variable, describe, memory_key, refuse_overlap
 
 Initializer: TypeAlias = str | float | Callable[..., ArrayLike]
 
@@ -31,7 +31,9 @@ class WeightStore:
         self._index()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_by_id", "_by_memory")}
+        return {
+            name: value for name, value in self.__dict__.items() if name not in ("_by_id", "_by_memory", "_occupied")
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -110,7 +112,8 @@ class WeightStore:
         TypeError, ValueError
             If one of them cannot be a variable.
         """
-        self._register(self._find_or_make(list(variables)))
+        with launch_lock:
+            self._register(self._find_or_make(list(variables)))
 
     def flush(self, *variables: FloatArray) -> None:
         """Catch up every row of the given variables, or of all: their values and slots.
@@ -118,7 +121,7 @@ class WeightStore:
         Costs one pass over the rows that are behind. Never needed before :meth:`apply_gradients`, :meth:`gather`,
         ``save`` or anything that reads weights through the optimizer.
         """
-        found = [self._find(var) for var in variables] if variables else self._slots
+        found = [self._find_or_check(var) for var in variables] if variables else self._slots
         for slots in found:
             if slots is not None:
                 slots.flush()
@@ -131,7 +134,7 @@ class WeightStore:
         KeyError
             If the variable was not seen yet, or has no such slot.
         """
-        slots = self._find(var)
+        slots = self._find_or_check(var)
         if slots is None:
             raise KeyError(f"{describe('the variable', var)} has no slots yet; opt.build([var]) makes them")
         if slot_name not in slots.arrays:
@@ -159,19 +162,17 @@ class WeightStore:
         shape : tuple of int, optional
             Shape of a new slot; the variable's by default.
         """
-        slots = self._find(var)
-        if slots is None:
-            new = self._find_or_make([var])
-            filled = None
-            if slot_name in new[0].arrays:
-                filled = _initial(initializer, new[0].arrays[slot_name].shape, var.dtype, slot_name)
-            self._register(new)
-            slots = new[0]
-            if filled is not None:
-                slots.arrays[slot_name][...] = filled
-        if slot_name not in slots.arrays:
-            slots.custom[slot_name] = _initial(initializer, var.shape if shape is None else shape, var.dtype, slot_name)
-        return self.get_slot(var, slot_name)
+        with launch_lock:
+            known = self._find_or_check(var)
+            if known is None or slot_name not in known.arrays:
+                slots = self._find_or_make([var])[0]
+                value = _initial(initializer, var.shape if shape is None else tuple(shape), var.dtype, slot_name)
+                if slot_name in slots.arrays:
+                    slots.arrays[slot_name][...] = value
+                else:
+                    slots.custom[slot_name] = value
+                self._register([slots])
+            return self.get_slot(var, slot_name)
 
     def add_weight(
         self,
@@ -206,6 +207,7 @@ class WeightStore:
     def _index(self) -> None:
         self._by_id = {id(slots.var): slots for slots in self._slots}
         self._by_memory = {memory_key(slots.var): slots for slots in self._slots}
+        self._occupied = occupied_by(self._slots)
 
     def _find(self, var: FloatArray) -> Slots | None:
         slots = self._by_id.get(id(var))
@@ -214,6 +216,20 @@ class WeightStore:
         if slots is not None and slots.var.shape != slots.rms.shape:
             raise ValueError(f"{slots.name}: its shape was {slots.rms.shape} and is now {slots.var.shape}")
         return slots
+
+    def _find_or_check(self, var: FloatArray) -> Slots | None:
+        """Return the slots of a variable, or None for one not seen yet that could become one."""
+        slots = self._find(var)
+        if slots is None:
+            as_variable(var, "the variable")
+            refuse_overlap(var, "the variable", [(other.var, other.name) for other in self._slots])
+        return slots
+
+    def _occupied_with(self, found: list[Slots]) -> Occupied:
+        """Return the memory of all variables and slots, those included that are not registered yet."""
+        if all(id(slots.var) in self._by_id for slots in found):
+            return self._occupied
+        return occupied_by([*self._slots, *found])
 
     def _find_or_make(self, variables: Sequence[FloatArray]) -> list[Slots]:
         """Return the slots of each variable; new ones are complete, but not registered."""
@@ -229,15 +245,21 @@ class WeightStore:
                     refuse_overlap(var, name, [(other.var, other.name) for other in others])
                     made[key] = self._new_slots(var, name)
                 slots = made[key]
+            elif not slots.var.flags.writeable:
+                as_variable(slots.var, slots.name)
             found.append(slots)
         return found
 
     def _register(self, found: Iterable[Slots]) -> None:
-        with launch_lock:
-            for slots in found:
-                if id(slots.var) not in self._by_id:
-                    self._slots.append(slots)
-                    self._index()
+        new = [slots for slots in found if id(slots.var) not in self._by_id]
+        if new:
+            self._slots.extend(dict.fromkeys(new))
+            self._index()
+
+
+def occupied_by(slots: Iterable[Slots]) -> Occupied:
+    """Return the memory of variables and their slots."""
+    return Occupied(array for own in slots for array in (own.var, *own.arrays.values()))
 
 
 def _initial(initializer: Initializer, shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> NDArray[Any]:
@@ -257,6 +279,7 @@ def _initial(initializer: Initializer, shape: tuple[int, ...], dtype: np.dtype[A
 
 
 def _check_iterations(value: Any) -> int:
-    if isinstance(value, bool) or int(value) != value or value < 0:
+    number = value.item() if isinstance(value, np.generic) else value
+    if isinstance(number, bool) or not isinstance(number, (int, float)) or not (number >= 0 and number % 1 == 0):
         raise ValueError(f"iterations: expected a whole number >= 0, got {value!r}")
-    return int(value)
+    return int(number)

@@ -187,6 +187,7 @@ def test_slices_for_a_variable_without_rows():
         (np.ones((2, 3)), [0.0, 1.0], TypeError, "expected integers, got float64"),
         (np.ones((2, 3)), [True, False], TypeError, "expected integers, got bool"),
         (1.0, [0], ValueError, "a row for each index"),
+        (np.ma.ones((1, 3)), [0], TypeError, "got a masked array"),
     ],
 )
 def test_malformed_slices(values, indices, error, message):
@@ -212,6 +213,13 @@ def test_columns_that_lie_in_lists_and_blocks():
     for grad, var in ((lists, np.ones((3, 2))), (blocks, np.ones((4, 4)))):
         with pytest.raises(IndexError, match="of the csr array is"):
             step(grad, var)
+
+
+def test_an_indptr_for_more_rows_than_there_are():
+    grad = scipy.sparse.csr_array(np.eye(2, 3))
+    grad.indptr = np.array([0, 1, 2, 2, 2], np.int32)
+    with pytest.raises(ValueError, match="indptr of the csr array does not fit"):
+        step(grad, np.ones((2, 3)))
 
 
 def test_sparse_arrays_without_rows():

@@ -74,6 +74,9 @@ def test_grad_loss_multiplies():
         opt.minimize(lambda: 0.0, [x, y, z], grad_loss=3.0, jac=lambda: gradients)
     assert opt.get_slot(y, "rms").tolist() == [9, 0]
     assert opt.get_slot(z, "rms").tolist() == [0, 9]
+    single = np.ones(2, np.float32)
+    opt.minimize(lambda: 0.0, single, grad_loss=2.0, jac=lambda: [[1.0, 2.0]])
+    assert opt.get_slot(single, "rms").tolist() == [4, 16]
     w = np.array([1.0, 2.0])
     opt.minimize(lambda: w**2, [w], grad_loss=np.array([1.0, 0.0]))
     np.testing.assert_allclose(opt.get_slot(w, "rms"), [4, 0], rtol=1e-8)

@@ -1,6 +1,7 @@
 """The optimizer's own face: construction, hyperparameters, the calls and their errors."""
 
 import copy
+import functools
 import inspect
 import pickle
 import warnings
@@ -315,3 +316,86 @@ def test_other_sizes_do_not_recompile(launches):
     run(1, 1, 1)
     run(2000, 64, 0)
     assert before == {function: len(function.signatures) for function in dispatchers()}
+
+
+def test_a_gradient_that_is_another_variable_is_read_before_that_is_stepped():
+    """As for the loss a·b, whose gradients are b and a."""
+    a, b = np.array([1.0, 2.0]), np.array([10.0, -20.0])
+    reference = Reference([a, b])
+    opt = RMSprop(0.1)
+    for _ in range(3):
+        reference.step([reference.vars[1], reference.vars[0]], lr=0.1)
+        opt.apply_gradients([(IndexedSlices(b, [0, 1]), a), (a, b)])
+    assert_close(a, reference.vars[0], 1e-12)
+    assert_close(b, reference.vars[1], 1e-12)
+
+
+def test_a_gradient_that_is_a_slot():
+    var = np.array([1.0, 2.0])
+    opt = RMSprop(0.1)
+    opt.build([var])
+    opt.get_slot(var, "rms")[...] = 4.0
+    opt.apply_gradients([(opt.get_slot(var, "rms"), var)])
+    np.testing.assert_allclose(opt.get_slot(var, "rms"), 0.9 * 4 + 0.1 * 16)
+
+
+def test_what_was_fixed_at_construction_cannot_be_set():
+    opt = RMSprop()
+    for name in ("weight_decay", "centered", "sparse_update"):
+        with pytest.raises(AttributeError):
+            setattr(opt, name, getattr(opt, name))
+
+
+def test_clips_are_settable_and_checked():
+    opt = RMSprop(clipnorm=1.0)
+    opt.clipvalue = 0.5
+    with pytest.raises(ValueError, match="expected clipnorm or global_clipnorm, got both"):
+        opt.global_clipnorm = 1.0
+    with pytest.raises(ValueError, match="clipnorm: expected 0 <= clipnorm"):
+        opt.clipnorm = -1.0
+    assert (opt.clipvalue, opt.clipnorm, opt.global_clipnorm) == (0.5, 1.0, None)
+
+
+def test_parts_of_a_variable_are_refused_everywhere():
+    opt, var = RMSprop(0.1, momentum=0.9), np.ones((4, 3))
+    opt.apply_gradients([(sparse(), var)])
+    for call in (lambda: opt.gather(var[:2], [0]), lambda: opt.flush(var[:2]), lambda: opt.get_slot(var[:2], "rms")):
+        with pytest.raises(ValueError, match=r"the variable .* overlaps variable 0"):
+            call()
+    with pytest.raises(TypeError, match=r"the variable must be a NumPy array.*got list"):
+        opt.flush([var])
+
+
+@pytest.mark.parametrize("grad", [np.ones((4, 3)), sparse()])
+def test_a_variable_made_read_only_later(grad):
+    opt, other, var = RMSprop(0.1), np.ones(3), np.ones((4, 3))
+    opt.apply_gradients([(np.ones(3), other), (grad, var)])
+    var.flags.writeable = False
+    before = other.tobytes(), var.tobytes()
+    with pytest.raises(ValueError, match=r"variable 1 .* is read-only"):
+        opt.apply_gradients([(np.ones(3), other), (grad, var)])
+    assert before == (other.tobytes(), var.tobytes())
+
+
+def test_variables_whose_elements_overlap():
+    windows = np.lib.stride_tricks.as_strided(np.zeros(5), (4, 2), (8, 8))
+    with pytest.raises(ValueError, match="its elements share memory"):
+        RMSprop().apply_gradients([(np.ones((4, 2)), windows)])
+
+
+def test_gather_into_a_slot_is_refused():
+    opt, var = RMSprop(), np.ones((4, 3))
+    opt.build([var])
+    with pytest.raises(ValueError, match="or another variable or slot"):
+        opt.gather(var, [0, 1, 2, 3], out=opt.get_slot(var, "rms"))
+
+
+def test_learning_rates_that_do_not_tell_their_arguments():
+    rates = iter([0.5, 0.25])
+    var = np.array(1.0)
+    RMSprop(functools.partial(next, rates), rho=0.0, epsilon=0.0).apply_gradients([(1.0, var)])
+    assert var == 0.5
+
+
+def test_epsilon_none_is_the_default():
+    assert RMSprop(epsilon=None).epsilon == RMSprop().epsilon

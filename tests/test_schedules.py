@@ -143,8 +143,10 @@ def test_functions_come_back_through_custom_objects():
 
     config = json.loads(json.dumps(RMSprop(warm, rho=lambda: 0.5).get_config()))
     assert config["learning_rate"] == {"function": "warm"}
-    opt = RMSprop.from_config(config, {"warm": warm, "<lambda>": lambda: 0.5})
-    assert opt.learning_rate is warm
+    half = lambda: 0.5  # noqa: E731
+    for names in ({"warm": warm, "<lambda>": half}, {"learning_rate": warm, "rho": half}):
+        opt = RMSprop.from_config(config, names)
+        assert (opt.learning_rate, opt.rho) == (warm, half)
     with pytest.raises(ValueError, match="rho was the function '<lambda>', which a config cannot hold"):
         RMSprop.from_config(config, {"warm": warm})
 

@@ -80,6 +80,8 @@ def test_set_weights_leaves_no_row_behind():
         (lambda w: [w[1], w[1], w[2]], ValueError, r"weights\[0\]: expected the number of iterations"),
         (lambda w: [-1, w[1], w[2]], ValueError, "iterations: expected a whole number >= 0, got"),
         (lambda w: [1.5, w[1], w[2]], ValueError, "iterations: expected a whole number >= 0"),
+        (lambda w: [np.inf, w[1], w[2]], ValueError, "iterations: expected a whole number >= 0"),
+        (lambda w: [None, w[1], w[2]], ValueError, "iterations: expected a whole number >= 0"),
     ],
 )
 def test_refused_weights_change_nothing(change, error, message):
@@ -131,6 +133,13 @@ def test_add_slot_makes_the_slots_of_a_new_variable():
     opt, var = RMSprop(), np.ones(3)
     assert opt.add_slot(var, "rms", "ones").tolist() == [1, 1, 1]
     assert opt.add_slot(var, "rms", "zeros").tolist() == [1, 1, 1]
+
+
+def test_a_slot_that_cannot_be_made_leaves_no_variable():
+    opt, var = RMSprop(), np.ones(3)
+    with pytest.raises(ValueError, match="initializer of 'x'"):
+        opt.add_slot(var, "x", "bad")
+    assert len(opt.weights) == 1
 
 
 def test_refused_slots_and_weights():
