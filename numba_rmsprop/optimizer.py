@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from . import checkpoint
+from .arguments import as_pairs, as_variables, refuse_duplicates, without_none
 from .clipping import norm_scales
 from .gradients import as_gradient, as_indices, check_finite, check_indices
-from .hyperparameters import Hyperparameter, LearningRate, check, check_number, evaluate, evaluate_learning_rate
 from .minimize import check_call, gradients_of
 from .serialize import deserialize, serialize
-from .slots import Slots, StepRates, copy_rows
+from .settings import Settings
+from .slots import Slots, copy_rows
 from .threads import launch_lock
 from .variables import FloatArray, Label, Occupied, as_variable, describe
 from .weights import WeightStore
 
-MODES = ("exact", "lazy")
-CLIPS = ("clipvalue", "clipnorm", "global_clipnorm")
 
-
-class RMSprop(WeightStore):
+class RMSprop(Settings, WeightStore):
     r"""RMSprop that takes sparse gradients and gives the numbers of the dense algorithm.
 
     Per element, with gradient g at step t (0 at the first) and lr = learning_rate(t) / (1 + decay·t)::
@@ -124,124 +121,24 @@ class RMSprop(WeightStore):
         check_finite: bool = False,
         lr: Any = None,
     ) -> None:
-        super().__init__()
-        if sparse_update not in MODES:
-            raise ValueError(f"sparse_update: expected one of {MODES}, got {sparse_update!r}")
-        if not isinstance(name, str):
-            raise TypeError(f"name: expected a string, got {name!r}")
-        self.name = name
-        self._sparse_update = sparse_update
-        self._centered = bool(centered)
-        self.check_finite = bool(check_finite)
-        self.epsilon_in_sqrt = None if epsilon_in_sqrt is None else bool(epsilon_in_sqrt)
-        self._weight_decay = check_number("weight_decay", weight_decay)
-        self._clips: dict[str, float | None] = dict.fromkeys(CLIPS)
-        self.clipvalue = clipvalue
-        self.clipnorm = clipnorm
-        self.global_clipnorm = global_clipnorm
-        self._values = {
-            "learning_rate": check("learning_rate", learning_rate if lr is None else lr),
-            "rho": check("rho", rho),
-            "momentum": check("momentum", momentum),
-            "epsilon": check("epsilon", 1e-7 if epsilon is None else epsilon),
-            "decay": check("decay", decay),
-        }
-        self._has_momentum = callable(momentum) or self._values["momentum"] > 0
-
-    @property
-    def learning_rate(self) -> LearningRate:
-        """What was given: a number, a schedule or another callable; settable."""
-        return cast(LearningRate, self._values["learning_rate"])
-
-    @learning_rate.setter
-    def learning_rate(self, value: LearningRate) -> None:
-        self._values["learning_rate"] = check("learning_rate", value)
-
-    lr = learning_rate
-
-    @property
-    def rho(self) -> Hyperparameter:
-        """The decay of the mean square; settable, also between steps of exact mode."""
-        return cast(Hyperparameter, self._values["rho"])
-
-    @rho.setter
-    def rho(self, value: Hyperparameter) -> None:
-        self._values["rho"] = check("rho", value)
-
-    @property
-    def momentum(self) -> Hyperparameter:
-        """The momentum; settable, but whether there is momentum at all was fixed when the optimizer was made."""
-        return cast(Hyperparameter, self._values["momentum"])
-
-    @momentum.setter
-    def momentum(self, value: Hyperparameter) -> None:
-        checked = check("momentum", value)
-        if self._has_momentum != (callable(checked) or checked > 0):
-            raise ValueError(
-                f"momentum: expected {'a callable or more than 0' if self._has_momentum else '0'}, since the optimizer "
-                f"was made {'with' if self._has_momentum else 'without'} momentum, got {value!r}; make a new optimizer"
-            )
-        self._values["momentum"] = checked
-
-    @property
-    def epsilon(self) -> Hyperparameter:
-        """What keeps the division from 0; settable."""
-        return cast(Hyperparameter, self._values["epsilon"])
-
-    @epsilon.setter
-    def epsilon(self, value: Hyperparameter) -> None:
-        self._values["epsilon"] = check("epsilon", value)
-
-    @property
-    def decay(self) -> Hyperparameter:
-        """What the learning rate falls by: it is divided by 1 + decay·t; settable."""
-        return cast(Hyperparameter, self._values["decay"])
-
-    @decay.setter
-    def decay(self, value: Hyperparameter) -> None:
-        self._values["decay"] = check("decay", value)
-
-    @property
-    def clipvalue(self) -> float | None:
-        """Limit of every element of a gradient, or None; settable."""
-        return self._clips["clipvalue"]
-
-    @clipvalue.setter
-    def clipvalue(self, value: float | None) -> None:
-        self._set_clip("clipvalue", value)
-
-    @property
-    def clipnorm(self) -> float | None:
-        """Limit of each gradient's norm, or None; settable."""
-        return self._clips["clipnorm"]
-
-    @clipnorm.setter
-    def clipnorm(self, value: float | None) -> None:
-        self._set_clip("clipnorm", value)
-
-    @property
-    def global_clipnorm(self) -> float | None:
-        """Limit of the norm of all gradients of a call together, or None; settable."""
-        return self._clips["global_clipnorm"]
-
-    @global_clipnorm.setter
-    def global_clipnorm(self, value: float | None) -> None:
-        self._set_clip("global_clipnorm", value)
-
-    @property
-    def centered(self) -> bool:
-        """Whether steps are divided by the standard deviation; fixed when the optimizer was made."""
-        return self._centered
-
-    @property
-    def sparse_update(self) -> str:
-        """Either "exact" or "lazy"; fixed when the optimizer was made."""
-        return self._sparse_update
-
-    @property
-    def weight_decay(self) -> float:
-        """The decoupled weight decay; fixed when the optimizer was made."""
-        return self._weight_decay
+        WeightStore.__init__(self)
+        Settings.__init__(
+            self,
+            learning_rate=learning_rate if lr is None else lr,
+            rho=rho,
+            momentum=momentum,
+            epsilon=epsilon,
+            decay=decay,
+            centered=centered,
+            name=name,
+            sparse_update=sparse_update,
+            epsilon_in_sqrt=epsilon_in_sqrt,
+            weight_decay=weight_decay,
+            clipvalue=clipvalue,
+            clipnorm=clipnorm,
+            global_clipnorm=global_clipnorm,
+            check_finite=check_finite,
+        )
 
     def apply_gradients(
         self,
@@ -290,13 +187,13 @@ class RMSprop(WeightStore):
         >>> table[7].round(4)
         array([-0.3162, -0.3162], dtype=float32)
         """
-        pairs = _as_pairs(grads_and_vars)
+        pairs = as_pairs(grads_and_vars)
         if not pairs:
             return self._iterations
         with launch_lock:
-            pairs = _without_none(pairs)
+            pairs = without_none(pairs)
             found = self._find_or_make([var for _, var in pairs])
-            _refuse_duplicates(found)
+            refuse_duplicates(found)
             occupied = self._occupied_with(found)
             gradients = [
                 as_gradient(grad, own.var, own.name, occupied) for (grad, _), own in zip(pairs, found, strict=True)
@@ -304,7 +201,7 @@ class RMSprop(WeightStore):
             if self.check_finite:
                 for gradient, slots in zip(gradients, found, strict=True):
                     check_finite(gradient, slots.var, slots.name)
-            rates = self._rates()
+            rates = self._rates(self._iterations)
             scales = norm_scales(gradients, found, rates, clipnorm=self.clipnorm, global_clipnorm=self.global_clipnorm)
             self._register(found)
             for slots, gradient, scale in zip(found, gradients, scales, strict=True):
@@ -353,7 +250,7 @@ class RMSprop(WeightStore):
         In exact mode with momentum or weight decay, the variables are flushed first, since the loss may read any row.
         A training loop over a large table reads it through :meth:`gather` and calls :meth:`apply_gradients`.
         """
-        variables = _as_variables(var_list() if callable(var_list) else var_list)
+        variables = as_variables(var_list() if callable(var_list) else var_list)
         gradients = self._gradients(loss, variables, jac, grad_loss)
         return self.apply_gradients(zip(gradients, variables, strict=True), name=name)
 
@@ -373,7 +270,7 @@ class RMSprop(WeightStore):
         ValueError
             If a gradient is None.
         """
-        variables = _as_variables(params)
+        variables = as_variables(params)
         gradients = self._gradients(loss, variables, jac, None)
         for i, gradient in enumerate(gradients):
             if gradient is None:
@@ -388,7 +285,7 @@ class RMSprop(WeightStore):
         jac: Callable[..., Any] | bool | None = None,
     ) -> list[int]:
         """Take one step with :meth:`get_gradients`; return ``[iterations]``, where tf.keras returns its operations."""
-        variables = _as_variables(params)
+        variables = as_variables(params)
         return [self.apply_gradients(zip(self.get_gradients(loss, variables, jac=jac), variables, strict=True))]
 
     def gather(self, var: FloatArray, indices: ArrayLike, out: FloatArray | None = None) -> FloatArray:
@@ -528,14 +425,6 @@ class RMSprop(WeightStore):
             decays=self.weight_decay > 0,
         )
 
-    def _set_clip(self, name: str, value: float | None) -> None:
-        clips = self._clips | {name: None if value is None else check_number(name, value)}
-        if clips["clipnorm"] is not None and clips["global_clipnorm"] is not None:
-            raise ValueError(
-                f"expected clipnorm or global_clipnorm, got both: {clips['clipnorm']} and {clips['global_clipnorm']}"
-            )
-        self._clips = clips
-
     def _check_output(self, out: FloatArray, shape: tuple[int, ...], var: FloatArray) -> Occupied:
         """Refuse an ``out`` of another form, and return the memory that it must keep out of."""
         as_variable(out, "out")
@@ -545,25 +434,6 @@ class RMSprop(WeightStore):
                 f"shape {out.shape}, C-contiguous: {out.flags.c_contiguous})"
             )
         return Occupied([var]) if self._find(var) is None else self._occupied
-
-    def _rates(self) -> StepRates:
-        """Return this step's hyperparameters."""
-        values = self._values
-        decay = evaluate("decay", values["decay"])
-        learning_rate = evaluate_learning_rate(values["learning_rate"], decay, self._iterations)
-        rho = evaluate("rho", values["rho"])
-        epsilon = evaluate("epsilon", values["epsilon"])
-        inside = self._has_momentum if self.epsilon_in_sqrt is None else self.epsilon_in_sqrt
-        return StepRates(
-            learning_rate=learning_rate,
-            rho=rho,
-            one_minus_rho=1.0 - rho,
-            momentum=evaluate("momentum", values["momentum"]),
-            epsilon_inside=epsilon if inside else 0.0,
-            epsilon_outside=0.0 if inside else epsilon,
-            shrink=1.0 - learning_rate * self.weight_decay,
-            clipvalue=np.inf if self.clipvalue is None else self.clipvalue,
-        )
 
     def _gradients(
         self,
@@ -577,44 +447,3 @@ class RMSprop(WeightStore):
             if slots is not None and slots.values_fall_behind:
                 slots.flush()
         return gradients_of(loss, variables, jac, grad_loss)
-
-
-def _as_pairs(grads_and_vars: Any) -> list[tuple[Any, Any]]:
-    try:
-        pairs = [tuple(pair) for pair in grads_and_vars]
-    except TypeError as error:
-        raise TypeError(f"grads_and_vars: expected (gradient, variable) pairs, got {grads_and_vars!r}") from error
-    for i, pair in enumerate(pairs):
-        if len(pair) != 2:
-            raise TypeError(f"grads_and_vars[{i}]: expected a pair (gradient, variable), got {len(pair)} items")
-        if not isinstance(pair[1], np.ndarray):
-            raise TypeError(
-                f"grads_and_vars[{i}]: expected a pair (gradient, variable) whose variable is a NumPy array, "
-                f"got {type(pair[1]).__name__}"
-            )
-    return cast(list[tuple[Any, Any]], pairs)
-
-
-def _without_none(pairs: list[tuple[Any, FloatArray]]) -> list[tuple[Any, FloatArray]]:
-    missing = [describe(f"grads_and_vars[{i}]", var) for i, (grad, var) in enumerate(pairs) if grad is None]
-    if len(missing) == len(pairs):
-        raise ValueError(f"grads_and_vars: expected a gradient for at least one variable, got None for {missing}")
-    if missing:
-        warnings.warn(f"no gradient (None) for {', '.join(missing)}: skipped", UserWarning, stacklevel=3)
-    return [(grad, var) for grad, var in pairs if grad is not None]
-
-
-def _refuse_duplicates(found: list[Slots]) -> None:
-    seen: dict[int, int] = {}
-    for i, slots in enumerate(found):
-        if id(slots) in seen:
-            raise ValueError(
-                f"{describe(slots.name, slots.var)} comes twice, as gradients {seen[id(slots)]} and {i}; "
-                "expected one gradient for each variable"
-            )
-        seen[id(slots)] = i
-
-
-def _as_variables(var_list: Any) -> list[FloatArray]:
-    variables = [var_list] if isinstance(var_list, np.ndarray) else list(var_list)
-    return [as_variable(var, f"var_list[{i}]") for i, var in enumerate(variables)]

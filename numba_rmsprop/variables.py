@@ -87,7 +87,7 @@ class Occupied:
     """
 
     def __init__(self, arrays: Iterable[NDArray[Any]]) -> None:
-        bounds = sorted(byte_bounds(array) for array in arrays if array.size)
+        bounds = sorted(_bounds(array) for array in arrays if array.size)
         self._lows = [low for low, _ in bounds]
         self._highest = list(accumulate((high for _, high in bounds), max))
 
@@ -95,9 +95,16 @@ class Occupied:
         """Return whether some of the array's memory may be occupied."""
         if not array.size:
             return False
-        low, high = byte_bounds(array)
+        low, high = _bounds(array)
         below = bisect_left(self._lows, high)
         return below > 0 and self._highest[below - 1] > low
+
+
+def _bounds(array: NDArray[Any]) -> tuple[int, int]:
+    if array.flags.contiguous:  # byte_bounds takes 10 us
+        low = array.__array_interface__["data"][0]
+        return low, low + array.nbytes
+    return byte_bounds(array)
 
 
 def memory_key(var: FloatArray) -> tuple[Any, ...]:

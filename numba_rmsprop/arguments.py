@@ -1,0 +1,56 @@
+"""The pairs and variables of a call, checked."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, cast
+
+import numpy as np
+
+from .slots import Slots
+from .variables import FloatArray, as_variable, describe
+
+
+def as_pairs(grads_and_vars: Any) -> list[tuple[Any, Any]]:
+    """Return (gradient, variable) pairs as a list; raise TypeError if they are not such pairs."""
+    try:
+        pairs = [tuple(pair) for pair in grads_and_vars]
+    except TypeError as error:
+        raise TypeError(f"grads_and_vars: expected (gradient, variable) pairs, got {grads_and_vars!r}") from error
+    for i, pair in enumerate(pairs):
+        if len(pair) != 2:
+            raise TypeError(f"grads_and_vars[{i}]: expected a pair (gradient, variable), got {len(pair)} items")
+        if not isinstance(pair[1], np.ndarray):
+            raise TypeError(
+                f"grads_and_vars[{i}]: expected a pair (gradient, variable) whose variable is a NumPy array, "
+                f"got {type(pair[1]).__name__}"
+            )
+    return cast(list[tuple[Any, Any]], pairs)
+
+
+def without_none(pairs: list[tuple[Any, FloatArray]]) -> list[tuple[Any, FloatArray]]:
+    """Return the pairs that have a gradient, with a warning for others; raise ValueError if none has."""
+    missing = [describe(f"grads_and_vars[{i}]", var) for i, (grad, var) in enumerate(pairs) if grad is None]
+    if len(missing) == len(pairs):
+        raise ValueError(f"grads_and_vars: expected a gradient for at least one variable, got None for {missing}")
+    if missing:
+        warnings.warn(f"no gradient (None) for {', '.join(missing)}: skipped", UserWarning, stacklevel=3)
+    return [(grad, var) for grad, var in pairs if grad is not None]
+
+
+def refuse_duplicates(found: list[Slots]) -> None:
+    """Raise ValueError if a variable comes twice."""
+    seen: dict[int, int] = {}
+    for i, slots in enumerate(found):
+        if id(slots) in seen:
+            raise ValueError(
+                f"{describe(slots.name, slots.var)} comes twice, as gradients {seen[id(slots)]} and {i}; "
+                "expected one gradient for each variable"
+            )
+        seen[id(slots)] = i
+
+
+def as_variables(var_list: Any) -> list[FloatArray]:
+    """Return one variable, or a sequence of them, as a list of variables that were checked."""
+    variables = [var_list] if isinstance(var_list, np.ndarray) else list(var_list)
+    return [as_variable(var, f"var_list[{i}]") for i, var in enumerate(variables)]

@@ -1,0 +1,180 @@
+"""The settings of an optimizer: what was given, checked, and what it comes to at a step."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+
+from .hyperparameters import Hyperparameter, LearningRate, check, check_number, evaluate, evaluate_learning_rate
+from .slots import StepRates
+
+MODES = ("exact", "lazy")
+CLIPS = ("clipvalue", "clipnorm", "global_clipnorm")
+
+
+class Settings:
+    """The hyperparameters of :class:`~numba_rmsprop.RMSprop`, whose docstring describes them."""
+
+    def __init__(
+        self,
+        *,
+        learning_rate: Any,
+        rho: Any,
+        momentum: Any,
+        epsilon: Any,
+        decay: Any,
+        centered: bool,
+        name: str,
+        sparse_update: str,
+        epsilon_in_sqrt: bool | None,
+        weight_decay: float,
+        clipvalue: float | None,
+        clipnorm: float | None,
+        global_clipnorm: float | None,
+        check_finite: bool,
+    ) -> None:
+        if sparse_update not in MODES:
+            raise ValueError(f"sparse_update: expected one of {MODES}, got {sparse_update!r}")
+        if not isinstance(name, str):
+            raise TypeError(f"name: expected a string, got {name!r}")
+        self.name = name
+        self._sparse_update = sparse_update
+        self._centered = bool(centered)
+        self.check_finite = bool(check_finite)
+        self.epsilon_in_sqrt = None if epsilon_in_sqrt is None else bool(epsilon_in_sqrt)
+        self._weight_decay = check_number("weight_decay", weight_decay)
+        self._clips: dict[str, float | None] = dict.fromkeys(CLIPS)
+        self.clipvalue = clipvalue
+        self.clipnorm = clipnorm
+        self.global_clipnorm = global_clipnorm
+        self._values = {
+            "learning_rate": check("learning_rate", learning_rate),
+            "rho": check("rho", rho),
+            "momentum": check("momentum", momentum),
+            "epsilon": check("epsilon", 1e-7 if epsilon is None else epsilon),
+            "decay": check("decay", decay),
+        }
+        self._has_momentum = callable(momentum) or self._values["momentum"] > 0
+
+    @property
+    def learning_rate(self) -> LearningRate:
+        """What was given: a number, a schedule or another callable; settable."""
+        return cast(LearningRate, self._values["learning_rate"])
+
+    @learning_rate.setter
+    def learning_rate(self, value: LearningRate) -> None:
+        self._values["learning_rate"] = check("learning_rate", value)
+
+    lr = learning_rate
+
+    @property
+    def rho(self) -> Hyperparameter:
+        """The decay of the mean square; settable, also between steps of exact mode."""
+        return cast(Hyperparameter, self._values["rho"])
+
+    @rho.setter
+    def rho(self, value: Hyperparameter) -> None:
+        self._values["rho"] = check("rho", value)
+
+    @property
+    def momentum(self) -> Hyperparameter:
+        """The momentum; settable, but whether there is momentum at all was fixed when the optimizer was made."""
+        return cast(Hyperparameter, self._values["momentum"])
+
+    @momentum.setter
+    def momentum(self, value: Hyperparameter) -> None:
+        checked = check("momentum", value)
+        if self._has_momentum != (callable(checked) or checked > 0):
+            raise ValueError(
+                f"momentum: expected {'a callable or more than 0' if self._has_momentum else '0'}, since the optimizer "
+                f"was made {'with' if self._has_momentum else 'without'} momentum, got {value!r}; make a new optimizer"
+            )
+        self._values["momentum"] = checked
+
+    @property
+    def epsilon(self) -> Hyperparameter:
+        """What keeps the division from 0; settable."""
+        return cast(Hyperparameter, self._values["epsilon"])
+
+    @epsilon.setter
+    def epsilon(self, value: Hyperparameter) -> None:
+        self._values["epsilon"] = check("epsilon", value)
+
+    @property
+    def decay(self) -> Hyperparameter:
+        """What the learning rate falls by: it is divided by 1 + decay·t; settable."""
+        return cast(Hyperparameter, self._values["decay"])
+
+    @decay.setter
+    def decay(self, value: Hyperparameter) -> None:
+        self._values["decay"] = check("decay", value)
+
+    @property
+    def clipvalue(self) -> float | None:
+        """Limit of every element of a gradient, or None; settable."""
+        return self._clips["clipvalue"]
+
+    @clipvalue.setter
+    def clipvalue(self, value: float | None) -> None:
+        self._set_clip("clipvalue", value)
+
+    @property
+    def clipnorm(self) -> float | None:
+        """Limit of each gradient's norm, or None; settable."""
+        return self._clips["clipnorm"]
+
+    @clipnorm.setter
+    def clipnorm(self, value: float | None) -> None:
+        self._set_clip("clipnorm", value)
+
+    @property
+    def global_clipnorm(self) -> float | None:
+        """Limit of the norm of all gradients of a call together, or None; settable."""
+        return self._clips["global_clipnorm"]
+
+    @global_clipnorm.setter
+    def global_clipnorm(self, value: float | None) -> None:
+        self._set_clip("global_clipnorm", value)
+
+    @property
+    def centered(self) -> bool:
+        """Whether steps are divided by the standard deviation; fixed when the optimizer was made."""
+        return self._centered
+
+    @property
+    def sparse_update(self) -> str:
+        """Either "exact" or "lazy"; fixed when the optimizer was made."""
+        return self._sparse_update
+
+    @property
+    def weight_decay(self) -> float:
+        """The decoupled weight decay; fixed when the optimizer was made."""
+        return self._weight_decay
+
+    def _set_clip(self, name: str, value: float | None) -> None:
+        clips = self._clips | {name: None if value is None else check_number(name, value)}
+        if clips["clipnorm"] is not None and clips["global_clipnorm"] is not None:
+            raise ValueError(
+                f"expected clipnorm or global_clipnorm, got both: {clips['clipnorm']} and {clips['global_clipnorm']}"
+            )
+        self._clips = clips
+
+    def _rates(self, step: int) -> StepRates:
+        """Return the hyperparameters of step ``step``."""
+        values = self._values
+        decay = evaluate("decay", values["decay"])
+        learning_rate = evaluate_learning_rate(values["learning_rate"], decay, step)
+        rho = evaluate("rho", values["rho"])
+        epsilon = evaluate("epsilon", values["epsilon"])
+        inside = self._has_momentum if self.epsilon_in_sqrt is None else self.epsilon_in_sqrt
+        return StepRates(
+            learning_rate=learning_rate,
+            rho=rho,
+            one_minus_rho=1.0 - rho,
+            momentum=evaluate("momentum", values["momentum"]),
+            epsilon_inside=epsilon if inside else 0.0,
+            epsilon_outside=0.0 if inside else epsilon,
+            shrink=1.0 - learning_rate * self.weight_decay,
+            clipvalue=np.inf if self.clipvalue is None else self.clipvalue,
+        )
