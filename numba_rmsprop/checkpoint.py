@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 FORMAT = "numba_rmsprop"
 FORMAT_VERSION = 1
+METADATA = {"config", "iterations", "variables", "weights"}
 
 Optimizer = TypeVar("Optimizer", bound="RMSprop")
 
@@ -116,6 +117,8 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], dict[s
                     f"{path}: expected format {FORMAT} version {FORMAT_VERSION}, got "
                     f"{metadata.get('format')} version {metadata.get('format_version')}"
                 )
+            if missing := METADATA - metadata.keys():
+                raise ValueError(f"{path}: expected {sorted(missing)} in the metadata, got {sorted(metadata)}")
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path}: expected a safetensors file that RMSprop.save wrote; {error}") from error

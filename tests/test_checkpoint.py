@@ -103,6 +103,11 @@ def test_files_of_others(tmp_path):
     safetensors.numpy.save_file({"a": np.ones(3)}, path)
     with pytest.raises(ValueError, match="expected format numba_rmsprop version 1, got None version None"):
         RMSprop.load(path, [])
+    safetensors.numpy.save_file({"a": np.ones(3)}, path, {"format": "numba_rmsprop", "format_version": "1"})
+    with pytest.raises(
+        ValueError, match=r"expected \['config', 'iterations', 'variables', 'weights'\] in the metadata"
+    ):
+        RMSprop.load(path, [])
     with pytest.raises(FileNotFoundError):
         RMSprop.load(tmp_path / "nowhere", [])
 
