@@ -122,3 +122,26 @@ def test_calls_wait_while_another_thread_launches(call, tmp_path):
         waits = worker.is_alive()
     worker.join()
     assert waits
+
+
+def test_calls_of_two_threads_do_not_interleave():
+    first_is_inside, second_came_too = threading.Event(), threading.Event()
+
+    def rate():
+        if first_is_inside.is_set():
+            second_came_too.set()
+        else:
+            first_is_inside.set()
+            overlapping.append(second_came_too.wait(0.5))  # in vain, while the second call has to wait for this one
+        return 0.1
+
+    overlapping = []
+    opt = RMSprop(rate)
+    calls = [threading.Thread(target=opt.apply_gradients, args=([(np.ones(3), np.ones(3))],)) for _ in range(2)]
+    calls[0].start()
+    first_is_inside.wait()
+    calls[1].start()
+    for call in calls:
+        call.join()
+    assert overlapping == [False]
+    assert opt.iterations == 2
