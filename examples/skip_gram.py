@@ -105,12 +105,29 @@ def start_tables(text: Text, options: Options) -> tuple[NDArray[np.float32], NDA
     return (rng.random(shape, np.float32) - np.float32(0.5)) / np.float32(options.dim), np.zeros(shape, np.float32)
 
 
+class Buffers:
+    """Memory for the rows and gradients of any batch, kept from step to step: new pages take time to come."""
+
+    def __init__(self, options: Options) -> None:
+        targets = options.batch * (2 * options.window + options.draws)
+        self.x, self.x_grad = (np.empty((options.batch, options.dim), np.float32) for _ in range(2))
+        self.y, self.y_grad = (np.empty((targets, options.dim), np.float32) for _ in range(2))
+        self.losses = np.empty(options.batch)
+
+
 def train_batch(
-    opt: RMSprop, vectors: NDArray[np.float32], contexts: NDArray[np.float32], batch: Batch, options: Options
+    opt: RMSprop,
+    vectors: NDArray[np.float32],
+    contexts: NDArray[np.float32],
+    batch: Batch,
+    buffers: Buffers,
+    options: Options,
 ) -> float:
     """Take one step on both tables, and return the sum of the pairs' losses."""
-    x, y = opt.gather(vectors, batch.words), opt.gather(contexts, batch.targets)
-    x_grad, y_grad, losses = np.empty_like(x), np.empty_like(y), np.empty(len(x))
+    n, m = len(batch.words), len(batch.targets)
+    x = opt.gather(vectors, batch.words, out=buffers.x[:n])
+    y = opt.gather(contexts, batch.targets, out=buffers.y[:m])
+    x_grad, y_grad, losses = buffers.x_grad[:n], buffers.y_grad[:m], buffers.losses[:n]
     weight = np.float32(options.negatives / options.draws)
     batch_gradients(x, y, batch.pairs, batch.offsets, weight, x_grad, y_grad, losses)
     opt.apply_gradients(

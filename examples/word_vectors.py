@@ -27,7 +27,7 @@ import numpy as np
 import safetensors.numpy
 from documentation_text import Text, read_documentation, read_file, related_words_auc
 from numpy.typing import NDArray
-from skip_gram import Epoch, Options, expected_batches, start_tables, train_batch
+from skip_gram import Buffers, Epoch, Options, expected_batches, start_tables, train_batch
 from tqdm import tqdm
 
 from numba_rmsprop import RMSprop, schedules
@@ -106,7 +106,8 @@ def train(text: Text, options: Options, folder: Path, every: int) -> tuple[NDArr
         opt = RMSprop(schedule, rho=options.rho, epsilon=1e-6)
         opt.build(tables)
     vectors, contexts = tables
-    compile_kernels(text, options)
+    buffers = Buffers(options)
+    compile_kernels(text, buffers, options)
     started = time.perf_counter() - seconds
     total = options.epochs * len(text.words)
     with tqdm(total=total, unit=" words", unit_scale=True, smoothing=0.05) as bar:
@@ -116,7 +117,7 @@ def train(text: Text, options: Options, folder: Path, every: int) -> tuple[NDArr
             share = len(text.words) / len(plan)
             bar.update(round(epoch_now * len(text.words) + first * share) - bar.n)
             for number, part in enumerate(plan.batches(first), first + 1):
-                loss = train_batch(opt, vectors, contexts, part, options)
+                loss = train_batch(opt, vectors, contexts, part, buffers, options)
                 bar.update(round(epoch_now * len(text.words) + number * share) - bar.n)
                 if number % 50 == 0:
                     bar.set_postfix(epoch=epoch_now + 1, loss=f"{loss / max(1, part.pairs.sum()):.3f}", refresh=False)
@@ -127,13 +128,13 @@ def train(text: Text, options: Options, folder: Path, every: int) -> tuple[NDArr
     return vectors, seconds
 
 
-def compile_kernels(text: Text, options: Options) -> None:
+def compile_kernels(text: Text, buffers: Buffers, options: Options) -> None:
     """Take two steps on copies, so that the training is timed and not the compiler, which runs once a machine."""
     print("compiling (seconds the first time, then from the cache) ...", flush=True)
     tables = start_tables(text, options)
     opt = RMSprop(rho=options.rho, epsilon=1e-6)
     for _, part in zip(range(2), Epoch(text, options, 0).batches(0), strict=False):
-        train_batch(opt, *tables, part, options)
+        train_batch(opt, *tables, part, buffers, options)
 
 
 class Checkpoints:
