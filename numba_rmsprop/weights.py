@@ -14,8 +14,6 @@ from .variables import FloatArray, Occupied, as_variable, describe, memory_key, 
 
 Initializer: TypeAlias = str | float | Callable[..., ArrayLike]
 
-SLOT_NAMES = ("rms", "momentum", "mg")
-
 
 class WeightStore:
     """The slots of an optimizer's variables, and the members of tf.keras optimizers that read and write them.
