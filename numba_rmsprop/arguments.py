@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -11,21 +11,33 @@ from .slots import Slots
 from .variables import FloatArray, as_variable, describe
 
 
-def as_pairs(grads_and_vars: Any) -> list[tuple[Any, Any]]:
-    """Return (gradient, variable) pairs as a list; raise TypeError if they are not such pairs."""
+def as_list(grads_and_vars: Any) -> list[Any]:
+    """Return an iterable of pairs as a list; raise TypeError if it is none."""
+    if type(grads_and_vars) is list:
+        return grads_and_vars
     try:
-        pairs = [tuple(pair) for pair in grads_and_vars]
+        return list(grads_and_vars)
     except TypeError as error:
         raise TypeError(f"grads_and_vars: expected (gradient, variable) pairs, got {grads_and_vars!r}") from error
+
+
+def check_pairs(pairs: list[Any]) -> list[tuple[Any, FloatArray]]:
+    """Return (gradient, variable) pairs as tuples; raise TypeError if they are not such pairs."""
+    checked = []
     for i, pair in enumerate(pairs):
-        if len(pair) != 2:
-            raise TypeError(f"grads_and_vars[{i}]: expected a pair (gradient, variable), got {len(pair)} items")
-        if not isinstance(pair[1], np.ndarray):
+        try:
+            items = tuple(pair)
+        except TypeError as error:
+            raise TypeError(f"grads_and_vars[{i}]: expected a pair (gradient, variable), got {pair!r}") from error
+        if len(items) != 2:
+            raise TypeError(f"grads_and_vars[{i}]: expected a pair (gradient, variable), got {len(items)} items")
+        if not isinstance(items[1], np.ndarray):
             raise TypeError(
                 f"grads_and_vars[{i}]: expected a pair (gradient, variable) whose variable is a NumPy array, "
-                f"got {type(pair[1]).__name__}"
+                f"got {type(items[1]).__name__}"
             )
-    return cast(list[tuple[Any, Any]], pairs)
+        checked.append(items)
+    return checked
 
 
 def without_none(pairs: list[tuple[Any, FloatArray]]) -> list[tuple[Any, FloatArray]]:
@@ -40,14 +52,14 @@ def without_none(pairs: list[tuple[Any, FloatArray]]) -> list[tuple[Any, FloatAr
 
 def refuse_duplicates(found: list[Slots]) -> None:
     """Raise ValueError if a variable comes twice."""
-    seen: dict[int, int] = {}
+    seen: dict[Slots, int] = {}
     for i, slots in enumerate(found):
-        if id(slots) in seen:
+        if slots in seen:
             raise ValueError(
-                f"{describe(slots.name, slots.var)} comes twice, as gradients {seen[id(slots)]} and {i}; "
+                f"{describe(slots.name, slots.var)} comes twice, as gradients {seen[slots]} and {i}; "
                 "expected one gradient for each variable"
             )
-        seen[id(slots)] = i
+        seen[slots] = i
 
 
 def as_variables(var_list: Any) -> list[FloatArray]:

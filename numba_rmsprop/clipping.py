@@ -11,11 +11,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .gradients import CSR, Dense, Gradient
+from .batches import Batch, Part
+from .gradients import CSR, Dense, Gradient, Rows
 from .kernels.csr import BLOCK_ROWS
 from .kernels.norms import csr_squares, dense_squares, line_squares, rows_squares
-from .slots import Slots, StepRates, row_scratch
-from .threads import launch_lock, workers_for
+from .kernels.rows import CHUNK
+from .rates import StepRates
+from .slots import Slots
+from .threads import launch_lock, row_links, row_scratch, workers_for
 from .variables import FloatArray
 
 BLOCK_ITEMS = 8192
@@ -23,8 +26,7 @@ BLOCK_ITEMS = 8192
 
 
 def norm_scales(
-    gradients: Sequence[Gradient],
-    slots: Sequence[Slots],
+    parts: Sequence[Part],
     rates: StepRates,
     *,
     clipnorm: float | None,
@@ -35,13 +37,11 @@ def norm_scales(
     The factor is ``limit / max(norm, limit)``, as in tf.clip_by_norm and tf.clip_by_global_norm. A norm of NaN makes
     a factor of NaN.
     """
-    if clipnorm is None and global_clipnorm is None:
-        return [1.0] * len(gradients)
-    squares = [squared_norm(gradient, own, rates) for gradient, own in zip(gradients, slots, strict=True)]
+    squares = [squared_norm(gradient, own, rates) for gradient, own in parts]
     if clipnorm is not None:
         return [_scale(clipnorm, math.sqrt(square)) for square in squares]
     assert global_clipnorm is not None
-    return [_scale(global_clipnorm, math.sqrt(sum(squares)))] * len(gradients)
+    return [_scale(global_clipnorm, math.sqrt(sum(squares)))] * len(parts)
 
 
 def _scale(limit: float, norm: float) -> float:
@@ -49,21 +49,26 @@ def _scale(limit: float, norm: float) -> float:
     return 1.0 if norm <= limit else limit / norm
 
 
-def squared_norm(gradient: Gradient, slots: Slots, rates: StepRates) -> float:
+def squared_norm(gradient: Gradient, own: Slots | Batch, rates: StepRates) -> float:
     """Return the sum of squares of a gradient, duplicates summed and values clipped; the order of sums is fixed."""
-    packed = np.array(rates, gradient.values.dtype)
+    packed = rates.packed(gradient.values.dtype)
     with launch_lock:
         if isinstance(gradient, Dense):
             return _dense(gradient.values, packed)
+        assert isinstance(own, Slots), "a batch has dense gradients only"
         if isinstance(gradient, CSR):
-            return _csr(gradient, math.prod(slots.var.shape[1:]), packed)
-        values, indices = gradient.values, gradient.indices
-        workers = workers_for(values.size)
-        links, sums = row_scratch(workers, values)
-        partial = np.zeros(len(indices))
-        ages = slots.marks(), slots.floor, slots.steps
-        rows_squares(workers, indices, values, ages, packed, links, sums, partial)
-        return float(np.sum(partial))
+            return _csr(gradient, math.prod(own.shape[1:]), packed)
+        return _rows(gradient, own, packed)
+
+
+def _rows(gradient: Rows, slots: Slots, rates: FloatArray) -> float:
+    values, indices = gradient.values, gradient.indices
+    workers = workers_for(values.size)
+    partial = np.empty(-(-len(indices) // CHUNK))
+    links = slots.seen(), *row_links(len(indices))
+    scratch = row_scratch(workers, values)
+    rows_squares(workers, (indices, values), slots.row_clocks(), rates, links, scratch, partial)
+    return float(np.sum(partial))
 
 
 def _dense(values: FloatArray, rates: FloatArray) -> float:

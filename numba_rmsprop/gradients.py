@@ -10,8 +10,8 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
 
+from .kernels.arrays import OCCUPIED, OUTSIDE, inspect_rows
 from .kernels.csr import first_bad_entry
-from .kernels.rows import any_outside
 from .variables import FloatArray, Label, Occupied, describe
 
 
@@ -61,14 +61,14 @@ class IndexedSlices:
         object.__setattr__(self, "dense_shape", None if dense_shape is None else tuple(dense_shape))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Dense:
     """A gradient of the variable's shape."""
 
     values: FloatArray
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Rows:
     """Gradient rows, ``values`` (n, columns), at ``indices`` (n,), int64."""
 
@@ -76,7 +76,7 @@ class Rows:
     indices: NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class CSR:
     """A gradient of shape (rows, columns) as the arrays of a CSR matrix, in any order and with duplicates."""
 
@@ -84,6 +84,8 @@ class CSR:
     indices: NDArray[np.integer]
     indptr: NDArray[np.integer]
 
+
+NOTHING_OCCUPIED = np.empty((2, 0), np.int64)
 
 Gradient: TypeAlias = Dense | Rows | CSR
 
@@ -112,7 +114,7 @@ def as_gradient(grad: Any, var: FloatArray, name: str, occupied: Occupied) -> Gr
         If an index is negative or too large; the message names the first.
     """
     label = Label("gradient of", name, var)
-    if isinstance(grad, IndexedSlices):
+    if type(grad) is IndexedSlices:
         return _from_slices(grad, var, label, occupied)
     if scipy.sparse.issparse(grad):
         return _from_sparse(grad, var, label, occupied)
@@ -141,10 +143,14 @@ def as_indices(indices: ArrayLike, label: object) -> NDArray[np.integer]:
 def check_indices(indices: NDArray[np.integer], rows: int, label: object) -> NDArray[np.int64]:
     """Return 1-D ``indices`` as int64; raise IndexError, with the first that is bad, unless all lie in [0, rows)."""
     converted = np.ascontiguousarray(indices, dtype=np.int64)
-    if any_outside(converted, rows):
-        first = int(np.argmax((converted < 0) | (converted >= rows)))
-        raise IndexError(f"{label}: indices[{first}] is {indices[first]}; expected 0 <= index < {rows}")
+    if inspect_rows(converted, converted, rows, NOTHING_OCCUPIED):
+        _refuse_outside(indices, converted, rows, label)
     return converted
+
+
+def _refuse_outside(indices: NDArray[np.integer], converted: NDArray[np.int64], rows: int, label: object) -> None:
+    first = int(np.argmax((converted < 0) | (converted >= rows)))
+    raise IndexError(f"{label}: indices[{first}] is {indices[first]}; expected 0 <= index < {rows}")
 
 
 def check_finite(gradient: Gradient, var: FloatArray, name: str) -> None:
@@ -159,12 +165,16 @@ def check_finite(gradient: Gradient, var: FloatArray, name: str) -> None:
         )
 
 
-def _usable(values: FloatArray, var: FloatArray, label: Label, occupied: Occupied) -> FloatArray:
-    """Check the dtype; copy what a kernel could not read, or what the step would write before it is read."""
-    if values.dtype != var.dtype:
+def _check_dtype(values: FloatArray, var: FloatArray, label: Label) -> None:
+    if values.dtype is not var.dtype and values.dtype != var.dtype:
         raise TypeError(
             f"{label}: expected dtype {var.dtype}, got {values.dtype}; convert it, as with grad.astype({var.dtype})"
         )
+
+
+def _usable(values: FloatArray, var: FloatArray, label: Label, occupied: Occupied) -> FloatArray:
+    """Check the dtype; copy what a kernel could not read, or what the step would write before it is read."""
+    _check_dtype(values, var, label)
     if not values.flags.aligned or occupied.reached_by(values):
         return values.copy(order="K")
     return values
@@ -182,9 +192,16 @@ def _from_slices(grad: IndexedSlices, var: FloatArray, label: Label, occupied: O
 
 
 def _rows(values: FloatArray, indices: NDArray[np.integer], var: FloatArray, label: Label, occupied: Occupied) -> Rows:
-    contiguous = np.ascontiguousarray(_usable(values, var, label, occupied))
-    columns = math.prod(var.shape[1:])
-    return Rows(contiguous.reshape(len(indices), columns), check_indices(indices, len(var), label))
+    """Check dtype and indices, as in :func:`_usable` and :func:`check_indices` but in one go."""
+    _check_dtype(values, var, label)
+    if not (values.flags.c_contiguous and values.flags.aligned):
+        values = np.require(values, requirements=["C", "A"])
+    table = values.reshape(len(indices), math.prod(var.shape[1:]))
+    converted = np.ascontiguousarray(indices, dtype=np.int64)
+    found = inspect_rows(converted, table, len(var), occupied.array)
+    if found & OUTSIDE:
+        _refuse_outside(indices, converted, len(var), label)
+    return Rows(table.copy() if found & OCCUPIED else table, converted)
 
 
 def _from_sparse(grad: Any, var: FloatArray, label: Label, occupied: Occupied) -> Rows | CSR:

@@ -36,7 +36,9 @@ class History:
         self._runs = np.empty((RUNS_AT_START, 4))
         self._tree = np.zeros((2 * RUNS_AT_START, 4))
         self._count = 0
+        self._latest: tuple[float, ...] = ()
         self._table_is_for: tuple[float, ...] | None = None
+        self._single: Arrays | None = None
 
     @property
     def full(self) -> bool:
@@ -50,12 +52,13 @@ class History:
 
     def note(self, step: int, rho: float, momentum: float, shrink: float) -> None:
         """Record the numbers of step ``step``."""
-        count = self._count
-        if count and tuple(self._runs[count - 1, 1:]) == (rho, momentum, shrink):
+        if self._latest[1:] == (rho, momentum, shrink):
             return
+        count = self._count
         if count == len(self._runs):
             self._grow()
-        self._runs[count] = step, rho, momentum, shrink
+        self._latest = step, rho, momentum, shrink
+        self._runs[count] = self._latest
         self._count = count + 1
         if count:
             finish_run(count - 1, step, self._runs, self._tree)
@@ -67,17 +70,21 @@ class History:
 
     def arrays(self, now: int) -> Arrays:
         """Return ``(table, runs, tree)`` for gaps that end before step ``now``."""
-        runs = self.runs
-        if not len(runs):
-            runs = np.array([[now, 1.0, 1.0, 1.0]])  # no gap: only the table's first column will be read
-        latest = tuple(runs[-1].tolist())
+        if self._count == 1 and self._single is not None:
+            return self._single
+        runs, latest = self.runs, self._latest
+        if not latest:
+            latest = (now, 1.0, 1.0, 1.0)  # no gap: only the table's first column will be read
+            runs = np.array([latest])
         # With one run, or long after the last change, the table no longer depends on now.
         settled = len(runs) == 1 or now - latest[0] >= TABLE_GAPS
         wanted = latest[1:] if settled else (now, *latest)
         if wanted != self._table_is_for:
             fill_table(now, self._table, runs)
             self._table_is_for = wanted
-        return self._table, runs, self._tree
+        arrays = self._table, runs, self._tree
+        self._single = arrays if self._count == 1 else None  # one run answers at any time
+        return arrays
 
     def _grow(self) -> None:
         capacity = 2 * len(self._runs)

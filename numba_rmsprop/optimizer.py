@@ -11,10 +11,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from . import checkpoint
-from .arguments import as_pairs, as_variables, refuse_duplicates, without_none
+from .arguments import as_list, as_variables, check_pairs, refuse_duplicates, without_none
+from .batches import Part
 from .clipping import norm_scales
-from .gradients import as_gradient, as_indices, check_finite, check_indices
+from .gradients import Dense, as_gradient, as_indices, check_finite, check_indices
 from .minimize import check_call, gradients_of
+from .plans import Plan
+from .rates import StepRates
 from .serialize import deserialize, serialize
 from .settings import Settings
 from .slots import Slots, copy_rows
@@ -187,25 +190,24 @@ class RMSprop(Settings, WeightStore):
         >>> table[7].round(4)
         array([-0.3162, -0.3162], dtype=float32)
         """
-        pairs = as_pairs(grads_and_vars)
+        pairs = as_list(grads_and_vars)
         if not pairs:
             return self._iterations
         with launch_lock:
-            pairs = without_none(pairs)
-            found = self._find_or_make([var for _, var in pairs])
-            refuse_duplicates(found)
-            occupied = self._occupied_with(found)
-            gradients = [
-                as_gradient(grad, own.var, own.name, occupied) for (grad, _), own in zip(pairs, found, strict=True)
-            ]
-            if self.check_finite:
-                for gradient, slots in zip(gradients, found, strict=True):
-                    check_finite(gradient, slots.var, slots.name)
+            found: list[Slots] = []
+            parts = self._parts_as_before(pairs)
+            if parts is None:
+                pairs = without_none(check_pairs(pairs))
+                found = self._find_or_make([var for _, var in pairs])
+                parts = self._parts([grad for grad, _ in pairs], found)
             rates = self._rates(self._iterations)
-            scales = norm_scales(gradients, found, rates, clipnorm=self.clipnorm, global_clipnorm=self.global_clipnorm)
-            self._register(found)
-            for slots, gradient, scale in zip(found, gradients, scales, strict=True):
-                slots.step(gradient, rates._replace(scale=scale))
+            scales = self._scales(parts, rates) if self._clips_norms else None
+            if found:
+                self._register(found)
+            for k, (gradient, own) in enumerate(parts):
+                own.step(gradient, rates, 1.0 if scales is None else scales[k])
+            if found:
+                self._plan = Plan(found, self._occupied)
             self._iterations += 1
             return self._iterations
 
@@ -424,6 +426,40 @@ class RMSprop(Settings, WeightStore):
             exact=self.sparse_update == "exact",
             decays=self.weight_decay > 0,
         )
+
+    def _parts_as_before(self, pairs: list[Any]) -> list[Part] | None:
+        """Return the gradients, checked, each with what takes its step, where nothing needs a closer look."""
+        plan = self._plan
+        if plan is None or self.check_finite or self._clips_norms or not plan.fits(pairs):
+            return None
+        parts: list[Part] = [] if plan.batch is None else [(plan.batch.gradient, plan.batch)]
+        for k, own in plan.rest:
+            parts.append((as_gradient(pairs[k][0], own.var, own.name, self._occupied), own))
+        return parts
+
+    def _parts(self, grads: list[Any], found: list[Slots]) -> list[Part]:
+        """Return the gradients, checked, each with what takes its step: small variables together, others alone."""
+        refuse_duplicates(found)
+        occupied = self._occupied_with(found)
+        parts: list[Part] = []
+        small: dict[Any, tuple[list[Slots], list[FloatArray]]] = {}
+        for grad, own in zip(grads, found, strict=True):
+            gradient = as_gradient(grad, own.var, own.name, occupied)
+            if self.check_finite:
+                check_finite(gradient, own.var, own.name)
+            if own.small and isinstance(gradient, Dense):
+                # For a norm of its own, each needs a batch of its own.
+                members, values = small.setdefault(own.dtype if self.clipnorm is None else own, ([], []))
+                members.append(own)
+                values.append(gradient.values)
+            else:
+                parts.append((gradient, own))
+        for key, (members, values) in small.items():
+            parts.append(self._batch(key, members).fill(values))
+        return parts
+
+    def _scales(self, parts: list[Part], rates: StepRates) -> list[float]:
+        return norm_scales(parts, rates, clipnorm=self.clipnorm, global_clipnorm=self.global_clipnorm)
 
     def _check_output(self, out: FloatArray, shape: tuple[int, ...], var: FloatArray) -> Occupied:
         """Refuse an ``out`` of another form, and return the memory that it must keep out of."""

@@ -7,7 +7,7 @@ from typing import Any, cast
 import numpy as np
 
 from .hyperparameters import Hyperparameter, LearningRate, check, check_number, evaluate, evaluate_learning_rate
-from .slots import StepRates
+from .rates import StepRates
 
 MODES = ("exact", "lazy")
 CLIPS = ("clipvalue", "clipnorm", "global_clipnorm")
@@ -42,9 +42,11 @@ class Settings:
         self._sparse_update = sparse_update
         self._centered = bool(centered)
         self.check_finite = bool(check_finite)
-        self.epsilon_in_sqrt = None if epsilon_in_sqrt is None else bool(epsilon_in_sqrt)
+        self._epsilon_in_sqrt = None if epsilon_in_sqrt is None else bool(epsilon_in_sqrt)
         self._weight_decay = check_number("weight_decay", weight_decay)
         self._clips: dict[str, float | None] = dict.fromkeys(CLIPS)
+        self._clips_norms = False
+        self._constant_rates: StepRates | None = None
         self.clipvalue = clipvalue
         self.clipnorm = clipnorm
         self.global_clipnorm = global_clipnorm
@@ -64,7 +66,7 @@ class Settings:
 
     @learning_rate.setter
     def learning_rate(self, value: LearningRate) -> None:
-        self._values["learning_rate"] = check("learning_rate", value)
+        self._set("learning_rate", value)
 
     lr = learning_rate
 
@@ -75,7 +77,7 @@ class Settings:
 
     @rho.setter
     def rho(self, value: Hyperparameter) -> None:
-        self._values["rho"] = check("rho", value)
+        self._set("rho", value)
 
     @property
     def momentum(self) -> Hyperparameter:
@@ -90,7 +92,7 @@ class Settings:
                 f"momentum: expected {'a callable or more than 0' if self._has_momentum else '0'}, since the optimizer "
                 f"was made {'with' if self._has_momentum else 'without'} momentum, got {value!r}; make a new optimizer"
             )
-        self._values["momentum"] = checked
+        self._set("momentum", checked)
 
     @property
     def epsilon(self) -> Hyperparameter:
@@ -99,7 +101,7 @@ class Settings:
 
     @epsilon.setter
     def epsilon(self, value: Hyperparameter) -> None:
-        self._values["epsilon"] = check("epsilon", value)
+        self._set("epsilon", value)
 
     @property
     def decay(self) -> Hyperparameter:
@@ -108,7 +110,7 @@ class Settings:
 
     @decay.setter
     def decay(self, value: Hyperparameter) -> None:
-        self._values["decay"] = check("decay", value)
+        self._set("decay", value)
 
     @property
     def clipvalue(self) -> float | None:
@@ -152,6 +154,15 @@ class Settings:
         """The decoupled weight decay; fixed when the optimizer was made."""
         return self._weight_decay
 
+    @property
+    def epsilon_in_sqrt(self) -> bool | None:
+        """Where epsilon stands, or None for what follows from the momentum; fixed when the optimizer was made."""
+        return self._epsilon_in_sqrt
+
+    def _set(self, name: str, value: Any) -> None:
+        self._values[name] = check(name, value)
+        self._constant_rates = None
+
     def _set_clip(self, name: str, value: float | None) -> None:
         clips = self._clips | {name: None if value is None else check_number(name, value)}
         if clips["clipnorm"] is not None and clips["global_clipnorm"] is not None:
@@ -159,22 +170,27 @@ class Settings:
                 f"expected clipnorm or global_clipnorm, got both: {clips['clipnorm']} and {clips['global_clipnorm']}"
             )
         self._clips = clips
+        self._clips_norms = clips["clipnorm"] is not None or clips["global_clipnorm"] is not None
+        self._constant_rates = None
 
     def _rates(self, step: int) -> StepRates:
         """Return the hyperparameters of step ``step``."""
+        if self._constant_rates is not None:
+            return self._constant_rates
         values = self._values
         decay = evaluate("decay", values["decay"])
         learning_rate = evaluate_learning_rate(values["learning_rate"], decay, step)
-        rho = evaluate("rho", values["rho"])
         epsilon = evaluate("epsilon", values["epsilon"])
-        inside = self._has_momentum if self.epsilon_in_sqrt is None else self.epsilon_in_sqrt
-        return StepRates(
+        inside = self._has_momentum if self._epsilon_in_sqrt is None else self._epsilon_in_sqrt
+        rates = StepRates(
             learning_rate=learning_rate,
-            rho=rho,
-            one_minus_rho=1.0 - rho,
+            rho=evaluate("rho", values["rho"]),
             momentum=evaluate("momentum", values["momentum"]),
             epsilon_inside=epsilon if inside else 0.0,
             epsilon_outside=0.0 if inside else epsilon,
-            shrink=1.0 - learning_rate * self.weight_decay,
+            shrink=1.0 - learning_rate * self._weight_decay,
             clipvalue=np.inf if self.clipvalue is None else self.clipvalue,
         )
+        if values["decay"] == 0 and not any(map(callable, values.values())):
+            self._constant_rates = rates
+        return rates

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,30 +11,21 @@ from .gradients import CSR, Dense, Gradient, Rows
 from .history import Arrays, History
 from .kernels.catching_up import flush_rows, gather_catching_up, gather_rows
 from .kernels.csr import step_csr, step_csr_serial
-from .kernels.dense import step_dense, step_dense_serial, step_dense_strided
-from .kernels.rows import step_rows, step_rows_serial
-from .threads import launch_lock, workers_for
+from .kernels.dense import step_dense, step_dense_strided
+from .kernels.rows import step_rows, step_share
+from .rates import StepRates
+from .threads import launch_lock, row_links, row_scratch, workers_for
 from .variables import FloatArray, as_lines, as_table
 
 State: TypeAlias = tuple[FloatArray, FloatArray, FloatArray | None, FloatArray | None]
 Ages: TypeAlias = tuple[NDArray[np.int32], int, int]
+Entries: TypeAlias = tuple[NDArray[np.int64], FloatArray]
 Selection: TypeAlias = slice | NDArray[np.int64]
 
 CLOCK_LIMIT = np.iinfo(np.int32).max - 1
 
-
-class StepRates(NamedTuple):
-    """The hyperparameters of one step, evaluated, in the order of :class:`numba_rmsprop.kernels.rule.Rates`."""
-
-    learning_rate: float
-    rho: float
-    one_minus_rho: float
-    momentum: float
-    epsilon_inside: float
-    epsilon_outside: float
-    shrink: float
-    clipvalue: float
-    scale: float = 1.0
+SMALL_ITEMS = 16_384
+"""Up to this many elements, variables are stepped together in one launch, for a copy of their gradients."""
 
 
 class Slots:
@@ -63,6 +54,9 @@ class Slots:
     ) -> None:
         self.var = var
         self.name = name
+        self.shape = var.shape
+        self.dtype = var.dtype
+        self.small = 0 < var.size <= SMALL_ITEMS and var.flags.c_contiguous
         self.exact = exact
         self.values_fall_behind = exact and (momentum or decays)
         self.rms = _zeros_like(var)
@@ -72,14 +66,17 @@ class Slots:
         self.steps = 0
         self.floor = 0
         self.clocks: NDArray[np.int32] | None = None
+        self._seen: NDArray[np.uint8] | None = None
         self.history = History(var.dtype)
         self._table = self._as_table()
+        self._scratch = row_scratch(0, np.empty((0, 0), var.dtype))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_table"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_table", "_seen")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self._seen = None
         self._table = self._as_table()  # views of the arrays as they were copied or unpickled
 
     @property
@@ -88,9 +85,9 @@ class Slots:
         named = {"rms": self.rms, "momentum": self.momentum, "mg": self.mg}
         return {name: array for name, array in named.items() if array is not None} | self.custom
 
-    def step(self, gradient: Gradient, rates: StepRates) -> None:
-        """Apply one step."""
-        packed = np.array(rates, self.var.dtype)
+    def step(self, gradient: Gradient, rates: StepRates, scale: float) -> None:
+        """Apply one step; ``scale`` is what the clipping of norms leaves of the gradient."""
+        packed = rates.packed(self.dtype, scale)
         with launch_lock:
             if isinstance(gradient, Dense):
                 self._step_dense(gradient, packed)
@@ -105,7 +102,8 @@ class Slots:
             everything = slice(None)
             state, clocks = self._borrow(everything)
             flush_rows(state, (clocks, self.floor, self.steps), self.history.arrays(self.steps))
-            self._give_back(everything, state, clocks)
+            if self._table is None:
+                self._give_back(everything, state, clocks)
             self.floor = self.steps
             self.history.clear()
 
@@ -119,17 +117,26 @@ class Slots:
             state, clocks = self._borrow(rows)
             ages, history = (clocks, self.floor, self.steps), self.history.arrays(self.steps)
             gather_catching_up(workers_for(out.size), places, out, state, ages, history)
-            self._give_back(rows, state, clocks)
+            if self._table is None:
+                self._give_back(rows, state, clocks)
 
-    def marks(self) -> NDArray[np.int32]:
-        """Return the row clocks, which sparse kernels also use to find duplicates."""
+    def row_clocks(self) -> NDArray[np.int32]:
+        """Return the row clocks, made when they are first needed."""
         if self.clocks is None:
             self.clocks = np.zeros(len(self.var), np.int32)
+            self.small = False
         return self.clocks
+
+    def seen(self) -> NDArray[np.uint8]:
+        """Return a bit for each row, all 0, for kernels that look for duplicates."""
+        if self._seen is None:
+            self._seen = np.zeros(len(self.var) // 8 + 1, np.uint8)
+        return self._seen
 
     def restore(self, clocks: NDArray[np.int32] | None, steps: int, floor: int, runs: NDArray[np.float64]) -> None:
         """Take over how far behind the rows of a checkpoint were."""
         self.clocks, self.steps, self.floor = clocks, steps, floor
+        self.small = self.small and clocks is None
         self.history.clear()
         self.history.note_runs(runs)
 
@@ -157,7 +164,7 @@ class Slots:
         Views of everything where there are such views. Only a strided variable of three axes or more has none: then
         copies, which :meth:`_give_back` writes back.
         """
-        table, clocks = self._table, self.marks()
+        table, clocks = self._table, self.row_clocks()
         if table is not None:
             return table, clocks
         var, rms, mg, momentum = (None if array is None else _copy_as_table(array[rows]) for array in self._state)
@@ -166,43 +173,56 @@ class Slots:
         return (var, rms, mg, momentum), clocks[rows]
 
     def _give_back(self, rows: Selection, state: State, clocks: NDArray[np.int32]) -> None:
-        if self._table is not None:
-            return
         for array, copied in zip(self._state, state, strict=True):
             if array is not None and copied is not None:
                 array[rows] = copied.reshape(len(copied), *array.shape[1:])
-        self.marks()[rows] = clocks
+        self.row_clocks()[rows] = clocks
 
     def _step_dense(self, gradient: Dense, rates: FloatArray) -> None:
         self.flush()
-        for var, grad, rms, mg, momentum in as_lines(self.var, gradient.values, self.rms, self.mg, self.momentum):
-            if var is not None and var.ndim == 2:
-                step_dense_strided(var, grad, rms, mg, momentum, rates)
-            elif workers_for(self.var.size) == 1:
-                step_dense_serial(var, grad, rms, mg, momentum, rates)
+        for grad, *state in as_lines(gradient.values, *self._state):
+            assert grad is not None
+            if len(grad) == 1:
+                step_dense(grad, tuple(state), rates)
             else:
-                step_dense(var, grad, rms, mg, momentum, rates)
-        self.steps += 1
-        self.floor = self.steps  # every row is current, whatever its clock says
-        self._rebase_if_due()
+                step_dense_strided(grad, tuple(state), rates)
+        if self.clocks is not None:
+            self.steps += 1
+            self.floor = self.steps  # every row is current, whatever its clock says
+            self._rebase_if_due()
 
     def _step_sparse(self, gradient: Rows | CSR, rates: StepRates, packed: FloatArray) -> None:
         history = self.history.arrays(self.steps) if self.exact else None
+        rows: Selection = slice(None)
         if isinstance(gradient, Rows):
             rows, places = self._reach(gradient.indices)
             state, clocks = self._borrow(rows)
-            _launch_rows(places, gradient.values, state, (clocks, self.floor, self.steps), history, packed)
+            ages = clocks, self.floor, self.steps
+            self._launch_rows((places, gradient.values), state, ages, history, packed)
         else:
-            rows = slice(None)
             state, clocks = self._borrow(rows)
             _launch_csr(gradient, state, (clocks, self.floor, self.steps), history, packed)
-        self._give_back(rows, state, clocks)
+        if self._table is None:
+            self._give_back(rows, state, clocks)
         if self.exact:
             self.history.note(self.steps, rates.rho, rates.momentum, rates.shrink)
         self.steps += 1
         if self.history.full:
             self.flush()
         self._rebase_if_due()
+
+    def _launch_rows(
+        self, entries: Entries, state: State, ages: Ages, history: Arrays | None, rates: FloatArray
+    ) -> None:
+        values = entries[1]
+        workers = workers_for(values.size)
+        links = self.seen(), *row_links(len(values))
+        if len(self._scratch[2]) != workers:
+            self._scratch = row_scratch(workers, values)
+        if workers == 1:
+            step_share(0, 1, entries, state, ages, history, rates, links, self._scratch)
+        else:
+            step_rows(workers, entries, state, ages, history, rates, links, self._scratch)
 
     def _rebase_if_due(self) -> None:
         """Start the clocks anew before they pass what an int32 holds."""
@@ -230,22 +250,6 @@ def copy_rows(var: FloatArray, indices: NDArray[np.int64], out: FloatArray) -> N
         return
     with launch_lock:
         gather_rows(workers_for(out.size), indices, out, table)
-
-
-def row_scratch(workers: int, values: FloatArray) -> tuple[NDArray[np.int32], FloatArray]:
-    """Return ``(links, sums)`` as the kernels in :mod:`numba_rmsprop.kernels.rows` want them."""
-    return np.empty((len(values), 4), np.int32), np.empty((workers, values.shape[1]), values.dtype)
-
-
-def _launch_rows(
-    indices: NDArray[np.int64], values: FloatArray, state: State, ages: Ages, history: Arrays | None, rates: FloatArray
-) -> None:
-    workers = workers_for(values.size)
-    links, sums = row_scratch(workers, values)
-    if workers == 1:
-        step_rows_serial(indices, values, state, ages, history, rates, links, sums)
-    else:
-        step_rows(workers, indices, values, state, ages, history, rates, links, sums)
 
 
 def _launch_csr(gradient: CSR, state: State, ages: Ages, history: Arrays | None, rates: FloatArray) -> None:

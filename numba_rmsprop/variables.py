@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, TypeAlias
 
@@ -39,13 +38,15 @@ def _overlaps_itself(var: FloatArray) -> bool:
     return False
 
 
-@dataclass(frozen=True, slots=True)
 class Label:
     """What messages call something of a variable; put together when a message is, since a dtype's name takes 10 us."""
 
-    what: str
-    name: str
-    var: FloatArray
+    __slots__ = ("name", "var", "what")
+
+    def __init__(self, what: str, name: str, var: FloatArray) -> None:
+        self.what = what
+        self.name = name
+        self.var = var
 
     def __str__(self) -> str:
         return f"{self.what} {describe(self.name, self.var)}"
@@ -84,12 +85,18 @@ class Occupied:
     ----------
     arrays : iterable of ndarray
         The arrays. Between an array's first and last byte, all counts as its own.
+
+    Attributes
+    ----------
+    array : ndarray of int64, shape (2, pieces)
+        Where each piece of memory starts, in order, and the highest end so far.
     """
 
     def __init__(self, arrays: Iterable[NDArray[Any]]) -> None:
         bounds = sorted(_bounds(array) for array in arrays if array.size)
         self._lows = [low for low, _ in bounds]
         self._highest = list(accumulate((high for _, high in bounds), max))
+        self.array = np.array([self._lows, self._highest], np.int64)
 
     def reached_by(self, array: NDArray[Any]) -> bool:
         """Return whether some of the array's memory may be occupied."""
@@ -148,15 +155,15 @@ def as_table(array: FloatArray) -> FloatArray | None:
 
 
 def as_lines(*arrays: FloatArray | None) -> list[tuple[FloatArray | None, ...]]:
-    """Return views of arrays of one shape that together hold each element once, element beside element.
+    """Return views of arrays of one shape, of two axes each, that together hold each element once.
 
-    One tuple of 1-D contiguous views where all arrays have the same memory order, else tuples of 2-D views.
+    One tuple of contiguous views of shape (1, size) where all arrays have the same memory order.
     """
     present = [array for array in arrays if array is not None]
     if all(array.flags.c_contiguous for array in present):
-        return [tuple(None if array is None else array.reshape(-1) for array in arrays)]
+        return [tuple(None if array is None else array.reshape(1, -1) for array in arrays)]
     if all(array.flags.f_contiguous for array in present):
-        return [tuple(None if array is None else array.reshape(-1, order="F") for array in arrays)]
+        return [tuple(None if array is None else array.T.reshape(1, -1) for array in arrays)]
     if present[0].ndim == 1:
         return [tuple(None if array is None else array[:, np.newaxis] for array in arrays)]
     return [

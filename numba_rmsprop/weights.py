@@ -8,11 +8,17 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from .batches import Batch
+from .plans import Plan
 from .slots import Slots
 from .threads import launch_lock
 from .variables import FloatArray, Occupied, as_variable, describe, memory_key, refuse_overlap
 
 Initializer: TypeAlias = str | float | Callable[..., ArrayLike]
+
+
+DERIVED = ("_by_id", "_by_memory", "_occupied", "_batches", "_plan")
+"""What is made anew where an optimizer was copied or unpickled, since it speaks of memory."""
 
 
 class WeightStore:
@@ -29,9 +35,7 @@ class WeightStore:
         self._index()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            name: value for name, value in self.__dict__.items() if name not in ("_by_id", "_by_memory", "_occupied")
-        }
+        return {name: value for name, value in self.__dict__.items() if name not in DERIVED}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -206,13 +210,15 @@ class WeightStore:
         self._by_id = {id(slots.var): slots for slots in self._slots}
         self._by_memory = {memory_key(slots.var): slots for slots in self._slots}
         self._occupied = occupied_by(self._slots)
+        self._batches: dict[Any, Batch] = {}
+        self._plan: Plan | None = None
 
     def _find(self, var: FloatArray) -> Slots | None:
         slots = self._by_id.get(id(var))
         if slots is None or slots.var is not var:
             slots = self._by_memory.get(memory_key(var)) if isinstance(var, np.ndarray) else None
-        if slots is not None and slots.var.shape != slots.rms.shape:
-            raise ValueError(f"{slots.name}: its shape was {slots.rms.shape} and is now {slots.var.shape}")
+        if slots is not None and slots.var.shape != slots.shape:
+            raise ValueError(f"{slots.name}: its shape was {slots.shape} and is now {slots.var.shape}")
         return slots
 
     def _find_or_check(self, var: FloatArray) -> Slots | None:
@@ -225,7 +231,7 @@ class WeightStore:
 
     def _occupied_with(self, found: list[Slots]) -> Occupied:
         """Return the memory of all variables and slots, those included that are not registered yet."""
-        if all(id(slots.var) in self._by_id for slots in found):
+        if all(id(own.var) in self._by_id for own in found):
             return self._occupied
         return occupied_by([*self._slots, *found])
 
@@ -247,6 +253,13 @@ class WeightStore:
                 as_variable(slots.var, slots.name)
             found.append(slots)
         return found
+
+    def _batch(self, key: Any, members: list[Slots]) -> Batch:
+        """Return the batch of these variables, which are registered or will be; the last one of each key is kept."""
+        batch = self._batches.get(key)
+        if batch is None or batch.members != members:
+            batch = self._batches[key] = Batch(members)
+        return batch
 
     def _register(self, found: Iterable[Slots]) -> None:
         new = [slots for slots in found if id(slots.var) not in self._by_id]

@@ -8,20 +8,32 @@ import numpy as np
 from numba import prange
 
 from .gaps import factors_of
-from .jit import Integer, compiled, compiled_parallel
+from .jit import Integer, compiled, compiled_inline, compiled_parallel, inlined
+from .memory import load_var, store_out
 from .prefetch import prefetch_item, prefetch_row
-from .rows import CLOCKS_AHEAD, ROWS_AHEAD, load_caught_up, owner, prefetch_state, store
+from .rows import ROWS_AHEAD, load_element, prefetch_state, store_element
+from .rule import catch_up
+
+CLOCKS_AHEAD = 16
 
 
 @compiled
+def owner(row: Any, workers: Integer) -> Any:
+    """Return which worker owns a row: a hash, since neighbouring rows are often equally hot."""
+    hashed = (np.uint64(row) * np.uint64(0x9E3779B1)) & np.uint64(0xFFFFFFFF)
+    return np.int64((hashed * np.uint64(workers)) >> np.uint64(32))
+
+
+@compiled_inline
 def catch_up_row(row: Integer, state: Any, ages: Any, history: Any) -> None:
     """Bring one row to the state after step ``now - 1``."""
     clocks, floor, now = ages
-    start = max(clocks[row], floor)
+    start = max(np.int64(clocks[row]), floor)
     if start < now:
         factors = factors_of(start, now, history)
         for j in range(state[0].shape[1]):
-            store(state, row, j, load_caught_up(state, row, j, factors))
+            var, rms, mg, momentum = load_element(state, row, j)
+            store_element(state, row, j, catch_up(var, rms, mg, momentum, factors))
         clocks[row] = now
 
 
@@ -32,10 +44,10 @@ def flush_rows(state: Any, ages: Any, history: Any) -> None:
         catch_up_row(np.int64(row), state, ages, history)
 
 
-@compiled
+@inlined
 def _copy_row(source: Any, row: Integer, out: Any, i: Integer) -> None:
     for j in range(source.shape[1]):
-        out[i, j] = source[row, j]
+        store_out(out, i, j, load_var(source, row, j))
 
 
 @compiled
@@ -71,5 +83,5 @@ def gather_rows(workers: Integer, indices: Any, out: Any, var: Any) -> None:
         end = (worker + 1) * indices.size // workers
         for i in range(worker * indices.size // workers, end):
             if i + ROWS_AHEAD < end:
-                prefetch_row(indices[i + ROWS_AHEAD], var)
+                prefetch_row(var, indices[i + ROWS_AHEAD])
             _copy_row(var, indices[i], out, i)

@@ -53,7 +53,7 @@ def step_csr_blocks(
                 prefetch_state(ahead, state)
             if indptr[row] < indptr[row + 1]:
                 add_entries(worker, row, indptr, indices, data, sums)
-                step_row(row, sums, worker, state, max(clocks[row], floor), now, history, named)
+                step_row(row, sums, worker, state, max(np.int64(clocks[row]), floor), now, history, named)
                 clear_entries(worker, row, indptr, indices, sums)
                 clocks[row] = now + 1
 

@@ -1,52 +1,78 @@
-"""One step on every element of a variable."""
+"""One step on every element of a variable, or of many small ones."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from numba import prange
 
 from .jit import Integer, compiled, compiled_parallel
-from .optional import line_of, load_item, store_item
-from .rule import clip, unpack_rates, update
-
-
-@compiled
-def _step_item(i: Integer, var: Any, grad: Any, rms: Any, mg: Any, momentum: Any, rates: Any) -> None:
-    new = update(var[i], clip(grad[i], rates), rms[i], load_item(mg, i), load_item(momentum, i), rates)
-    var[i] = new[0]
-    rms[i] = new[1]
-    store_item(mg, i, new[2])
-    store_item(momentum, i, new[3])
-
-
-@compiled
-def step_dense_serial(var: Any, grad: Any, rms: Any, mg: Any, momentum: Any, rates: Any) -> None:
-    """Step 1-D contiguous arrays on the calling thread: a launch costs more than a small variable."""
-    named = unpack_rates(rates)
-    for i in range(var.size):
-        _step_item(i, var, grad, rms, mg, momentum, named)
+from .memory import line_at
+from .rows import step_element, step_row
+from .rule import unpack_rates
+from .shares import give_none_away, next_share
 
 
 @compiled_parallel
-def step_dense(var: Any, grad: Any, rms: Any, mg: Any, momentum: Any, rates: Any) -> None:
-    """Step 1-D contiguous arrays on all threads.
+def step_dense(grad: Any, state: Any, rates: Any) -> None:
+    """Step contiguous arrays of shape (1, size) on all threads."""
+    for j in prange(grad.shape[1]):
+        step_element(0, j, grad, 0, state, None, unpack_rates(rates))
 
-    The loop over elements is the parallel one, not a loop over blocks: Numba marks the arrays of a parallel body as
-    free of aliases, and without that LLVM gives up vectorising the variants with many arrays (8 times slower).
+
+@compiled_parallel
+def step_dense_strided(grad: Any, state: Any, rates: Any) -> None:
+    """Step arrays of shape (rows, columns) and any strides, a row at a time."""
+    for row in prange(grad.shape[0]):
+        step_row(np.int64(row), grad, np.int64(row), state, np.int64(0), np.int64(0), None, unpack_rates(rates))
+
+
+@compiled
+def _step_variable(k: Integer, addresses: Any, sizes: Any, mg: Any, momentum: Any, rates: Any) -> None:
+    size = sizes[k]
+    grad = line_at(addresses[k, 0], size, rates)
+    state = (
+        line_at(addresses[k, 1], size, rates),
+        line_at(addresses[k, 2], size, rates),
+        line_at(addresses[k, 3], size, mg),
+        line_at(addresses[k, 4], size, momentum),
+    )
+    step_row(np.int64(0), grad, np.int64(0), state, np.int64(0), np.int64(0), None, unpack_rates(rates))
+
+
+@compiled
+def step_many_serial(addresses: Any, sizes: Any, mg: Any, momentum: Any, rates: Any) -> None:
+    """Step many small variables on the calling thread.
+
+    A tuple of arrays would be compiled anew for each length, and a launch for each variable takes longer than its step;
+    so a variable comes as addresses: of its gradient and of each array of its state, int64, shape (variables, 5).
+    ``mg`` and ``momentum`` are None where the variant has none, or else any array of the dtype.
     """
-    for i in prange(var.size):
-        _step_item(i, var, grad, rms, mg, momentum, unpack_rates(rates))
-
-
-@compiled_parallel
-def step_dense_strided(var: Any, grad: Any, rms: Any, mg: Any, momentum: Any, rates: Any) -> None:
-    """Step 2-D arrays of any strides, a row at a time."""
-    for row in prange(var.shape[0]):
-        _step_line(var[row], grad[row], rms[row], line_of(mg, row), line_of(momentum, row), unpack_rates(rates))
+    for k in range(sizes.size):
+        _step_variable(k, addresses, sizes, mg, momentum, rates)
 
 
 @compiled
-def _step_line(var: Any, grad: Any, rms: Any, mg: Any, momentum: Any, rates: Any) -> None:
-    for i in range(var.size):
-        _step_item(i, var, grad, rms, mg, momentum, rates)
+def _step_share(
+    worker: Integer,
+    workers: Integer,
+    addresses: Any,
+    sizes: Any,
+    mg: Any,
+    momentum: Any,
+    rates: Any,
+    counters: Any,
+) -> None:
+    k = next_share(worker, workers, sizes.size, counters)
+    while k >= 0:
+        _step_variable(k, addresses, sizes, mg, momentum, rates)
+        k = next_share(worker, workers, sizes.size, counters)
+
+
+@compiled_parallel
+def step_many(workers: Integer, addresses: Any, sizes: Any, mg: Any, momentum: Any, rates: Any, counters: Any) -> None:
+    """Step many small variables on all threads; ``counters`` as in :func:`next_share`."""
+    give_none_away(counters)
+    for worker in prange(workers):
+        _step_share(np.int64(worker), workers, addresses, sizes, mg, momentum, rates, counters)

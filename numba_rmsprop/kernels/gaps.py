@@ -21,14 +21,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from .jit import Integer, compiled
+import numpy as np
+
+from .jit import Integer, compiled, compiled_inline, inlined
 from .rule import Factors
 
 TABLE_GAPS = 1024
 """Gaps below this are looked up. At 8 KB of float32 the two columns of the default variant stay in the L1 cache."""
 
 
-@compiled
+@compiled_inline
 def then(first: Any, second: Any) -> Factors:
     """Return the factors of ``first`` followed by ``second``."""
     return Factors(
@@ -55,12 +57,12 @@ def repeated(run: Integer, steps: Integer, runs: Any) -> Factors:
     return result
 
 
-@compiled
+@inlined
 def _node(tree: Any, i: Integer) -> Factors:
     return Factors(tree[i, 0], tree[i, 1], tree[i, 2], tree[i, 3])
 
 
-@compiled
+@inlined
 def _set_node(tree: Any, i: Integer, factors: Any) -> None:
     tree[i, 0] = factors.rms
     tree[i, 1] = factors.momentum
@@ -72,7 +74,7 @@ def _set_node(tree: Any, i: Integer, factors: Any) -> None:
 def finish_run(run: Integer, end: Integer, runs: Any, tree: Any) -> None:
     """Enter run ``run``, which ended before step ``end``, into the tree."""
     i = tree.shape[0] // 2 + run
-    _set_node(tree, i, repeated(run, end - int(runs[run, 0]), runs))
+    _set_node(tree, i, repeated(run, end - np.int64(runs[run, 0]), runs))
     i //= 2
     while i > 0:
         _set_node(tree, i, then(_node(tree, 2 * i), _node(tree, 2 * i + 1)))
@@ -80,48 +82,34 @@ def finish_run(run: Integer, end: Integer, runs: Any, tree: Any) -> None:
 
 
 @compiled
-def _whole_runs(first: Integer, end: Integer, tree: Any) -> Factors:
-    """Return the factors of the runs ``first`` to ``end - 1``, which are finished."""
-    left = Factors(1.0, 1.0, 1.0, 0.0)
-    right = Factors(1.0, 1.0, 1.0, 0.0)
-    i = tree.shape[0] // 2 + first
-    j = tree.shape[0] // 2 + end
-    while i < j:
-        if i & 1:
-            left = then(left, _node(tree, i))
-            i += 1
-        if j & 1:
-            j -= 1
-            right = then(_node(tree, j), right)
-        i //= 2
-        j //= 2
-    return then(left, right)
-
-
-@compiled
-def _run_of(step: Integer, runs: Any) -> Integer:
-    low = 0
-    high = runs.shape[0]
-    while high - low > 1:
-        middle = (low + high) // 2
-        if runs[middle, 0] <= step:
-            low = middle
-        else:
-            high = middle
-    return low
-
-
-@compiled
 def factors_between(start: Integer, now: Integer, runs: Any, tree: Any) -> Factors:
     """Return the factors of the steps ``start`` to ``now - 1``, of which the last run is still going on."""
     last = runs.shape[0] - 1
-    if start >= runs[last, 0]:
-        return repeated(last, now - start, runs)
-    run = _run_of(start, runs)
-    head = repeated(run, int(runs[run + 1, 0]) - start, runs)
-    body = _whole_runs(run + 1, last, tree)
-    tail = repeated(last, now - int(runs[last, 0]), runs)
-    return then(then(head, body), tail)
+    run, end = np.int64(0), last + 1
+    while end - run > 1:
+        middle = (run + end) // 2
+        if runs[middle, 0] <= start:
+            run = middle
+        else:
+            end = middle
+    factors = Factors(1.0, 1.0, 1.0, 0.0)
+    step = start
+    while step < now:
+        if run < last and step == runs[run, 0]:
+            # As many whole runs as one node of the tree stands for.
+            i = tree.shape[0] // 2 + run
+            width = 1
+            while i & 1 == 0 and run + 2 * width <= last:
+                i //= 2
+                width *= 2
+            factors = then(factors, _node(tree, i))
+            run += width
+        else:
+            stop = np.int64(runs[run + 1, 0]) if run < last else now
+            factors = then(factors, repeated(run, stop - step, runs))
+            run += 1
+        step = np.int64(runs[run, 0]) if run <= last else now
+    return factors
 
 
 @compiled
@@ -143,7 +131,7 @@ def fill_table(now: Integer, table: Any, runs: Any) -> None:
         factors = then(Factors(runs[run, 1], runs[run, 2], runs[run, 3], runs[run, 2]), factors)
 
 
-@compiled
+@inlined
 def factors_of(start: Integer, now: Integer, history: Any) -> Factors:
     """Return the factors of the steps ``start`` to ``now - 1`` in the variable's dtype."""
     table, runs, tree = history

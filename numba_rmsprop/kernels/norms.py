@@ -13,9 +13,11 @@ import numpy as np
 from numba import prange
 
 from .csr import BLOCK_ROWS, add_entries
+from .duplicates import add_duplicates, mark_duplicates
 from .jit import Integer, compiled, compiled_parallel, compiled_sum
-from .rows import CURRENT, DUPLICATE, NEXT, add_duplicates, chain_duplicates
+from .rows import CHUNK, list_heads
 from .rule import clip, unpack_rates
+from .shares import give_none_away, next_share
 
 
 @compiled_sum
@@ -41,40 +43,58 @@ def line_squares(grads: Any, rates: Any) -> float:
 
 
 @compiled
-def _owned_rows_squares(
+def _rows_squares_chunk(
+    worker: Integer, chunk: Integer, entries: Any, clocks: Any, rates: Any, links: Any, scratch: Any, partial: Any
+) -> None:
+    indices, values = entries
+    _, following, chains = links
+    heads, sums, _ = scratch
+    named = unpack_rates(rates)
+    begin = chunk * CHUNK
+    count = list_heads(worker, begin, min(begin + CHUNK, indices.size), following, heads)
+    total = 0.0
+    for u in range(count):
+        first = np.int64(heads[worker, u])
+        row = indices[first]
+        second = np.int64(-1 - clocks[row])
+        if second < 0:
+            total += _squares(values, first, named)
+        else:
+            add_duplicates(worker, first, second, values, following, sums)
+            total += _squares(sums, worker, named)
+            clocks[row] = chains[second, 1]
+    partial[chunk] = total
+
+
+@compiled
+def _rows_squares_share(
     worker: Integer,
     workers: Integer,
-    indices: Any,
-    values: Any,
-    ages: Any,
+    entries: Any,
+    clocks: Any,
     rates: Any,
     links: Any,
-    sums: Any,
+    scratch: Any,
     partial: Any,
 ) -> None:
-    clocks = ages[0]
-    named = unpack_rates(rates)
-    i = chain_duplicates(worker, workers, indices, ages, links)
-    while i >= 0:
-        if links[i, DUPLICATE] < 0:
-            partial[i] = _squares(values, i, named)
-        else:
-            add_duplicates(worker, i, values, links, sums)
-            partial[i] = _squares(sums, worker, named)
-        clocks[indices[i]] = links[i, CURRENT]
-        i = links[i, NEXT]
+    chunk = next_share(worker, workers, partial.size, scratch[2])
+    while chunk >= 0:
+        _rows_squares_chunk(worker, chunk, entries, clocks, rates, links, scratch, partial)
+        chunk = next_share(worker, workers, partial.size, scratch[2])
 
 
 @compiled_parallel
 def rows_squares(
-    workers: Integer, indices: Any, values: Any, ages: Any, rates: Any, links: Any, sums: Any, partial: Any
+    workers: Integer, entries: Any, clocks: Any, rates: Any, links: Any, scratch: Any, partial: Any
 ) -> None:
-    """Write each touched row's sum of squares into ``partial``, shape (n,), at its first occurrence; 0 is elsewhere.
+    """Write the sums of squares of the rows that come first in every ``CHUNK`` entries into ``partial``.
 
-    The clocks serve as marks and are as before at the end, or at the floor where they lay below it.
+    The grouped arguments are those of :mod:`~numba_rmsprop.kernels.rows`. The clocks are as before at the end.
     """
+    mark_duplicates(entries[0], clocks, links[0], links[1], links[2])
+    give_none_away(scratch[2])
     for worker in prange(workers):
-        _owned_rows_squares(np.int64(worker), workers, indices, values, ages, rates, links, sums, partial)
+        _rows_squares_share(np.int64(worker), workers, entries, clocks, rates, links, scratch, partial)
 
 
 @compiled

@@ -14,22 +14,23 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .jit import Integer, compiled
+from .jit import Integer
 
 CACHE_LINE_BYTES = 64
 
 
-def _emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    array_type = signature.args[0]
-    array = context.make_array(array_type)(context, builder, arguments[0])
-    address = cgutils.get_item_pointer(context, builder, array_type, array, list(arguments[1:]), wraparound=False)
+def _prefetch(builder: Any, address: Any) -> None:
     byte_pointer, i32 = ir.IntType(8).as_pointer(), ir.IntType(32)
     function = cgutils.get_or_insert_function(
         builder.module, ir.FunctionType(ir.VoidType(), [byte_pointer, i32, i32, i32]), "llvm.prefetch.p0"
     )
     for_writing, keep_in_all_caches, data = i32(1), i32(3), i32(1)
-    builder.call(function, [builder.bitcast(address, byte_pointer), for_writing, keep_in_all_caches, data])
-    return context.get_dummy_value()
+    builder.call(function, [address, for_writing, keep_in_all_caches, data])
+
+
+def _address(context: Any, builder: Any, array_type: Any, array: Any, indices: Any) -> Any:
+    item = cgutils.get_item_pointer(context, builder, array_type, array, indices, wraparound=False)
+    return builder.bitcast(item, ir.IntType(8).as_pointer())
 
 
 if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
@@ -37,35 +38,35 @@ if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
     def prefetch_item(array: Any, i: Integer) -> None:
         """Do nothing: there is no processor to talk to from plain Python."""
 
-    def prefetch_element(array: Any, i: Integer, j: Integer) -> None:
+    def prefetch_row(array: Any, row: Integer) -> None:
         """Do nothing: there is no processor to talk to from plain Python."""
-
-    def items_in_line(array: Any) -> Integer:
-        """Return how many elements of the array fill a cache line."""
-        return CACHE_LINE_BYTES // int(array.itemsize)
 
 else:
 
     @intrinsic
     def prefetch_item(typing_context: Any, array: Any, i: Any) -> Any:
         """Prefetch the cache line of ``array[i]``."""
-        return types.void(array, types.intp), _emit
+
+        def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            unpacked = context.make_array(signature.args[0])(context, builder, arguments[0])
+            _prefetch(builder, _address(context, builder, signature.args[0], unpacked, [arguments[1]]))
+            return context.get_dummy_value()
+
+        return types.void(array, types.intp), emit
 
     @intrinsic
-    def prefetch_element(typing_context: Any, array: Any, i: Any, j: Any) -> Any:
-        """Prefetch the cache line of ``array[i, j]``."""
-        return types.void(array, types.intp, types.intp), _emit
+    def prefetch_row(typing_context: Any, array: Any, row: Any) -> Any:
+        """Prefetch every cache line of ``array[row]``; ``None`` stands for an absent array."""
 
-    @intrinsic
-    def items_in_line(typing_context: Any, array: Any) -> Any:
-        """Return how many elements of the array fill a cache line, a constant: a division would cost as much."""
-        items = CACHE_LINE_BYTES * 8 // array.dtype.bitwidth
-        return types.intp(array), lambda context, builder, signature, arguments: ir.Constant(ir.IntType(64), items)
+        def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            if not isinstance(signature.args[0], types.NoneType):
+                unpacked = context.make_array(signature.args[0])(context, builder, arguments[0])
+                columns = cgutils.unpack_tuple(builder, unpacked.shape, 2)[1]
+                zero, line = (ir.Constant(columns.type, number) for number in (0, CACHE_LINE_BYTES))
+                start = _address(context, builder, signature.args[0], unpacked, [arguments[1], zero])
+                size = builder.mul(columns, unpacked.itemsize)
+                with cgutils.for_range_slice(builder, zero, size, line) as (offset, _):
+                    _prefetch(builder, builder.gep(start, [offset]))
+            return context.get_dummy_value()
 
-
-@compiled
-def prefetch_row(row: Integer, array: Any) -> None:
-    """Prefetch every cache line of ``array[row]``; ``None`` stands for an absent array."""
-    if array is not None:
-        for j in range(0, array.shape[1], items_in_line(array)):
-            prefetch_element(array, row, j)
+        return types.void(array, types.intp), emit

@@ -1,10 +1,8 @@
-"""One step on the rows that an indexed gradient touches, and the catching up of rows.
+"""One step on the rows that an indexed gradient touches.
 
-Each worker owns the rows that hash to it and alone reads and writes them, so that no atomics are needed and a row's
-arithmetic is the same at any number of threads. It goes over the indices twice: first to chain the duplicates of a
-row together, in the order in which they came, then to step each row once with their sum. The marks of the first pass
-are kept in the row clocks, which the step must read anyway: a clock of ``-1 - i`` says that the row's first
-occurrence is at position ``i``.
+First the duplicates are chained (:mod:`~numba_rmsprop.kernels.duplicates`). Then the workers go over the entries in
+chunks, and step each row at its first entry, with the sum of all of them. So a row belongs to one worker, no atomics
+are needed on it, and its arithmetic is the same at any number of threads; and the gradient is read in order.
 
 Integers are cast to int64 where one function calls another: Numba compiles a function anew for a literal, an int32
 or the unsigned index of a ``prange``, and each of these takes a second.
@@ -18,11 +16,13 @@ ages
     Clocks are relative to the variable's own first step, and >= 0 between launches.
 history
     See :mod:`numba_rmsprop.kernels.gaps`; None in lazy mode, in which nothing is caught up.
+entries
+    ``(indices, values)``: int64, shape (n,), and (n, columns).
 links
-    int32, shape (n, 4), scratch: for a position, its row's next duplicate, its row's last duplicate so far, the step
-    after which its row is current, and the next position that is the first of its row. -1 ends a chain.
-sums
-    Shape (workers, columns), scratch: where the duplicates of a row are added up.
+    ``(seen, following, chains)``, see :mod:`numba_rmsprop.kernels.duplicates`.
+scratch
+    ``(heads, sums, counters)``: int32, shape (workers, CHUNK), for the positions of a chunk's rows; (workers, columns),
+    for the sum of a row's entries; int64, shape (workers, 8), see :mod:`~numba_rmsprop.kernels.shares`.
 """
 
 from __future__ import annotations
@@ -32,167 +32,168 @@ from typing import Any
 import numpy as np
 from numba import prange
 
+from .duplicates import add_duplicates, mark_duplicates, unsigned
 from .gaps import factors_of
-from .jit import Integer, compiled, compiled_parallel
-from .optional import load_element, store_element
+from .jit import Integer, compiled, compiled_inline, compiled_parallel, inlined
+from .memory import (
+    load_grad,
+    load_mg,
+    load_momentum,
+    load_rms,
+    load_var,
+    store_mg,
+    store_momentum,
+    store_rms,
+    store_var,
+)
 from .prefetch import prefetch_item, prefetch_row
 from .rule import catch_up, clip, unpack_rates, update
+from .shares import give_none_away, next_share
 
-DUPLICATE, LAST, CURRENT, NEXT = 0, 1, 2, 3
-
-CLOCKS_AHEAD = 16
 ROWS_AHEAD = 6
 """How many rows ahead to prefetch: enough to cover a miss, few enough that none is evicted before its use."""
 
-
-@compiled
-def owner(row: Any, workers: Integer) -> Any:
-    """Return which worker owns a row: a hash, since neighbouring rows are often equally hot."""
-    hashed = (np.uint64(row) * np.uint64(0x9E3779B1)) & np.uint64(0xFFFFFFFF)
-    return np.int64((hashed * np.uint64(workers)) >> np.uint64(32))
+CHUNK = 256
+"""Entries that a worker claims at a time: at most this many, and fewer of a small gradient, so that all get some."""
 
 
-@compiled
+@inlined
 def prefetch_state(row: Integer, state: Any) -> None:
     """Prefetch one row of every array of the state."""
     var, rms, mg, momentum = state
-    prefetch_row(row, var)
-    prefetch_row(row, rms)
-    prefetch_row(row, mg)
-    prefetch_row(row, momentum)
+    prefetch_row(var, row)
+    prefetch_row(rms, row)
+    prefetch_row(mg, row)
+    prefetch_row(momentum, row)
 
 
-@compiled
+@inlined
+def load_element(state: Any, row: Integer, j: Integer) -> Any:
+    """Return one element's ``(var, rms, mg, momentum)``."""
+    var, rms, mg, momentum = state
+    return load_var(var, row, j), load_rms(rms, row, j), load_mg(mg, row, j), load_momentum(momentum, row, j)
+
+
+@inlined
+def store_element(state: Any, row: Integer, j: Integer, new: Any) -> None:
+    """Write one element's ``(var, rms, mg, momentum)``."""
+    var, rms, mg, momentum = state
+    store_var(var, row, j, new[0])
+    store_rms(rms, row, j, new[1])
+    store_mg(mg, row, j, new[2])
+    store_momentum(momentum, row, j, new[3])
+
+
+@compiled_inline
+def step_element(row: Integer, j: Integer, grads: Any, i: Integer, state: Any, factors: Any, rates: Any) -> None:
+    """Catch up one element, unless ``factors`` is None, and step it with ``grads[i, j]``."""
+    var, rms, mg, momentum = load_element(state, row, j)
+    grad = clip(load_grad(grads, i, j), rates)
+    if factors is None:
+        new = update(var, grad, rms, mg, momentum, rates)
+    else:
+        var, rms, mg, momentum = catch_up(var, rms, mg, momentum, factors)
+        new = update(var, grad, rms, mg, momentum, rates)
+    store_element(state, row, j, new)
+
+
+@compiled_inline
 def step_row(
     row: Integer, grads: Any, i: Integer, state: Any, start: Integer, now: Integer, history: Any, rates: Any
 ) -> None:
-    """Catch up one row from step ``start`` and step it with the gradient ``grads[i]``."""
+    """Catch up one row from step ``start``, unless ``history`` is None, and step it with the gradient ``grads[i]``."""
     factors = None if history is None else factors_of(start, now, history)
     for j in range(grads.shape[1]):
-        var, rms, mg, momentum = load_caught_up(state, row, j, factors)
-        store(state, row, j, update(var, clip(grads[i, j], rates), rms, mg, momentum, rates))
+        step_element(row, j, grads, i, state, factors, rates)
 
 
-@compiled
-def load_caught_up(state: Any, row: Integer, j: Integer, factors: Any) -> Any:
-    """Return one element's ``(var, rms, mg, momentum)``, caught up unless ``factors`` is None."""
-    var, rms, mg, momentum = state
-    element = var[row, j], rms[row, j], load_element(mg, row, j), load_element(momentum, row, j)
-    if factors is None:
-        return element
-    return catch_up(element[0], element[1], element[2], element[3], factors)
+@inlined
+def list_heads(worker: Integer, begin: Integer, end: Integer, following: Any, heads: Any) -> Integer:
+    """Write the entries that are the first of their row into ``heads[worker]``; return how many there are."""
+    count = np.int64(0)
+    for i in range(begin, end):
+        heads[unsigned(worker), unsigned(count)] = i
+        count += following[unsigned(i)] >= 0
+    return count
 
 
-@compiled
-def store(state: Any, row: Integer, j: Integer, new: Any) -> None:
-    """Write one element's ``(var, rms, mg, momentum)``."""
-    var, rms, mg, momentum = state
-    var[row, j] = new[0]
-    rms[row, j] = new[1]
-    store_element(mg, row, j, new[2])
-    store_element(momentum, row, j, new[3])
-
-
-@compiled
-def chain_duplicates(worker: Integer, workers: Integer, indices: Any, ages: Any, links: Any) -> Integer:
-    """Mark and chain the positions of the worker's rows; return the first position that is the first of its row."""
-    clocks, floor, _ = ages
-    first: Integer = np.int64(-1)
-    latest: Integer = np.int64(-1)
-    for i in range(indices.size):
-        if i + CLOCKS_AHEAD < indices.size:
-            prefetch_item(clocks, indices[i + CLOCKS_AHEAD])
-        row = indices[i]
-        if workers > 1 and owner(row, workers) != worker:
-            continue
-        clock = clocks[row]
-        links[i, DUPLICATE] = -1
-        if clock >= 0:
-            clocks[row] = -1 - i
-            links[i, LAST] = i
-            links[i, CURRENT] = max(clock, floor)
-            links[i, NEXT] = -1
-            if latest < 0:
-                first = i
-            else:
-                links[latest, NEXT] = i
-            latest = i
-        else:
-            head = np.int64(-1 - clock)
-            links[links[head, LAST], DUPLICATE] = i
-            links[head, LAST] = i
-    return first
-
-
-@compiled
-def add_duplicates(worker: Integer, i: Integer, values: Any, links: Any, sums: Any) -> None:
-    """Add up, in ``sums[worker]``, the values of the row that occurs first at position ``i``, in order."""
-    for j in range(values.shape[1]):
-        sums[worker, j] = values[i, j]
-    i = links[i, DUPLICATE]
-    while i >= 0:
-        for j in range(values.shape[1]):
-            sums[worker, j] += values[i, j]
-        i = links[i, DUPLICATE]
-
-
-@compiled
-def step_owned_rows(
+@inlined
+def _step_chunk(
     worker: Integer,
-    workers: Integer,
-    indices: Any,
-    values: Any,
+    begin: Integer,
+    end: Integer,
+    entries: Any,
     state: Any,
     ages: Any,
     history: Any,
     rates: Any,
     links: Any,
-    sums: Any,
+    scratch: Any,
 ) -> None:
-    """Step the rows that one worker owns."""
-    clocks, _, now = ages
+    indices, values = entries
+    clocks, floor, now = ages
+    _, following, chains = links
+    heads, sums, _ = scratch
     named = unpack_rates(rates)
-    i = chain_duplicates(worker, workers, indices, ages, links)
-    ahead = i
-    for _ in range(ROWS_AHEAD):
-        if ahead >= 0:
-            prefetch_state(indices[ahead], state)
-            ahead = links[ahead, NEXT]
-    while i >= 0:
-        if ahead >= 0:
-            prefetch_state(indices[ahead], state)
-            ahead = links[ahead, NEXT]
-        row = indices[i]
-        grads, source = values, i
-        if links[i, DUPLICATE] >= 0:
-            add_duplicates(worker, i, values, links, sums)
-            grads, source = sums, worker
-        step_row(row, grads, source, state, np.int64(links[i, CURRENT]), now, history, named)
+    count = list_heads(worker, begin, end, following, heads)
+    for u in range(-ROWS_AHEAD, count):
+        if u + ROWS_AHEAD < count:
+            ahead = indices[unsigned(heads[unsigned(worker), unsigned(u + ROWS_AHEAD)])]
+            prefetch_item(clocks, ahead)
+            prefetch_state(ahead, state)
+        if u < 0:
+            continue
+        i = unsigned(heads[unsigned(worker), unsigned(u)])
+        row = unsigned(indices[i])
+        clock: Integer = np.int64(clocks[row])
+        grads, source = values, np.int64(i)
+        if clock < 0:
+            second = unsigned(-1 - clock)
+            add_duplicates(worker, np.int64(i), np.int64(second), values, following, sums)
+            grads, source = sums, np.int64(worker)
+            clock = np.int64(chains[second, 1])
+        step_row(np.int64(row), grads, source, state, max(clock, floor), now, history, named)
         clocks[row] = now + 1
-        i = links[i, NEXT]
+
+
+@inlined
+def chunk_of(n: Integer, workers: Integer) -> Integer:
+    """Return how many entries to claim at a time."""
+    return min(max(n // (8 * workers), 16), CHUNK)
 
 
 @compiled
-def step_rows_serial(
-    indices: Any, values: Any, state: Any, ages: Any, history: Any, rates: Any, links: Any, sums: Any
+def step_share(
+    worker: Integer,
+    workers: Integer,
+    entries: Any,
+    state: Any,
+    ages: Any,
+    history: Any,
+    rates: Any,
+    links: Any,
+    scratch: Any,
 ) -> None:
-    """Step the touched rows on the calling thread: a launch costs more than a few rows."""
-    step_owned_rows(np.int64(0), np.int64(1), indices, values, state, ages, history, rates, links, sums)
+    """Step the chunks that one worker takes: all of them, marked first, if it is alone."""
+    if workers == 1:
+        mark_duplicates(entries[0], ages[0], links[0], links[1], links[2])
+        give_none_away(scratch[2])
+    n = entries[0].size
+    size = chunk_of(n, workers)
+    chunks = -(-n // size)
+    chunk = next_share(worker, workers, chunks, scratch[2])
+    while chunk >= 0:
+        begin = chunk * size
+        _step_chunk(worker, begin, min(begin + size, n), entries, state, ages, history, rates, links, scratch)
+        chunk = next_share(worker, workers, chunks, scratch[2])
 
 
 @compiled_parallel
 def step_rows(
-    workers: Integer, indices: Any, values: Any, state: Any, ages: Any, history: Any, rates: Any, links: Any, sums: Any
+    workers: Integer, entries: Any, state: Any, ages: Any, history: Any, rates: Any, links: Any, scratch: Any
 ) -> None:
-    """Step the touched rows; ``indices`` is int64, shape (n,), and ``values`` (n, columns)."""
+    """Step the touched rows on all threads."""
+    mark_duplicates(entries[0], ages[0], links[0], links[1], links[2])
+    give_none_away(scratch[2])
     for worker in prange(workers):
-        step_owned_rows(np.int64(worker), workers, indices, values, state, ages, history, rates, links, sums)
-
-
-@compiled
-def any_outside(indices: Any, rows: Integer) -> bool:
-    """Return whether an index lies outside [0, rows); without an early exit, so that LLVM vectorises it."""
-    outside = 0
-    for i in range(indices.size):
-        outside |= (indices[i] < 0) | (indices[i] >= rows)
-    return outside != 0
+        step_share(np.int64(worker), workers, entries, state, ages, history, rates, links, scratch)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .jit import compiled
+from .jit import compiled_inline, inlined
 
 
 class Rates(NamedTuple):
@@ -52,13 +52,13 @@ class Factors(NamedTuple):
     """The share of the old momentum that the value has lost."""
 
 
-@compiled
+@inlined
 def unpack_rates(rates: Any) -> Rates:
     """Name the entries of the array that came with the launch."""
     return Rates(rates[0], rates[1], rates[2], rates[3], rates[4], rates[5], rates[6], rates[7], rates[8])
 
 
-@compiled
+@inlined
 def clip(grad: Any, rates: Any) -> Any:
     """Clip by value, then by norm. NaN fails both comparisons and passes through."""
     if grad > rates.clipvalue:
@@ -68,7 +68,7 @@ def clip(grad: Any, rates: Any) -> Any:
     return grad * rates.scale
 
 
-@compiled
+@compiled_inline
 def update(var: Any, grad: Any, rms: Any, mg: Any, momentum: Any, rates: Any) -> Any:
     """Return ``(var, rms, mg, momentum)`` after one step with the clipped gradient ``grad``."""
     rms = rates.rho * rms + rates.one_minus_rho * grad * grad
@@ -90,7 +90,7 @@ def update(var: Any, grad: Any, rms: Any, mg: Any, momentum: Any, rates: Any) ->
     return var * rates.shrink - step, rms, new_mg, new_momentum
 
 
-@compiled
+@compiled_inline
 def catch_up(var: Any, rms: Any, mg: Any, momentum: Any, factors: Any) -> Any:
     """Return ``(var, rms, mg, momentum)`` after the steps with gradient 0 that ``factors`` stands for."""
     rms = rms * factors.rms
