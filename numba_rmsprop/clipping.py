@@ -14,15 +14,12 @@ import numpy as np
 from .batches import Batch, Part
 from .gradients import CSR, Dense, Gradient, Rows
 from .kernels.csr import BLOCK_ROWS
-from .kernels.norms import csr_squares, dense_squares, line_squares, rows_squares
+from .kernels.norms import BLOCK_LINES, TERMS, csr_squares, dense_squares, line_squares, rows_squares
 from .kernels.rows import CHUNK
 from .rates import StepRates
 from .slots import Slots
 from .threads import launch_lock, row_links, row_scratch, workers_for
 from .variables import FloatArray
-
-BLOCK_ITEMS = 8192
-"""Elements of a dense gradient to one partial sum."""
 
 
 def norm_scales(
@@ -73,11 +70,11 @@ def _rows(gradient: Rows, slots: Slots, rates: FloatArray) -> float:
 
 def _dense(values: FloatArray, rates: FloatArray) -> float:
     flat = values.reshape(-1, order="A")
-    whole = flat.size // BLOCK_ITEMS
-    partial = np.empty(whole)
-    if whole:
-        dense_squares(flat[: whole * BLOCK_ITEMS].reshape(whole, BLOCK_ITEMS), rates, partial)
-    return float(np.sum(partial)) + line_squares(flat[np.newaxis, whole * BLOCK_ITEMS :], rates)
+    lines = flat.size // TERMS
+    partial = np.empty(-(-lines // BLOCK_LINES))
+    if lines:
+        dense_squares(flat[: lines * TERMS].reshape(lines, TERMS), rates, partial)
+    return float(np.sum(partial)) + line_squares(flat[np.newaxis, lines * TERMS :], rates)
 
 
 def _csr(gradient: CSR, columns: int, rates: FloatArray) -> float:

@@ -11,7 +11,7 @@ from .gradients import CSR, Dense, Gradient, Rows
 from .history import Arrays, History
 from .kernels.catching_up import flush_rows, gather_catching_up, gather_rows
 from .kernels.csr import step_csr, step_csr_serial
-from .kernels.dense import step_dense, step_dense_strided
+from .kernels.dense import step_dense
 from .kernels.rows import step_rows, step_share
 from .rates import StepRates
 from .threads import launch_lock, row_links, row_scratch, workers_for
@@ -182,10 +182,8 @@ class Slots:
         self.flush()
         for grad, *state in as_lines(gradient.values, *self._state):
             assert grad is not None
-            if len(grad) == 1:
+            if grad.size:
                 step_dense(grad, tuple(state), rates)
-            else:
-                step_dense_strided(grad, tuple(state), rates)
         if self.clocks is not None:
             self.steps += 1
             self.floor = self.steps  # every row is current, whatever its clock says

@@ -154,16 +154,23 @@ def as_table(array: FloatArray) -> FloatArray | None:
         return None
 
 
-def as_lines(*arrays: FloatArray | None) -> list[tuple[FloatArray | None, ...]]:
-    """Return views of arrays of one shape, of two axes each, that together hold each element once.
+LINE_ITEMS = 64
 
-    One tuple of contiguous views of shape (1, size) where all arrays have the same memory order.
+
+def as_lines(*arrays: FloatArray | None) -> list[tuple[FloatArray | None, ...]]:
+    """Return views of arrays of one shape, of shape (lines, columns) each, that together hold each element once.
+
+    Where all arrays are contiguous in the same order, the lines are of ``LINE_ITEMS`` elements.
     """
     present = [array for array in arrays if array is not None]
-    if all(array.flags.c_contiguous for array in present):
-        return [tuple(None if array is None else array.reshape(1, -1) for array in arrays)]
-    if all(array.flags.f_contiguous for array in present):
-        return [tuple(None if array is None else array.T.reshape(1, -1) for array in arrays)]
+    for turn in (lambda array: array, np.transpose):
+        if all(turn(array).flags.c_contiguous for array in present):
+            flat = [None if array is None else turn(array).reshape(-1) for array in arrays]
+            whole = present[0].size // LINE_ITEMS * LINE_ITEMS
+            return [
+                tuple(None if array is None else array[:whole].reshape(-1, LINE_ITEMS) for array in flat),
+                tuple(None if array is None else array[np.newaxis, whole:] for array in flat),
+            ]
     if present[0].ndim == 1:
         return [tuple(None if array is None else array[:, np.newaxis] for array in arrays)]
     return [

@@ -9,23 +9,34 @@ from numba import prange
 
 from .jit import Integer, compiled, compiled_parallel
 from .memory import line_at
-from .rows import step_element, step_row
+from .prefetch import prefetch_row
+from .rows import prefetch_state, step_row
 from .rule import unpack_rates
 from .shares import give_none_away, next_share
+
+BLOCK_LINES = 64
+"""Lines that a worker takes at a time."""
+
+LINES_AHEAD = 8
+"""How many lines ahead to prefetch. Without, 20 million elements took 14.0 ms, and only streaming them 11.9 ms."""
+
+
+@compiled
+def _step_lines(begin: Integer, end: Integer, grad: Any, state: Any, rates: Any) -> None:
+    named = unpack_rates(rates)
+    for line in range(begin, end):
+        prefetch_row(grad, line + LINES_AHEAD)
+        prefetch_state(line + LINES_AHEAD, state)
+        step_row(np.int64(line), grad, np.int64(line), state, np.int64(0), np.int64(0), None, named)
 
 
 @compiled_parallel
 def step_dense(grad: Any, state: Any, rates: Any) -> None:
-    """Step contiguous arrays of shape (1, size) on all threads."""
-    for j in prange(grad.shape[1]):
-        step_element(0, j, grad, 0, state, None, unpack_rates(rates))
-
-
-@compiled_parallel
-def step_dense_strided(grad: Any, state: Any, rates: Any) -> None:
-    """Step arrays of shape (rows, columns) and any strides, a row at a time."""
-    for row in prange(grad.shape[0]):
-        step_row(np.int64(row), grad, np.int64(row), state, np.int64(0), np.int64(0), None, unpack_rates(rates))
+    """Step arrays of shape (lines, columns), of any strides, on all threads."""
+    lines = grad.shape[0]
+    for block in prange(-(-lines // BLOCK_LINES)):
+        begin = np.int64(block) * BLOCK_LINES
+        _step_lines(begin, min(begin + BLOCK_LINES, lines), grad, state, rates)
 
 
 @compiled

@@ -40,11 +40,11 @@ def compiled_parallel(function: Function) -> Function:
 
 
 def compiled_sum(function: Function) -> Function:
-    """Compile a serial function whose sums LLVM may take in any order, and so vectorise.
+    """Compile, to be inlined, a serial function whose sums LLVM may take in any order, and so vectorise.
 
     The order is then the compiler's, but it is the same at every call with as many terms.
     """
-    return _compile(function, parallel=False, fastmath={"reassoc"})
+    return _compile(function, parallel=False, fastmath={"reassoc"}, forceinline=True)
 
 
 def _compile(

@@ -1,0 +1,236 @@
+"""How our steps compare with the peers', and with what the machine allows: medians of interleaved runs.
+
+make bench          ours and the limits
+make bench-peers    the peers too
+
+The libraries of a case take turns, a block of a few calls each, so that the caches are as warm as in a training loop
+and a slow spell of the machine falls on all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib.metadata
+import json
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+from benchmarks import first_use, steps
+from benchmarks.steps import DENSE, LIMIT, NUMPY, NUMPY_CLIP, OURS, ROWS, Step
+from tqdm import tqdm
+
+HERE = Path(__file__).parent
+PACKAGES = ("numba", "numpy", "torch", "jax", "optax", "tensorflow_cpu", "tf_keras", "fbgemm_gpu-cpu")
+BLOCK = 3
+BLOCK_SECONDS = 0.02
+WITH_LIMIT = (OURS, LIMIT)
+
+
+@dataclass
+class Case:
+    """What is compared: a name, and for each label a function that makes a step. Ratios are to the first label."""
+
+    name: str
+    makers: dict[str, Callable[[], Step]]
+
+
+@dataclass
+class Result:
+    """A case's medians in microseconds."""
+
+    name: str
+    microseconds: dict[str, float]
+
+
+def cases(large: bool) -> list[Case]:
+    """Return every case."""
+    found = [
+        *(dense_case(f"dense, {n:,}", [n], DENSE) for n in (10, 1000, 1_000_000, 20_000_000)),
+        dense_case("dense, 100 variables of 1,000", [1000] * 100, tuple(name for name in DENSE if name != LIMIT)),
+        Case("dense, 20,000,000, clipped", {label: clipped_dense(norm) for label, norm in CLIPS.items()}),
+    ]
+    for columns in (64, 16):
+        for entries, rows in ((4096, 100_000), (4096, 1_000_000), (65_536, 1_000_000), (500_000, 5_000_000)):
+            indices = steps.unique(entries, rows)
+            found.append(rows_case(f"rows, {entries:,} of {rows:,} x {columns}", (rows, columns), indices, WITH_LIMIT))
+    peers = tuple(name for name in ROWS if name != LIMIT)
+    for entries in (4096, 65_536):
+        indices = steps.zipf(entries, 1_000_000)
+        found.append(rows_case(f"rows, {entries:,} Zipf of 1,000,000 x 64", (1_000_000, 64), indices, peers))
+        for columns in (64,):
+            found.append(gather_case(entries, columns))
+    found.append(Case("rows, 65,536 of 1,000,000 x 64, clipped", {k: clipped_rows(v) for k, v in CLIPS.items()}))
+    found.append(hot_case(65_536))
+    found.append(threads_case())
+    growth = (100_000, 1_000_000, 10_000_000, *([100_000_000] if large else []))
+    found.append(Case("growth, 4,096 new rows of 16", {f"{rows:,} rows": growing(rows) for rows in growth}))
+    return found
+
+
+CLIPS = {OURS: None, "global_clipnorm": 1.0}
+
+
+def dense_case(name: str, sizes: list[int], libraries: tuple[str, ...]) -> Case:
+    """Return a case of dense steps."""
+    return Case(name, {library: lambda library=library: steps.dense(library, sizes) for library in libraries})
+
+
+def rows_case(name: str, shape: tuple[int, int], indices: Any, libraries: tuple[str, ...]) -> Case:
+    """Return a case of sparse steps."""
+    return Case(name, {library: lambda library=library: steps.rows(library, shape, indices) for library in libraries})
+
+
+def gather_case(entries: int, columns: int) -> Case:
+    """Return a case of rows that are only read."""
+    indices = steps.unique(entries, 1_000_000)
+    makers = {
+        library: lambda library=library: steps.gather(library, (1_000_000, columns), indices)
+        for library in (OURS, NUMPY, NUMPY_CLIP)
+    }
+    return Case(f"gather, {entries:,} of 1,000,000 x {columns}", makers)
+
+
+def clipped_dense(norm: float | None) -> Callable[[], Step]:
+    """Return a maker of dense steps with a global norm."""
+    return lambda: steps.dense(OURS, [20_000_000], global_clipnorm=norm)
+
+
+def clipped_rows(norm: float | None) -> Callable[[], Step]:
+    """Return a maker of sparse steps with a global norm."""
+    indices = steps.unique(65_536, 1_000_000)
+    return lambda: steps.rows(OURS, (1_000_000, 64), indices, global_clipnorm=norm)
+
+
+def hot_case(entries: int) -> Case:
+    """Return a case of uniform indices, beside indices of which half are one row."""
+    uniform = np.random.default_rng(0).integers(0, 1_000_000, entries)
+    hot = np.where(np.arange(entries) % 2 == 0, 7, uniform)
+    makers = {
+        "uniform": lambda: steps.rows(OURS, (1_000_000, 64), uniform),
+        "half one row": lambda: steps.rows(OURS, (1_000_000, 64), hot),
+    }
+    return Case(f"hot row, {entries:,} entries", makers)
+
+
+def threads_case() -> Case:
+    """Return a case of all threads, beside one, on rows that lie in cache."""
+    indices = steps.unique(4096, 10_000)
+
+    def on(count: int) -> Step:
+        step = steps.rows(OURS, (10_000, 64), indices)
+
+        def limited() -> None:
+            numba.set_num_threads(count)
+            step()
+            numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
+
+        return limited
+
+    every = numba.get_num_threads()
+    return Case("threads, 4,096 of 10,000 x 64", {f"{count} threads": lambda c=count: on(c) for count in (every, 1)})
+
+
+def growing(rows: int) -> Callable[[], Step]:
+    """Return a maker of steps on rows that are new each time."""
+    return lambda: steps.fresh_rows((rows, 16), 4096)
+
+
+def measure(case: Case, rounds: int) -> Result:
+    """Return the medians of a case, its libraries in turn."""
+    made: dict[str, Step] = {}
+    for label, maker in case.makers.items():
+        try:
+            made[label] = maker()
+            made[label]()
+        except NotImplementedError as error:
+            tqdm.write(f"{case.name}: no {label} ({error})")
+    calls = {label: max(BLOCK, min(100, int(BLOCK_SECONDS / seconds(step, 3)))) for label, step in made.items()}
+    times: dict[str, list[float]] = {label: [] for label in made}
+    for _ in range(rounds):
+        for label, step in made.items():
+            step()  # what the others have left in the caches is not its own
+            times[label].append(seconds(step, calls[label]))
+    return Result(case.name, {label: 1e6 * float(np.median(taken)) for label, taken in times.items()})
+
+
+def seconds(step: Step, calls: int) -> float:
+    """Return the mean time of a call in a block."""
+    started = time.perf_counter()
+    for _ in range(calls):
+        step()
+    return (time.perf_counter() - started) / calls
+
+
+def show(result: Result) -> str:
+    """Return a case as lines of a table."""
+    baseline = next(iter(result.microseconds.values()))
+    lines = [
+        f"| {result.name if k == 0 else ''} | {label} | {taken:,.1f} | {taken / baseline:.2f} |"
+        for k, (label, taken) in enumerate(result.microseconds.items())
+    ]
+    return "\n".join(lines)
+
+
+def machine() -> dict[str, Any]:
+    """Return what the numbers depend on."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "processor": processor(),
+        "threads": numba.get_num_threads(),
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+def processor() -> str:
+    """Return the processor's name as far as the system tells it."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def main() -> None:
+    """Measure, print the table, and save it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15, help="blocks of each library")
+    parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument(
+        "--large", action="store_true", help="also a table of 100,000,000 rows, of 14 GB with its state"
+    )
+    parser.add_argument("--first-use", action="store_true", help="also how long the first step of a process takes")
+    parser.add_argument("--out", type=Path, default=HERE / "ratios.json", help="where to save the run")
+    options = parser.parse_args()
+    chosen = [case for case in cases(options.large) if options.only in case.name]
+    results = []
+    print("| case | library | us | ratio |\n|---|---|---|---|")
+    for case in tqdm(chosen, unit="case"):
+        results.append(measure(case, options.rounds))
+        tqdm.write(show(results[-1]))
+        # A saved run is whole after each case: one that is interrupted keeps what it has.
+        run = {"machine": machine(), "results": [asdict(result) for result in results]}
+        options.out.write_text(json.dumps(run, indent=1) + "\n", encoding="utf8")
+        gc.collect()
+    if options.first_use:
+        for entries in (2, 4096):
+            case_name = f"first sparse step, {entries:,} rows"
+            print(f"{case_name}: {first_use.FirstStep().track_cold(entries):.2f} s, nothing compiled yet; ", end="")
+            print(f"{first_use.FirstStep().track_cached(entries):.2f} s from Numba's cache")
+
+
+if __name__ == "__main__":
+    main()
