@@ -1,15 +1,24 @@
 # Everything from a bare machine with Python 3.11 or newer: each target makes .venv and installs what it needs.
 PYTHON ?= python3
 BIN := .venv/bin
+# Where torch for CPUs alone comes from; on Linux, PyPI's brings CUDA along.
+TORCH_INDEX ?=
 PYTEST := $(BIN)/python -m pytest -n 2
 
-.PHONY: demo compare test lint clean
+.PHONY: demo compare bench bench-peers test lint clean
 
 demo: .venv/with-examples  ## train word vectors on the documentation of NumPy and SciPy
 	$(BIN)/python examples/word_vectors.py --out demo
 
 compare: .venv/with-bench  ## the same, beside gensim's Word2Vec
 	$(BIN)/python examples/word_vectors.py --out demo --compare
+
+bench: .venv/with-bench  ## ratios to what the machine allows, some minutes
+	$(BIN)/python asv_benchmarks/ratios.py --first-use --out asv_benchmarks/bench.json
+
+bench-peers: .venv-peers/installed  ## the same beside torch, TensorFlow, optax and FBGEMM
+	.venv-peers/bin/python asv_benchmarks/ratios.py --out asv_benchmarks/bench-peers.json
+	.venv-peers/bin/python asv_benchmarks/chart.py asv_benchmarks/bench-peers.json asv_benchmarks/bench-peers.png
 
 test: .venv/with-test  ## once compiled, once as plain Python
 	$(PYTEST)
@@ -21,11 +30,21 @@ lint: .venv/with-dev
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv demo
+	rm -rf .venv .venv-peers demo
 
 # A stamp for each set of extras; a changed pyproject.toml installs anew.
 .venv/with-%: pyproject.toml | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$*]"
+	touch $@
+
+# An environment of its own, since the peers are large and bring their own ideas of versions.
+.venv-peers/installed: pyproject.toml asv_benchmarks/peers.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[bench]"
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH_INDEX) torch==2.13.0
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --requirement asv_benchmarks/peers.txt
+	# It asks for nothing at run time that is not there, but names a torch of its own.
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps fbgemm-gpu-cpu==1.8.0
 	touch $@
 
 .venv/bin/python:

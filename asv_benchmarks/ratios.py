@@ -213,7 +213,7 @@ def main() -> None:
         "--large", action="store_true", help="also a table of 100,000,000 rows, of 14 GB with its state"
     )
     parser.add_argument("--first-use", action="store_true", help="also how long the first step of a process takes")
-    parser.add_argument("--out", type=Path, default=HERE / "ratios.json", help="where to save the run")
+    parser.add_argument("--out", type=Path, default=HERE / "bench.json", help="where to save the run")
     options = parser.parse_args()
     chosen = [case for case in cases(options.large) if options.only in case.name]
     results = []

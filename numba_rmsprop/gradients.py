@@ -85,7 +85,7 @@ class CSR:
     indptr: NDArray[np.integer]
 
 
-NOTHING_OCCUPIED = np.empty((2, 0), np.int64)
+NO_VALUES, NOWHERE = np.empty((0, 1), np.float32), Occupied([])
 
 Gradient: TypeAlias = Dense | Rows | CSR
 
@@ -140,17 +140,36 @@ def as_indices(indices: ArrayLike, label: object) -> NDArray[np.integer]:
     return array
 
 
-def check_indices(indices: NDArray[np.integer], rows: int, label: object) -> NDArray[np.int64]:
-    """Return 1-D ``indices`` as int64; raise IndexError, with the first that is bad, unless all lie in [0, rows)."""
+def check_rows(
+    indices: NDArray[np.integer], values: FloatArray, rows: int, label: object, occupied: Occupied
+) -> tuple[NDArray[np.int64], bool]:
+    """Check 1-D ``indices``, and where their values lie.
+
+    Parameters
+    ----------
+    indices : ndarray of int, shape (n,)
+        Must lie in [0, rows).
+    values : ndarray
+        Contiguous, what belongs to them.
+
+    Returns
+    -------
+    indices : ndarray of int64, shape (n,)
+        Contiguous.
+    apart : bool
+        Whether the memory of ``values`` surely is not ``occupied``.
+
+    Raises
+    ------
+    IndexError
+        If an index is negative or too large; the message names the first.
+    """
     converted = np.ascontiguousarray(indices, dtype=np.int64)
-    if inspect_rows(converted, converted, rows, NOTHING_OCCUPIED):
-        _refuse_outside(indices, converted, rows, label)
-    return converted
-
-
-def _refuse_outside(indices: NDArray[np.integer], converted: NDArray[np.int64], rows: int, label: object) -> None:
-    first = int(np.argmax((converted < 0) | (converted >= rows)))
-    raise IndexError(f"{label}: indices[{first}] is {indices[first]}; expected 0 <= index < {rows}")
+    found = inspect_rows(converted, values, rows, occupied.array)
+    if found & OUTSIDE:
+        first = int(np.argmax((converted < 0) | (converted >= rows)))
+        raise IndexError(f"{label}: indices[{first}] is {indices[first]}; expected 0 <= index < {rows}")
+    return converted, not found & OCCUPIED
 
 
 def check_finite(gradient: Gradient, var: FloatArray, name: str) -> None:
@@ -192,16 +211,13 @@ def _from_slices(grad: IndexedSlices, var: FloatArray, label: Label, occupied: O
 
 
 def _rows(values: FloatArray, indices: NDArray[np.integer], var: FloatArray, label: Label, occupied: Occupied) -> Rows:
-    """Check dtype and indices, as in :func:`_usable` and :func:`check_indices` but in one go."""
+    """Check dtype and indices, as in :func:`_usable` but with fewer questions."""
     _check_dtype(values, var, label)
     if not (values.flags.c_contiguous and values.flags.aligned):
         values = np.require(values, requirements=["C", "A"])
     table = values.reshape(len(indices), math.prod(var.shape[1:]))
-    converted = np.ascontiguousarray(indices, dtype=np.int64)
-    found = inspect_rows(converted, table, len(var), occupied.array)
-    if found & OUTSIDE:
-        _refuse_outside(indices, converted, len(var), label)
-    return Rows(table.copy() if found & OCCUPIED else table, converted)
+    converted, apart = check_rows(indices, table, len(var), label, occupied)
+    return Rows(table if apart else table.copy(), converted)
 
 
 def _from_sparse(grad: Any, var: FloatArray, label: Label, occupied: Occupied) -> Rows | CSR:
@@ -233,4 +249,4 @@ def _check_stored(grad: Any, label: Label) -> None:
             raise IndexError(f"{label}: indices[{bad}] of the {grad.format} array is {grad.indices[bad]}, out of range")
     elif grad.format == "coo":
         for axis, (coords, length) in enumerate(zip(grad.coords, grad.shape, strict=True)):
-            check_indices(coords, length, f"{label}, axis {axis} of the coo array")
+            check_rows(coords, NO_VALUES, length, f"{label}, axis {axis} of the coo array", NOWHERE)

@@ -14,7 +14,7 @@ from . import checkpoint
 from .arguments import as_list, as_variables, check_pairs, refuse_duplicates, without_none
 from .batches import Part
 from .clipping import norm_scales
-from .gradients import Dense, as_gradient, as_indices, check_finite, check_indices
+from .gradients import Dense, as_gradient, as_indices, check_finite, check_rows
 from .minimize import check_call, gradients_of
 from .plans import Plan
 from .rates import StepRates
@@ -329,10 +329,14 @@ class RMSprop(Settings, WeightStore):
             raise ValueError(f"{describe(name, var)} has no rows to gather")
         label = Label("indices of", name, var)
         wanted = as_indices(indices, label)
-        rows = check_indices(wanted.reshape(-1), len(var), label)
+        shape = (*wanted.shape, *var.shape[1:])
         if out is None:
-            out = np.empty((*wanted.shape, *var.shape[1:]), var.dtype)
-        elif self._check_output(out, (*wanted.shape, *var.shape[1:]), var).reached_by(out):
+            out = np.empty(shape, var.dtype)
+        else:
+            self._check_output(out, shape, var)
+        occupied = Occupied([var]) if slots is None else self._occupied
+        rows, apart = check_rows(wanted.reshape(-1), out, len(var), label, occupied)
+        if not apart:
             raise ValueError(f"out overlaps {describe(name, var)}, or another variable or slot; expected memory apart")
         flat = out.reshape(len(rows), math.prod(var.shape[1:]))
         if slots is None:
@@ -461,15 +465,15 @@ class RMSprop(Settings, WeightStore):
     def _scales(self, parts: list[Part], rates: StepRates) -> list[float]:
         return norm_scales(parts, rates, clipnorm=self.clipnorm, global_clipnorm=self.global_clipnorm)
 
-    def _check_output(self, out: FloatArray, shape: tuple[int, ...], var: FloatArray) -> Occupied:
-        """Refuse an ``out`` of another form, and return the memory that it must keep out of."""
-        as_variable(out, "out")
+    def _check_output(self, out: FloatArray, shape: tuple[int, ...], var: FloatArray) -> None:
+        """Refuse an ``out`` of another form."""
+        if type(out) is not np.ndarray or not (out.flags.carray and out.dtype == var.dtype):
+            as_variable(out, "out")
         if out.shape != shape or out.dtype != var.dtype or not out.flags.c_contiguous:
             raise ValueError(
                 f"out: expected a C-contiguous array ({var.dtype}, shape {shape}), got ({out.dtype}, "
                 f"shape {out.shape}, C-contiguous: {out.flags.c_contiguous})"
             )
-        return Occupied([var]) if self._find(var) is None else self._occupied
 
     def _gradients(
         self,

@@ -78,10 +78,9 @@ class Plan:
         if len(pairs) != n:
             return False
         try:
-            for k, _ in self.rest:
-                if pairs[k][0] is None:
-                    return False
+            if set(map(len, pairs)) != {2} or any(pairs[k][0] is None for k, _ in self.rest):
+                return False
             objects = np.fromiter(map(id, chain.from_iterable(pairs)), np.int64, 2 * n)
-        except (IndexError, KeyError, TypeError, ValueError):  # something is no pair
+        except (KeyError, TypeError):  # something is no pair
             return False
         return bool(collect_addresses(objects, *self._expected))

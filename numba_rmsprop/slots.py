@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from .gradients import CSR, Dense, Gradient, Rows
 from .history import Arrays, History
-from .kernels.catching_up import flush_rows, gather_catching_up, gather_rows
+from .kernels.catching_up import copy_share, flush_rows, gather_catching_up, gather_rows
 from .kernels.csr import step_csr, step_csr_serial
 from .kernels.dense import step_dense
 from .kernels.rows import step_rows, step_share
@@ -69,6 +69,7 @@ class Slots:
         self._seen: NDArray[np.uint8] | None = None
         self.history = History(var.dtype)
         self._table = self._as_table()
+        self._links = row_links(0)
         self._scratch = row_scratch(0, np.empty((0, 0), var.dtype))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -214,7 +215,9 @@ class Slots:
     ) -> None:
         values = entries[1]
         workers = workers_for(values.size)
-        links = self.seen(), *row_links(len(values))
+        if len(self._links[0]) != len(values):
+            self._links = row_links(len(values))
+        links = self.seen(), *self._links
         if len(self._scratch[2]) != workers:
             self._scratch = row_scratch(workers, values)
         if workers == 1:
@@ -242,12 +245,16 @@ def _copy_as_table(array: FloatArray) -> FloatArray:
 
 def copy_rows(var: FloatArray, indices: NDArray[np.int64], out: FloatArray) -> None:
     """Copy ``var[indices]`` into ``out``, shape (n, columns), contiguous."""
-    table = as_table(var)
+    table = var if var.ndim == 2 else as_table(var)
     if table is None:
         out[...] = var[indices].reshape(out.shape)
         return
+    workers = workers_for(out.size)
+    if workers == 1:
+        copy_share(0, 1, indices, out, table)
+        return
     with launch_lock:
-        gather_rows(workers_for(out.size), indices, out, table)
+        gather_rows(workers, indices, out, table)
 
 
 def _launch_csr(gradient: CSR, state: State, ages: Ages, history: Arrays | None, rates: FloatArray) -> None:

@@ -30,7 +30,7 @@ def new_counters(workers: int) -> NDArray[np.int64]:
 
 def row_links(n: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Return ``(following, chains)`` as the kernels in :mod:`numba_rmsprop.kernels.duplicates` want them."""
-    return np.zeros(n, np.int32), np.empty((n, 2), np.int32)
+    return np.empty(n, np.int32), np.empty((n, 2), np.int32)
 
 
 def row_scratch(workers: int, values: FloatArray) -> tuple[NDArray[np.int32], FloatArray, NDArray[np.int64]]:

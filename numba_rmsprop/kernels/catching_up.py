@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numba import prange
 
+from .duplicates import unsigned
 from .gaps import factors_of
 from .jit import Integer, compiled, compiled_inline, compiled_parallel, inlined
 from .memory import load_var, store_out
@@ -76,12 +77,18 @@ def gather_catching_up(workers: Integer, indices: Any, out: Any, state: Any, age
         _gather_owned(np.int64(worker), workers, indices, out, state, ages, history)
 
 
+@compiled
+def copy_share(worker: Integer, workers: Integer, indices: Any, out: Any, var: Any) -> None:
+    """Copy one worker's part of the rows, which are never behind, into ``out``, shape (n, columns)."""
+    end = (worker + 1) * indices.size // workers
+    for i in range(worker * indices.size // workers, end):
+        if i + ROWS_AHEAD < end:
+            prefetch_row(var, indices[unsigned(i + ROWS_AHEAD)])
+        _copy_row(var, indices[unsigned(i)], out, i)
+
+
 @compiled_parallel
 def gather_rows(workers: Integer, indices: Any, out: Any, var: Any) -> None:
-    """Copy rows that are never behind into ``out``, shape (n, columns)."""
+    """Copy rows that are never behind into ``out``, shape (n, columns), on all threads."""
     for worker in prange(workers):
-        end = (worker + 1) * indices.size // workers
-        for i in range(worker * indices.size // workers, end):
-            if i + ROWS_AHEAD < end:
-                prefetch_row(var, indices[i + ROWS_AHEAD])
-            _copy_row(var, indices[i], out, i)
+        copy_share(np.int64(worker), workers, indices, out, var)

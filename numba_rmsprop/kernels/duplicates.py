@@ -10,7 +10,7 @@ Scratch
 seen
     uint8, shape (rows // 8 + 1,): a bit for each row; 0 between launches.
 following
-    int32, shape (n,), 0 at first. 0 at the first entry of each row; at any other, minus the position of the row's next
+    int32, shape (n,). 0 at the first entry of each row; at any other, minus the position of the row's next
     entry, or ``LAST``.
 chains
     int32, shape (n, 2). At the second entry of a row: the position of its latest entry so far, and the row's clock.
@@ -37,6 +37,8 @@ def mark_duplicates(indices: Any, clocks: Any, seen: Any, following: Any, chains
 
     On one thread: on two it took longer, since the bits of different threads lie in the same cache lines.
     """
+    for i in range(indices.size):
+        following[i] = 0
     for i in range(indices.size):
         row = unsigned(indices[i])
         byte = row >> unsigned(3)

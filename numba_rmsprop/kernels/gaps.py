@@ -41,7 +41,7 @@ def then(first: Any, second: Any) -> Factors:
     )
 
 
-@compiled
+@inlined
 def repeated(run: Integer, steps: Integer, runs: Any) -> Factors:
     """Return the factors of ``steps`` steps of one run, by repeated squaring.
 

@@ -54,7 +54,9 @@ ROWS_AHEAD = 6
 """How many rows ahead to prefetch: enough to cover a miss, few enough that none is evicted before its use."""
 
 CHUNK = 256
-"""Entries that a worker claims at a time: at most this many, and fewer of a small gradient, so that all get some."""
+"""Entries that a worker takes at a time: at most this many, and fewer of a small gradient, so that all get some."""
+
+SMALL_CHUNK = 16
 
 
 @inlined
@@ -85,26 +87,16 @@ def store_element(state: Any, row: Integer, j: Integer, new: Any) -> None:
 
 
 @compiled_inline
-def step_element(row: Integer, j: Integer, grads: Any, i: Integer, state: Any, factors: Any, rates: Any) -> None:
-    """Catch up one element, unless ``factors`` is None, and step it with ``grads[i, j]``."""
-    var, rms, mg, momentum = load_element(state, row, j)
-    grad = clip(load_grad(grads, i, j), rates)
-    if factors is None:
-        new = update(var, grad, rms, mg, momentum, rates)
-    else:
-        var, rms, mg, momentum = catch_up(var, rms, mg, momentum, factors)
-        new = update(var, grad, rms, mg, momentum, rates)
-    store_element(state, row, j, new)
-
-
-@compiled_inline
 def step_row(
     row: Integer, grads: Any, i: Integer, state: Any, start: Integer, now: Integer, history: Any, rates: Any
 ) -> None:
     """Catch up one row from step ``start``, unless ``history`` is None, and step it with the gradient ``grads[i]``."""
     factors = None if history is None else factors_of(start, now, history)
     for j in range(grads.shape[1]):
-        step_element(row, j, grads, i, state, factors, rates)
+        var, rms, mg, momentum = load_element(state, row, j)
+        var, rms, mg, momentum = catch_up(var, rms, mg, momentum, factors)
+        new = update(var, clip(load_grad(grads, i, j), rates), rms, mg, momentum, rates)
+        store_element(state, row, j, new)
 
 
 @inlined
@@ -152,14 +144,18 @@ def _step_chunk(
             add_duplicates(worker, np.int64(i), np.int64(second), values, following, sums)
             grads, source = sums, np.int64(worker)
             clock = np.int64(chains[second, 1])
-        step_row(np.int64(row), grads, source, state, max(clock, floor), now, history, named)
+        start = clock if clock > floor else floor
+        step_row(np.int64(row), grads, source, state, start, now, history, named)
         clocks[row] = now + 1
 
 
 @inlined
 def chunk_of(n: Integer, workers: Integer) -> Integer:
     """Return how many entries to claim at a time."""
-    return min(max(n // (8 * workers), 16), CHUNK)
+    wanted = n // (8 * workers)
+    if wanted > CHUNK:
+        return CHUNK
+    return wanted if wanted > SMALL_CHUNK else SMALL_CHUNK
 
 
 @compiled
@@ -184,7 +180,8 @@ def step_share(
     chunk = next_share(worker, workers, chunks, scratch[2])
     while chunk >= 0:
         begin = chunk * size
-        _step_chunk(worker, begin, min(begin + size, n), entries, state, ages, history, rates, links, scratch)
+        end = begin + size if begin + size < n else n
+        _step_chunk(worker, begin, end, entries, state, ages, history, rates, links, scratch)
         chunk = next_share(worker, workers, chunks, scratch[2])
 
 

@@ -92,7 +92,9 @@ def update(var: Any, grad: Any, rms: Any, mg: Any, momentum: Any, rates: Any) ->
 
 @compiled_inline
 def catch_up(var: Any, rms: Any, mg: Any, momentum: Any, factors: Any) -> Any:
-    """Return ``(var, rms, mg, momentum)`` after the steps with gradient 0 that ``factors`` stands for."""
+    """Return ``(var, rms, mg, momentum)`` after the steps with gradient 0 that ``factors`` stands for; None is none."""
+    if factors is None:
+        return var, rms, mg, momentum
     rms = rms * factors.rms
     new_mg = None if mg is None else mg * factors.rms
     var = var * factors.var
