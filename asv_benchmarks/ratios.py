@@ -121,10 +121,10 @@ def hot_case(entries: int) -> Case:
 
 def threads_case() -> Case:
     """Return a case of all threads, beside one, on rows that lie in cache."""
-    indices = steps.unique(4096, 10_000)
+    indices = steps.unique(16_384, 20_000)
 
     def on(count: int) -> Step:
-        step = steps.rows(OURS, (10_000, 64), indices)
+        step = steps.rows(OURS, (20_000, 64), indices)
 
         def limited() -> None:
             numba.set_num_threads(count)
@@ -134,7 +134,7 @@ def threads_case() -> Case:
         return limited
 
     every = numba.get_num_threads()
-    return Case("threads, 4,096 of 10,000 x 64", {f"{count} threads": lambda c=count: on(c) for count in (every, 1)})
+    return Case("threads, 16,384 of 20,000 x 64", {f"{count} threads": lambda c=count: on(c) for count in (every, 1)})
 
 
 def growing(rows: int) -> Callable[[], Step]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import scipy.sparse
@@ -85,6 +85,7 @@ class CSR:
     indptr: NDArray[np.integer]
 
 
+INT64 = np.dtype(np.int64)
 NO_VALUES, NOWHERE = np.empty((0, 1), np.float32), Occupied([])
 
 Gradient: TypeAlias = Dense | Rows | CSR
@@ -113,8 +114,13 @@ def as_gradient(grad: Any, var: FloatArray, name: str, occupied: Occupied) -> Gr
     IndexError
         If an index is negative or too large; the message names the first.
     """
+    # Nearly every sparse gradient; after a kernel has had the caches, each line of Python here takes a microsecond.
+    if type(grad) is IndexedSlices and _lies_well(grad, var):
+        indices = cast("NDArray[np.int64]", grad.indices)
+        if not inspect_rows(indices, grad.values, len(var), occupied.array):
+            return Rows(grad.values, indices)
     label = Label("gradient of", name, var)
-    if type(grad) is IndexedSlices:
+    if isinstance(grad, IndexedSlices):
         return _from_slices(grad, var, label, occupied)
     if scipy.sparse.issparse(grad):
         return _from_sparse(grad, var, label, occupied)
@@ -197,6 +203,23 @@ def _usable(values: FloatArray, var: FloatArray, label: Label, occupied: Occupie
     if not values.flags.aligned or occupied.reached_by(values):
         return values.copy(order="K")
     return values
+
+
+def _lies_well(grad: IndexedSlices, var: FloatArray) -> bool:
+    """Return whether kernels can take the arrays of a gradient as they are, if the indices are within bounds."""
+    values, indices = grad.values, grad.indices
+    return (
+        grad.dense_shape is None
+        and values.dtype is var.dtype
+        and indices.dtype is INT64
+        and var.ndim == 2
+        and values.ndim == 2
+        and values.shape[1] == var.shape[1]
+        and type(values) is np.ndarray
+        and values.flags.c_contiguous
+        and values.flags.aligned
+        and indices.flags.c_contiguous
+    )
 
 
 def _from_slices(grad: IndexedSlices, var: FloatArray, label: Label, occupied: Occupied) -> Rows:

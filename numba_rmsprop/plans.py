@@ -77,6 +77,8 @@ class Plan:
         n = len(self.found)
         if len(pairs) != n:
             return False
+        if n == 1 and self.batch is None:
+            return self._fits_alone(pairs[0])
         try:
             if set(map(len, pairs)) != {2} or any(pairs[k][0] is None for k, _ in self.rest):
                 return False
@@ -84,3 +86,15 @@ class Plan:
         except (KeyError, TypeError):  # something is no pair
             return False
         return bool(collect_addresses(objects, *self._expected))
+
+    def _fits_alone(self, pair: Any) -> bool:
+        """Return the same for a call with one variable that is not small, such as a table."""
+        own = self.found[0]
+        return (
+            type(pair) is tuple
+            and len(pair) == 2
+            and pair[1] is own.var
+            and pair[0] is not None
+            and own.var.flags.writeable
+            and own.var.shape == own.shape
+        )

@@ -22,6 +22,7 @@ Ages: TypeAlias = tuple[NDArray[np.int32], int, int]
 Entries: TypeAlias = tuple[NDArray[np.int64], FloatArray]
 Selection: TypeAlias = slice | NDArray[np.int64]
 
+EVERYTHING = slice(None)
 CLOCK_LIMIT = np.iinfo(np.int32).max - 1
 
 SMALL_ITEMS = 16_384
@@ -100,11 +101,10 @@ class Slots:
         with launch_lock:
             if self.clocks is None or self.floor == self.steps or not self.exact:
                 return
-            everything = slice(None)
-            state, clocks = self._borrow(everything)
+            state, clocks = self._borrow(EVERYTHING)
             flush_rows(state, (clocks, self.floor, self.steps), self.history.arrays(self.steps))
             if self._table is None:
-                self._give_back(everything, state, clocks)
+                self._give_back(EVERYTHING, state, clocks)
             self.floor = self.steps
             self.history.clear()
 
@@ -155,7 +155,7 @@ class Slots:
     def _reach(self, indices: NDArray[np.int64]) -> tuple[Selection, NDArray[np.int64]]:
         """Return which rows to borrow for ``indices``, and where those stand among them."""
         if self._table is not None:
-            return slice(None), indices
+            return EVERYTHING, indices
         rows, places = np.unique(indices, return_inverse=True)
         return rows, places
 
@@ -192,7 +192,7 @@ class Slots:
 
     def _step_sparse(self, gradient: Rows | CSR, rates: StepRates, packed: FloatArray) -> None:
         history = self.history.arrays(self.steps) if self.exact else None
-        rows: Selection = slice(None)
+        rows: Selection = EVERYTHING
         if isinstance(gradient, Rows):
             rows, places = self._reach(gradient.indices)
             state, clocks = self._borrow(rows)

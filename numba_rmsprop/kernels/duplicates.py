@@ -22,10 +22,13 @@ from typing import Any
 
 import numpy as np
 
-from .jit import Integer, compiled
+from .jit import Integer, compiled, inlined
 from .prefetch import prefetch_row
 
 LAST = np.int32(-(2**31))
+
+ENTRIES_AHEAD = 4
+"""How many of a row's entries ahead to prefetch."""
 
 # Numba wraps negative indices around, some five instructions for each access; an unsigned index cannot be negative.
 unsigned = np.uint64
@@ -60,18 +63,27 @@ def mark_duplicates(indices: Any, clocks: Any, seen: Any, following: Any, chains
         seen[unsigned(indices[i]) >> unsigned(3)] = 0
 
 
+@inlined
+def _entry_after(i: Integer, following: Any) -> Integer:
+    """Return the row's next entry after one that is not its first; -1 if there is none."""
+    after = np.int64(following[unsigned(i)])
+    return -after if after != LAST else np.int64(-1)
+
+
 @compiled
 def add_duplicates(worker: Integer, first: Integer, second: Integer, values: Any, following: Any, sums: Any) -> None:
     """Add up, in ``sums[worker]``, the entries of a row in order."""
     for j in range(values.shape[1]):
         sums[worker, j] = values[first, j]
-    i = second
-    while True:
-        after = following[i]
-        if after != LAST:
-            prefetch_row(values, -np.int64(after))
+    i = ahead = second
+    for _ in range(ENTRIES_AHEAD):
+        if ahead >= 0:
+            prefetch_row(values, ahead)
+            ahead = _entry_after(ahead, following)
+    while i >= 0:
+        if ahead >= 0:
+            prefetch_row(values, ahead)
+            ahead = _entry_after(ahead, following)
         for j in range(values.shape[1]):
             sums[worker, j] += values[i, j]
-        if after == LAST:
-            break
-        i = -np.int64(after)
+        i = _entry_after(i, following)

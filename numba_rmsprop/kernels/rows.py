@@ -53,10 +53,9 @@ from .shares import give_none_away, next_share
 ROWS_AHEAD = 6
 """How many rows ahead to prefetch: enough to cover a miss, few enough that none is evicted before its use."""
 
-CHUNK = 256
-"""Entries that a worker takes at a time: at most this many, and fewer of a small gradient, so that all get some."""
-
-SMALL_CHUNK = 16
+CHUNK, SMALL_CHUNK, CHUNKS_EACH = 256, 64, 512
+"""Entries that a worker takes at a time: at most and at least, and what it aims at between. The most frequent rows come
+first, all in a few chunks: small ones let the other workers take over what the one at work on these leaves."""
 
 
 @inlined
@@ -152,7 +151,7 @@ def _step_chunk(
 @inlined
 def chunk_of(n: Integer, workers: Integer) -> Integer:
     """Return how many entries to claim at a time."""
-    wanted = n // (8 * workers)
+    wanted = n // (CHUNKS_EACH * workers)
     if wanted > CHUNK:
         return CHUNK
     return wanted if wanted > SMALL_CHUNK else SMALL_CHUNK
