@@ -13,10 +13,8 @@ from .variables import FloatArray, as_variable, describe
 
 def as_list(grads_and_vars: Any) -> list[Any]:
     """Return an iterable of pairs as a list; raise TypeError if it is none."""
-    if type(grads_and_vars) is list:
-        return grads_and_vars
     try:
-        return list(grads_and_vars)
+        return list(grads_and_vars)  # one of our own, which keeps the gradients alive
     except TypeError as error:
         raise TypeError(f"grads_and_vars: expected (gradient, variable) pairs, got {grads_and_vars!r}") from error
 
