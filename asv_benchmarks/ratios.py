@@ -120,7 +120,7 @@ def hot_case(entries: int) -> Case:
 
 
 def threads_case() -> Case:
-    """Return a case of all threads, beside one, on rows that lie in cache."""
+    """Return a case of rows that lie in cache, on as many threads as there are, and on fewer."""
     indices = steps.unique(16_384, 20_000)
 
     def on(count: int) -> Step:
@@ -133,8 +133,8 @@ def threads_case() -> Case:
 
         return limited
 
-    every = numba.get_num_threads()
-    return Case("threads, 16,384 of 20,000 x 64", {f"{count} threads": lambda c=count: on(c) for count in (every, 1)})
+    counts = [count for count in (16, 8, 4, 2, 1) if count <= numba.config.NUMBA_NUM_THREADS]
+    return Case("threads, 16,384 of 20,000 x 64", {f"threads: {count}": lambda c=count: on(c) for count in counts})
 
 
 def growing(rows: int) -> Callable[[], Step]:

@@ -16,7 +16,7 @@ from .batches import Part
 from .clipping import norm_scales
 from .gradients import Dense, as_gradient, as_indices, check_finite, check_rows
 from .minimize import check_call, gradients_of
-from .plans import Plan
+from .plans import Plan, layout_is_known
 from .rates import StepRates
 from .serialize import deserialize, serialize
 from .settings import Settings
@@ -206,7 +206,7 @@ class RMSprop(Settings, WeightStore):
                 self._register(found)
             for k, (gradient, own) in enumerate(parts):
                 own.step(gradient, rates, 1.0 if scales is None else scales[k])
-            if found:
+            if found and layout_is_known():
                 self._plan = Plan(found, self._occupied)
             self._iterations += 1
             return self._iterations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import warnings
 from functools import cache
 from itertools import chain
 from typing import Any
@@ -10,7 +11,20 @@ from typing import Any
 import numpy as np
 
 from .batches import Batch
-from .kernels.arrays import ALIGNED, AXES, CONTIGUOUS, DATA, DTYPE, FLAGS, LENGTHS, SHAPE, WRITEABLE, collect_addresses
+from .kernels.arrays import (
+    ALIGNED,
+    AXES,
+    CONTIGUOUS,
+    DATA,
+    DTYPE,
+    FLAGS,
+    KIND,
+    KIND_MASK,
+    LENGTHS,
+    SHAPE,
+    WRITEABLE,
+    collect_addresses,
+)
 from .slots import Slots
 from .variables import Occupied
 
@@ -31,14 +45,27 @@ def layout_is_known() -> bool:
         return int(kind.from_address(address).value)
 
     flags = CONTIGUOUS | ALIGNED | WRITEABLE
-    return (
+    known = (
         number(fields - 8) == id(np.ndarray)
         and number(fields + DATA) == probe.ctypes.data
         and number(fields + AXES, ctypes.c_int32) == probe.ndim
         and (ctypes.c_int64 * 2).from_address(number(fields + SHAPE))[:] == [2, 3]
         and number(fields + DTYPE) == id(probe.dtype)
         and number(fields + FLAGS, ctypes.c_int32) & flags == flags
+        and _kind(probe.dtype).to_bytes(8, "little")[:3] == b"ff="
     )
+    if not known:
+        warnings.warn(
+            f"NumPy {np.__version__} lays out its arrays otherwise than expected, so each call takes the longer way "
+            "through Python, some microseconds for each variable; please report the version",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return known
+
+
+def _kind(dtype: np.dtype[Any]) -> int:
+    return ctypes.c_int64.from_address(id(dtype) + HEADER + KIND).value & KIND_MASK
 
 
 class Plan:
@@ -54,7 +81,7 @@ class Plan:
 
     def __init__(self, found: list[Slots], occupied: Occupied) -> None:
         dtype = next((own.dtype for own in found if own.small), np.dtype(np.float32))
-        members = [own for own in found if own.small and own.dtype is dtype]
+        members = [own for own in found if own.small and own.dtype == dtype]
         self.found = found
         self.batch = Batch(members) if members else None
         self.rest = [(k, own) for k, own in enumerate(found) if own not in members]
@@ -67,7 +94,7 @@ class Plan:
                 *var.shape,
             )
         addresses = np.empty((0, 5), np.int64) if self.batch is None else self.batch.addresses
-        self._expected = known, occupied.array, HEADER, id(np.ndarray), id(dtype), addresses
+        self._expected = known, occupied.array, HEADER, id(np.ndarray), _kind(dtype), addresses
 
     def fits(self, pairs: list[Any]) -> bool:
         """Return whether a call has these variables, unchanged, and for small ones gradients that a batch can read.

@@ -1,5 +1,6 @@
 """A call with the variables of the one before takes a shorter way, to the same bits and the same errors."""
 
+import pickle
 import tracemalloc
 import warnings
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from strategies import VARIANTS
 
-from numba_rmsprop import IndexedSlices, RMSprop
+from numba_rmsprop import IndexedSlices, RMSprop, plans
 
 DTYPES = [np.float32, np.float64]
 
@@ -45,6 +46,27 @@ def test_the_second_call_needs_no_closer_look(monkeypatch):
     opt.apply_gradients(pairs)
     monkeypatch.setattr(opt, "_parts", None)
     assert opt.apply_gradients(pairs) == 2
+
+
+def test_gradients_that_were_unpickled_need_no_closer_look(monkeypatch):
+    opt, var = RMSprop(0.1), pickle.loads(pickle.dumps(np.ones(3, np.float32)))
+    opt.apply_gradients([(np.ones(3, np.float32), var)])
+    monkeypatch.setattr(opt, "_parts", None)
+    opt.apply_gradients([(pickle.loads(pickle.dumps(np.ones(3, np.float32))), var)])
+    assert opt.apply_gradients([(np.ones(3, np.float32), var)]) == 3
+
+
+def test_an_unknown_layout_of_arrays_takes_the_longer_way(monkeypatch):
+    monkeypatch.setattr("numba_rmsprop.plans.DATA", 24)
+    plans.layout_is_known.cache_clear()
+    opt, var = RMSprop(0.1, rho=0.0), np.zeros(3)
+    with pytest.warns(RuntimeWarning, match="please report"):
+        opt.apply_gradients([(np.ones(3), var)])
+    opt.apply_gradients([(np.ones(3), var)])
+    monkeypatch.undo()
+    plans.layout_is_known.cache_clear()
+    assert opt._plan is None
+    np.testing.assert_allclose(var, -0.2, rtol=1e-5)
 
 
 def overlapping(var):

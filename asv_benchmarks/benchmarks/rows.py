@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from . import steps
 
 
-class Unique:
+class Unique(steps._Timed):
     """Rows that come once, beside the limit."""
 
     params = (
@@ -17,89 +15,79 @@ class Unique:
         [steps.OURS, steps.LIMIT],
     )
     param_names = ("entries, rows, columns", "library")
-    warmup_time = 0.2
-    timeout = 300
 
     def setup(self, case: tuple[int, int, int], library: str) -> None:
-        """Compile and warm up."""
+        """Make the step."""
         entries, rows, columns = case
-        self.step = steps.rows(library, (rows, columns), steps.unique(entries, rows))
-        for _ in range(3):
-            self.step()
-
-    def time_step(self, *_: Any) -> None:
-        """One step."""
-        self.step()
-
-    def peakmem_step(self, *_: Any) -> None:
-        """Memory at its highest, with the library itself."""
-        self.step()
+        self.warm_up(steps.rows(library, (rows, columns), steps.unique(entries, rows)))
 
 
-class Zipf(Unique):
+class Zipf(steps._Timed):
     """Zipf-distributed indices into 1,000,000 rows of 64, beside the peers."""
 
     params = (steps.sizes(4096, 65_536), [library for library in steps.ROWS if library != steps.LIMIT])
     param_names = ("entries", "library")
 
     def setup(self, entries: int, library: str) -> None:
-        """Compile and warm up."""
-        self.step = steps.rows(library, (1_000_000, 64), steps.zipf(entries, 1_000_000))
-        for _ in range(2):
-            self.step()
+        """Make the step."""
+        self.warm_up(steps.rows(library, (1_000_000, 64), steps.zipf(entries, 1_000_000)))
 
 
-class Growth(Unique):
+class Growth(steps._Timed):
     """4,096 new rows at every step, in tables from 6.4 MB up."""
 
     params = (steps.sizes(100_000, 1_000_000, 10_000_000),)
     param_names = ("rows",)
 
     def setup(self, rows: int) -> None:
-        """Compile and warm up."""
-        self.step = steps.fresh_rows((rows, 16), 4096)
-        for _ in range(3):
-            self.step()
+        """Make the step."""
+        self.warm_up(steps.fresh_rows((rows, 16), 4096))
 
 
-class HotRow(Unique):
+class HotRow(steps._Timed):
     """Half of all indices are one row, beside uniform indices."""
 
     params = (steps.sizes(65_536), ["uniform", "hot"])
     param_names = ("entries", "indices")
 
     def setup(self, entries: int, kind: str) -> None:
-        """Compile and warm up."""
+        """Make the step."""
         indices = np.random.default_rng(0).integers(0, 1_000_000, entries)
         if kind == "hot":
             indices[::2] = 7
-        self.step = steps.rows(steps.OURS, (1_000_000, 64), indices)
-        for _ in range(3):
-            self.step()
+        self.warm_up(steps.rows(steps.OURS, (1_000_000, 64), indices))
 
 
-class Clipped(Unique):
+class Clipped(steps._Timed):
     """With the global norm clipped, beside the same step without."""
 
     params = (steps.sizes(65_536), [None, 1.0])
     param_names = ("entries", "global_clipnorm")
 
     def setup(self, entries: int, global_clipnorm: float | None) -> None:
-        """Compile and warm up."""
+        """Make the step."""
         indices = steps.unique(entries, 1_000_000)
-        self.step = steps.rows(steps.OURS, (1_000_000, 64), indices, global_clipnorm=global_clipnorm)
-        for _ in range(3):
-            self.step()
+        self.warm_up(steps.rows(steps.OURS, (1_000_000, 64), indices, global_clipnorm=global_clipnorm))
 
 
-class Gather(Unique):
+class Gather(steps._Timed):
     """Rows copied into an array, beside np.take; "clip" spares np.take a buffer."""
 
     params = (steps.sizes(4096, 65_536), [steps.OURS, steps.NUMPY, steps.NUMPY_CLIP])
     param_names = ("entries", "library")
 
     def setup(self, entries: int, library: str) -> None:
-        """Compile and warm up."""
-        self.step = steps.gather(library, (1_000_000, 64), steps.unique(entries, 1_000_000))
-        for _ in range(3):
-            self.step()
+        """Make the step."""
+        self.warm_up(steps.gather(library, (1_000_000, 64), steps.unique(entries, 1_000_000)))
+
+
+class Threads(steps._Timed):
+    """16,384 rows that lie in cache, on one thread and on all."""
+
+    params = (steps.sizes(16_384), [1, 2, 4, 8, 16])
+    param_names = ("entries", "threads")
+
+    def setup(self, entries: int, threads: int) -> None:
+        """Make the step; threads that the machine lacks are skipped."""
+        steps.use_threads(threads)
+        self.warm_up(steps.rows(steps.OURS, (20_000, 64), steps.unique(entries, 20_000)))

@@ -41,6 +41,27 @@ def sizes(*values: Any) -> list[Any]:
     return list(values[:1] if os.environ.get("SMALLEST_SIZES") else values)
 
 
+class _Timed:
+    """A benchmark whose ``setup`` calls ``warm_up``; asv overlooks names with an underscore."""
+
+    warmup_time = 0.2
+    timeout = 300
+
+    def warm_up(self, step: Step) -> None:
+        """Compile, and bring the caches to what they are in a loop."""
+        self.step = step
+        for _ in range(3):
+            step()
+
+    def time_step(self, *_: Any) -> None:
+        """One step."""
+        self.step()
+
+    def peakmem_step(self, *_: Any) -> None:
+        """Memory at its highest, with the library itself."""
+        self.step()
+
+
 def need(module: str) -> Any:
     """Import a peer, or tell asv to skip."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -55,6 +76,13 @@ def torch_module() -> Any:
     torch = need("torch")
     torch.set_num_threads(numba.get_num_threads())
     return torch
+
+
+def use_threads(count: int) -> None:
+    """Let Numba use so many threads, or tell asv to skip."""
+    if count > numba.config.NUMBA_NUM_THREADS:
+        raise NotImplementedError(f"{count} threads: there are {numba.config.NUMBA_NUM_THREADS}")
+    numba.set_num_threads(count)
 
 
 def zipf(entries: int, rows: int, seed: int = 0) -> NDArray[np.int64]:

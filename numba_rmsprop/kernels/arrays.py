@@ -17,6 +17,10 @@ DATA, AXES, SHAPE, DTYPE, FLAGS = 0, 8, 16, 40, 48
 
 CONTIGUOUS, ALIGNED, WRITEABLE = 0x1, 0x100, 0x400
 
+KIND, KIND_MASK = 8, ~(0xFF << 24)
+"""Where a dtype says what it is: kind, letter, byte order, a byte without meaning, and number. Equal dtypes may be
+different objects: those of unpickled arrays are."""
+
 ID, ADDRESS, BYTES, MEMBER, AXIS_COUNT, LENGTHS = 0, 1, 2, 3, 4, 5
 """Columns of ``known``. MEMBER is -1 where the variable is not small; the lengths of the axes take the last ones."""
 
@@ -70,7 +74,7 @@ def collect_addresses(
     occupied: Any,
     header: Integer,
     array_type: Integer,
-    dtype: Integer,
+    kind: Integer,
     addresses: Any,
 ) -> bool:
     """Write the addresses of the small variables' gradients into ``addresses[:, 0]``.
@@ -83,8 +87,10 @@ def collect_addresses(
         What each variable was; see above.
     occupied : ndarray of int64, shape (2, pieces)
         Memory that the step writes: where each piece starts, in order, and the highest end so far.
-    header, array_type, dtype : int
-        The size of an object's header; where the type ``ndarray``, and the dtype of small variables, lie.
+    header, array_type : int
+        The size of an object's header, and where the type ``ndarray`` lies.
+    kind : int
+        What the dtype of small variables has at ``KIND``.
     addresses : ndarray of int64, shape (members, 5)
         Where to write.
 
@@ -108,7 +114,7 @@ def collect_addresses(
                 flags = peek(fields + FLAGS)
                 data = peek(fields + DATA)
                 fine = (
-                    peek(fields + DTYPE) == dtype
+                    peek(peek(fields + DTYPE) + header + KIND) & KIND_MASK == kind
                     and flags & CONTIGUOUS != 0
                     and flags & ALIGNED != 0
                     and _has_shape(fields, k, known)
