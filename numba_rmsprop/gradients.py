@@ -33,7 +33,7 @@ class IndexedSlices:
     TypeError
         If the indices are not integers, or the values a masked array.
     ValueError
-        If the indices are not 1-D, or the values not as many.
+        If the indices are not 1-D, or more than 2³¹ - 1, or the values not as many.
 
     Examples
     --------
@@ -56,6 +56,8 @@ class IndexedSlices:
             raise ValueError(
                 f"values of IndexedSlices: expected shape ({len(rows)}, ...), a row for each index, got {slices.shape}"
             )
+        if len(rows) > MAX_ENTRIES:
+            raise ValueError(f"indices of IndexedSlices: expected at most {MAX_ENTRIES:,}, got {len(rows):,}")
         object.__setattr__(self, "values", slices)
         object.__setattr__(self, "indices", rows)
         object.__setattr__(self, "dense_shape", None if dense_shape is None else tuple(dense_shape))
@@ -86,6 +88,9 @@ class CSR:
 
 
 INT64 = np.dtype(np.int64)
+MAX_ENTRIES = 2**31 - 1
+"""Kernels chain entries by 32-bit positions."""
+
 NO_VALUES, NOWHERE = np.empty((0, 1), np.float32), Occupied([])
 
 Gradient: TypeAlias = Dense | Rows | CSR
@@ -236,6 +241,8 @@ def _from_slices(grad: IndexedSlices, var: FloatArray, label: Label, occupied: O
 def _rows(values: FloatArray, indices: NDArray[np.integer], var: FloatArray, label: Label, occupied: Occupied) -> Rows:
     """Check dtype and indices, as in :func:`_usable` but with fewer questions."""
     _check_dtype(values, var, label)
+    if len(indices) > MAX_ENTRIES:
+        raise ValueError(f"{label}: expected at most {MAX_ENTRIES:,} entries, got {len(indices):,}")
     if not (values.flags.c_contiguous and values.flags.aligned):
         values = np.require(values, requirements=["C", "A"])
     table = values.reshape(len(indices), math.prod(var.shape[1:]))

@@ -253,3 +253,13 @@ def test_check_finite(kind):
     with pytest.raises(ValueError, match=r"gradient of variable 0 .*expected finite numbers.*got nan"):
         RMSprop(check_finite=True).apply_gradients([(grad, var)])
     assert (var == 1).all()
+
+
+def test_more_entries_than_kernels_can_chain(monkeypatch):
+    monkeypatch.setattr("numba_rmsprop.gradients.MAX_ENTRIES", 3)
+    with pytest.raises(ValueError, match="expected at most 3, got 4"):
+        IndexedSlices(np.ones((4, 2)), [0, 1, 1, 0])
+    var = np.ones(9)
+    with pytest.raises(ValueError, match="expected at most 3 entries, got 4"):
+        RMSprop().apply_gradients([(scipy.sparse.coo_array(([1.0] * 4, ([0, 1, 2, 3],)), shape=(9,)), var)])
+    assert (var == 1).all()
