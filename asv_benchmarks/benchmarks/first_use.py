@@ -7,6 +7,8 @@ import subprocess
 import sys
 import tempfile
 
+from . import steps
+
 FIRST_STEP = """
 import time
 import numpy as np
@@ -44,7 +46,7 @@ def timeraw_import_numba() -> str:
 class FirstStep:
     """The first sparse step: on 2 rows, on one thread; on 4,096, on all."""
 
-    params = ([2, 4096],)
+    params = (steps.sizes(2, 4096),)
     param_names = ("entries",)
     unit = "seconds"
     timeout = 300
