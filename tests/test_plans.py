@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
+from reference import Reference, assert_close
 from strategies import VARIANTS
 
 from numba_rmsprop import IndexedSlices, RMSprop, plans
@@ -138,6 +139,7 @@ WRONG = {
     "no pair": (lambda opt, var, grad: [(grad,)], TypeError, "got 1 items"),
     "three": (lambda opt, var, grad: [(grad, var, grad)], TypeError, "got 3 items"),
     "nothing iterable": (lambda opt, var, grad: [3], TypeError, "expected a pair"),
+    "another dtype of the same memory": (lambda opt, var, grad: [(grad, var.view(np.int64))], TypeError, "int64"),
     "no variable": (lambda opt, var, grad: [(grad, 3)], TypeError, "NumPy array, got int"),
 }
 
@@ -154,6 +156,17 @@ def test_wrong_calls_after_right_ones_leave_every_byte(case):
     slots = opt._slots[0]
     assert (var.tobytes(), slots.rms.tobytes(), slots.momentum.tobytes()) == before
     assert opt.iterations == 2
+
+
+def test_gradients_that_are_each_others_variables():
+    """As for the loss a·b, whose gradients are b and a."""
+    a, b = np.array([1.0, 2.0]), np.array([10.0, -20.0])
+    reference, opt = Reference([a, b]), RMSprop(0.1)
+    for _ in range(3):
+        reference.step([reference.vars[1], reference.vars[0]], lr=0.1)
+        opt.apply_gradients([(b, a), (a, b)])
+    assert_close(a, reference.vars[0], 1e-12)
+    assert_close(b, reference.vars[1], 1e-12)
 
 
 def test_other_variables_than_before():
