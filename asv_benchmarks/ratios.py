@@ -64,8 +64,7 @@ def cases(large: bool) -> list[Case]:
     for entries in (4096, 65_536):
         indices = steps.zipf(entries, 1_000_000)
         found.append(rows_case(f"rows, {entries:,} Zipf of 1,000,000 x 64", (1_000_000, 64), indices, peers))
-        for columns in (64,):
-            found.append(gather_case(entries, columns))
+        found.append(gather_case(entries, 64))
     found.append(Case("rows, 65,536 of 1,000,000 x 64, clipped", {k: clipped_rows(v) for k, v in CLIPS.items()}))
     found.append(hot_case(65_536))
     found.append(threads_case())

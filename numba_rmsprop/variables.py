@@ -155,6 +155,7 @@ def as_table(array: FloatArray) -> FloatArray | None:
 
 
 LINE_ITEMS = 64
+"""Elements to a line of a dense step: a few cache lines, which are prefetched together."""
 
 
 def as_lines(*arrays: FloatArray | None) -> list[tuple[FloatArray | None, ...]]:

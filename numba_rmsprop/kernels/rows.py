@@ -150,7 +150,7 @@ def _step_chunk(
 
 @inlined
 def chunk_of(n: Integer, workers: Integer) -> Integer:
-    """Return how many entries to claim at a time."""
+    """Return how many entries to take at a time."""
     wanted = n // (CHUNKS_EACH * workers)
     if wanted > CHUNK:
         return CHUNK
