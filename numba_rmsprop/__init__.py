@@ -3,6 +3,8 @@
 from . import schedules
 from .gradients import IndexedSlices
 from .optimizer import RMSprop
+from .rotation import CheckpointManager
+from .tensorfile import DamagedCheckpointError
 
-__all__ = ["IndexedSlices", "RMSprop", "schedules"]
+__all__ = ["CheckpointManager", "DamagedCheckpointError", "IndexedSlices", "RMSprop", "schedules"]
 __version__ = "0.1.0"

@@ -52,6 +52,9 @@ class Batch:
         np.concatenate(gradients, axis=None, out=values)
         return self.gradient, self
 
+    def prepare(self, gradient: Gradient) -> None:
+        """Allocate nothing: a batch is complete."""
+
     def step(self, gradient: Gradient, rates: StepRates, scale: float) -> None:
         """Apply one step with the gradients that ``addresses`` names."""
         packed = rates.packed(self._dtype, scale)

@@ -1,134 +1,214 @@
-"""An optimizer's state as a safetensors file, which any other tool can read and which can run no code.
+"""An optimizer's state in a file: all of it, or what has changed since the file before.
 
-Tensors are named ``variables.{i}.{slot}``, ``variables.{i}.custom.{slot}`` and ``weights.{name}``;
-``variables.{i}.clocks`` and ``variables.{i}.runs`` say how far behind the rows are. The rest stands in the file's
-metadata, as JSON.
+Arrays are named ``variables.{i}.{slot}``, ``variables.{i}.custom.{slot}``, ``variables.{i}.value`` and
+``weights.{name}``; ``variables.{i}.clocks`` and ``variables.{i}.runs`` say how far behind the rows are. In a delta they
+may hold some rows only: those that ``variables.{i}.rows`` lists. ``variables.{i}.flush.{j}`` are the runs by which a
+flush went that loading has to repeat. The rest stands in the metadata, as JSON.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 from numpy.typing import NDArray
 
+from .changes import Saved
+from .checking import Contents, check_contents, parse
+from .slots import Slots
+from .tensorfile import map_tensors, verify_tensors, write_tensors
 from .threads import launch_lock
-from .variables import FloatArray, describe
+from .variables import FloatArray
 
 if TYPE_CHECKING:
     from .optimizer import RMSprop
 
 FORMAT = "numba_rmsprop"
 FORMAT_VERSION = 1
-METADATA = {"config", "iterations", "variables", "weights"}
 
 Optimizer = TypeVar("Optimizer", bound="RMSprop")
+AnyPath: TypeAlias = str | os.PathLike[str]
 
 
-def save(opt: RMSprop, path: str | os.PathLike[str]) -> None:
-    """Write ``opt`` to ``path``; the file takes its name only once it is whole."""
+def save(opt: RMSprop, path: AnyPath, *, include_variables: bool) -> None:
+    """Write all of ``opt`` to ``path``."""
     with launch_lock:
-        tensors = {name: _contiguous(array) for name, array in _tensors(opt)}
-        metadata = {
-            "format": FORMAT,
-            "format_version": str(FORMAT_VERSION),
-            "config": json.dumps(opt.get_config()),
-            "iterations": str(opt.iterations),
-            "variables": json.dumps(
-                [
-                    {
-                        "shape": slots.var.shape,
-                        "dtype": str(slots.var.dtype),
-                        "steps": slots.steps,
-                        "floor": slots.floor,
-                        "custom_slots": list(slots.custom),
-                    }
-                    for slots in opt._slots
-                ]
-            ),
-            "weights": json.dumps(list(opt._own_weights)),
-        }
-        temporary = f"{os.fsdecode(path)}.part"
-        safetensors.numpy.save_file(tensors, temporary, metadata)
-        os.replace(temporary, path)
+        _write(opt, path, None, include_variables)
+
+
+def save_delta(opt: RMSprop, path: AnyPath) -> None:
+    """Write what has changed since the last file."""
+    with launch_lock:
+        if opt._saved is None:
+            raise ValueError("save_delta: expected a file to go on from, got none; call opt.save first")
+        _write(opt, path, opt._saved.identity, opt._saved.include_variables)
 
 
 def load(
     cls: type[Optimizer],
-    path: str | os.PathLike[str],
+    paths: Sequence[AnyPath],
     variables: Sequence[FloatArray],
     custom_objects: Mapping[str, Any] | None,
+    slots_folder: AnyPath | None,
 ) -> Optimizer:
-    """Return a new optimizer of class ``cls`` with the state in ``path``."""
-    tensors, metadata = _read(path)
-    opt = cls.from_config(json.loads(metadata["config"]), custom_objects)
-    described = json.loads(metadata["variables"])
-    if len(variables) != len(described):
-        raise ValueError(f"{path}: expected {len(described)} variables, got {len(variables)}")
-    for i, (var, saved) in enumerate(zip(variables, described, strict=True)):
-        if list(np.shape(var)) != saved["shape"] or str(getattr(var, "dtype", None)) != saved["dtype"]:
-            raise ValueError(
-                f"{path}: expected variables[{i}] ({saved['dtype']}, shape {tuple(saved['shape'])}), "
-                f"got {describe(f'variables[{i}]', np.asarray(var))}"
-            )
+    """Return a new optimizer of class ``cls`` with the state in a file and its deltas."""
+    files = [read(path) for path in paths]
+    if not files:
+        raise ValueError("path: expected a file, or a file and its deltas in order, got no path")
+    for i, file in enumerate(files):
+        follows = files[i - 1].identity if i else ""
+        if file.follows != follows:
+            expected = f"the delta that was saved after {files[i - 1].path}" if i else "a file of RMSprop.save"
+            raise ValueError(f"{file.path}: expected {expected}, got another; pass a file and its deltas in order")
+    last = files[-1]
+    opt = cls.from_config(last.config, custom_objects)
+    opt.slots_folder = slots_folder
+    check_contents(files, opt, variables)
     opt.build(variables)
-    if len(opt._slots) != len(described):
-        raise ValueError(f"{path}: expected {len(described)} different variables, got one of them twice")
-    for i, (slots, saved) in enumerate(zip(opt._slots, described, strict=True)):
-        for name, array in slots.arrays.items():
-            array[...] = _take(tensors, f"variables.{i}.{name}", array.shape, path)
-        for name in saved["custom_slots"]:
-            slots.custom[name] = _take(tensors, f"variables.{i}.custom.{name}", None, path)
-        clocks = tensors.get(f"variables.{i}.clocks")
-        slots.restore(clocks, saved["steps"], saved["floor"], _take(tensors, f"variables.{i}.runs", None, path))
-    for name in json.loads(metadata["weights"]):
-        opt._own_weights[name] = _take(tensors, f"weights.{name}", None, path)
-    opt.iterations = int(metadata["iterations"])
+    if len(opt._slots) != len(variables):
+        raise ValueError(f"{last.path}: expected {len(variables)} different variables, got one of them twice")
+    for file in files:
+        for i in range(len(file.variables)):
+            _apply(file, i, opt._slots[i])
+    for slots in opt._slots:
+        slots.changes.start(slots.clocks, slots.floor, slots.steps)
+    opt._own_weights.update({name: np.array(last.tensors[f"weights.{name}"]) for name in last.weights})
+    opt.iterations = last.iterations
+    opt._saved = Saved(last.identity, last.include_variables)
     return opt
 
 
-def _tensors(opt: RMSprop) -> Iterator[tuple[str, NDArray[Any]]]:
+def read(path: AnyPath) -> Contents:
+    """Return what a file says, every byte checked; whether it makes sense is still to be seen.
+
+    Raises
+    ------
+    DamagedCheckpointError
+        If a byte is not as it was written.
+    ValueError
+        If it is no checkpoint, or of another format version.
+    """
+    tensors, metadata = _map(path)
+    verify_tensors(path, tensors, metadata)
+    return parse(path, tensors, metadata)
+
+
+def identities(path: AnyPath) -> tuple[str, str]:
+    """Return the identity of a file, and of the one that it goes on from, after checking the header alone."""
+    metadata = _map(path)[1]
+    return metadata.get("identity", ""), metadata.get("follows", "")
+
+
+def _write(opt: RMSprop, path: AnyPath, follows: str | None, include_variables: bool) -> None:
+    from . import __version__  # the package imports this module first
+
+    tensors: dict[str, NDArray[Any]] = {f"weights.{name}": array for name, array in opt._own_weights.items()}
+    identity = secrets.token_hex(16)
+    metadata = {
+        "format": FORMAT,
+        "format_version": str(FORMAT_VERSION),
+        "library_version": __version__,
+        "identity": identity,
+        "follows": follows or "",
+        "config": json.dumps(opt.get_config()),
+        "iterations": str(opt.iterations),
+        "include_variables": json.dumps(include_variables),
+        "variables": str(len(opt._slots)),
+        "weights": json.dumps(list(opt._own_weights)),
+    }
     for i, slots in enumerate(opt._slots):
-        for name, array in slots.arrays.items():
-            yield f"variables.{i}.{'custom.' * (name in slots.custom)}{name}", array
-        if slots.clocks is not None:
-            yield f"variables.{i}.clocks", slots.clocks
-        yield f"variables.{i}.runs", slots.history.runs
-    for name, array in opt._own_weights.items():
-        yield f"weights.{name}", array
+        whole = follows is None or _needs_all_rows(slots, include_variables)
+        rows = None if whole else slots.changes.rows(slots.clocks)
+        tensors |= {f"variables.{i}.{name}": array for name, array in _arrays(slots, rows, include_variables)}
+        metadata[f"variables.{i}"] = json.dumps(
+            {
+                "name": slots.name,
+                "shape": slots.var.shape,
+                "dtype": str(slots.var.dtype),
+                "steps": slots.steps,
+                "floor": slots.floor,
+                "custom_slots": list(slots.custom),
+                "flushes": [] if whole else [step for step, _ in slots.changes.flushes],
+            }
+        )
+
+    def note() -> None:
+        opt._saved = Saved(identity, include_variables)
+        for slots in opt._slots:
+            slots.changes.start(slots.clocks, slots.floor, slots.steps)
+
+    write_tensors(path, tensors, metadata, in_place=note)
 
 
-def _contiguous(array: NDArray[Any]) -> NDArray[Any]:
-    # safetensors writes the memory of other arrays in the wrong order, without a word
-    return np.asarray(array, order="C")
+def _needs_all_rows(slots: Slots, include_variables: bool) -> bool:
+    changes = slots.changes
+    # To repeat a flush is to move the values; those that are not in the file are the user's, who saved them moved.
+    values_moved = bool(changes.flushes) and slots.values_fall_behind and not include_variables
+    return changes.everything or slots.small or slots.var.ndim == 0 or values_moved
 
 
-def _read(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT or metadata.get("format_version") != str(FORMAT_VERSION):
-                raise ValueError(
-                    f"{path}: expected format {FORMAT} version {FORMAT_VERSION}, got "
-                    f"{metadata.get('format')} version {metadata.get('format_version')}"
-                )
-            if missing := METADATA - metadata.keys():
-                raise ValueError(f"{path}: expected {sorted(missing)} in the metadata, got {sorted(metadata)}")
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path}: expected a safetensors file that RMSprop.save wrote; {error}") from error
+def _arrays(
+    slots: Slots, rows: NDArray[np.int64] | None, include_variables: bool
+) -> Iterator[tuple[str, NDArray[Any]]]:
+    """Return what a file holds of a variable, all rows or those given."""
+    by_row = {name: array for name, array in slots.arrays.items() if name not in slots.custom}
+    if include_variables:
+        by_row["value"] = slots.var
+    if slots.clocks is not None:
+        by_row["clocks"] = slots.clocks
+    if rows is not None:
+        yield "rows", rows
+        for j, (_, runs) in enumerate(slots.changes.flushes):
+            yield f"flush.{j}", runs
+    for name, array in by_row.items():
+        yield name, array if rows is None else array[rows]
+    for name, array in slots.custom.items():
+        yield f"custom.{name}", array
+    yield "runs", slots.history.runs
 
 
-def _take(
-    tensors: dict[str, NDArray[Any]], name: str, shape: tuple[int, ...] | None, path: str | os.PathLike[str]
-) -> NDArray[Any]:
-    if name not in tensors:
-        raise ValueError(f"{path}: expected a tensor {name!r}, got {sorted(tensors)}")
-    if shape is not None and tensors[name].shape != shape:
-        raise ValueError(f"{path}: expected {name!r} of shape {shape}, got {tensors[name].shape}")
-    return tensors[name]
+def _map(path: AnyPath) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    tensors, metadata = map_tensors(path)
+    if metadata.get("format") != FORMAT:
+        raise ValueError(f"{path}: expected format {FORMAT}, got {metadata.get('format')}")
+    version = metadata.get("format_version", "")
+    if version != str(FORMAT_VERSION):
+        advice = "; a newer version of the library wrote it" if version.isdecimal() else ""
+        raise ValueError(f"{path}: expected format version {FORMAT_VERSION}, got {version}{advice}")
+    return tensors, metadata
+
+
+def _apply(file: Contents, i: int, slots: Slots) -> None:
+    """Bring a variable and its slots to the state of a file, from that of the file before it."""
+    said, tensors = file.variables[i], file.tensors
+
+    def tensor(name: str) -> NDArray[Any]:
+        return tensors[f"variables.{i}.{name}"]
+
+    targets = {name: array for name, array in slots.arrays.items() if name not in slots.custom}
+    if file.include_variables:
+        targets["value"] = slots.var
+    rows: Any = ...
+    if f"variables.{i}.rows" in tensors:
+        rows = tensor("rows")
+        for j, step in enumerate(said["flushes"]):
+            slots.restore(slots.clocks, step, slots.floor, tensor(f"flush.{j}"))
+            slots.flush()
+    for name, array in targets.items():
+        array[rows] = tensor(name)
+    if f"variables.{i}.clocks" in tensors:
+        slots.row_clocks()[rows] = tensor("clocks")
+    elif rows is ...:
+        slots.clocks = None
+    slots.custom = {name: np.array(tensor(f"custom.{name}")) for name in said["custom_slots"]}
+    slots.restore(slots.clocks, said["steps"], said["floor"], tensor("runs"))
+
+
+def as_paths(path: AnyPath | Sequence[AnyPath]) -> list[AnyPath]:
+    """Return one path, or several, as a list."""
+    return [path] if isinstance(path, (str, os.PathLike)) else [Path(one) for one in path]

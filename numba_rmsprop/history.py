@@ -54,14 +54,18 @@ class History:
         """Record the numbers of step ``step``."""
         if self._latest[1:] == (rho, momentum, shrink):
             return
+        self.make_room()
         count = self._count
-        if count == len(self._runs):
-            self._grow()
         self._latest = step, rho, momentum, shrink
         self._runs[count] = self._latest
         self._count = count + 1
         if count:
             finish_run(count - 1, step, self._runs, self._tree)
+
+    def make_room(self) -> None:
+        """Allocate what one more run takes."""
+        if self._count == len(self._runs):
+            self._grow()
 
     def note_runs(self, runs: NDArray[np.float64]) -> None:
         """Record runs as :attr:`runs` gave them."""

@@ -15,6 +15,7 @@ from .arguments import as_list, as_variables, check_pairs, refuse_duplicates, wi
 from .batches import Part
 from .clipping import norm_scales
 from .gradients import Dense, as_gradient, as_indices, check_finite, check_rows
+from .interrupts import Uninterrupted
 from .minimize import check_call, gradients_of
 from .plans import Plan, layout_is_known
 from .rates import StepRates
@@ -75,6 +76,10 @@ class RMSprop(Settings, WeightStore):
         Refuse gradients that hold NaN or infinity.
     lr : float, LearningRateSchedule or callable, optional
         Another name of ``learning_rate``, which it overrides.
+    slots_folder : path-like, optional
+        A folder for files that hold the slots and clocks of variables seen from now on, for tables beyond memory; a
+        variable may be an np.memmap. The files have no names and go with the optimizer, as memory does:
+        :meth:`save` keeps the state. It is no part of the config.
 
     Raises
     ------
@@ -123,8 +128,10 @@ class RMSprop(Settings, WeightStore):
         global_clipnorm: float | None = None,
         check_finite: bool = False,
         lr: Any = None,
+        slots_folder: str | os.PathLike[str] | None = None,
     ) -> None:
         WeightStore.__init__(self)
+        self.slots_folder = slots_folder
         Settings.__init__(
             self,
             learning_rate=learning_rate if lr is None else lr,
@@ -202,13 +209,16 @@ class RMSprop(Settings, WeightStore):
                 parts = self._parts([grad for grad, _ in pairs], found)
             rates = self._rates(self._iterations)
             scales = self._scales(parts, rates) if self._clips_norms else None
-            if found:
-                self._register(found)
-            for k, (gradient, own) in enumerate(parts):
-                own.step(gradient, rates, 1.0 if scales is None else scales[k])
+            for gradient, own in parts:
+                own.prepare(gradient)
+            with Uninterrupted():
+                if found:
+                    self._register(found)
+                for k, (gradient, own) in enumerate(parts):
+                    own.step(gradient, rates, 1.0 if scales is None else scales[k])
+                self._iterations += 1
             if found and layout_is_known():
                 self._plan = Plan(found, self._occupied)
-            self._iterations += 1
             return self._iterations
 
     def minimize(
@@ -386,37 +396,85 @@ class RMSprop(Settings, WeightStore):
         """
         return cls(**{name: deserialize(value, custom_objects, name) for name, value in config.items()})
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the optimizer's state to a safetensors file; variables themselves are yours to save, as they are.
+    def save(self, path: str | os.PathLike[str], *, include_variables: bool = False) -> None:
+        """Write the optimizer's state to a safetensors file, which is whole or not there whatever happens meanwhile.
 
-        Rows that are behind stay behind: their clocks are saved, so that no later bit depends on when you saved.
-        """
-        checkpoint.save(self, path)
-
-    @classmethod
-    def load(
-        cls,
-        path: str | os.PathLike[str],
-        variables: Sequence[FloatArray],
-        custom_objects: Mapping[str, Any] | None = None,
-    ) -> Self:
-        """Return the optimizer that :meth:`save` wrote, bound to ``variables``.
+        Rows that are behind stay behind: their clocks are saved, so that no later bit depends on when you saved. The
+        file takes its name when it is complete and on the disk; until then, what was there before stays. Each array
+        has a checksum, and none is copied in memory.
 
         Parameters
         ----------
         path : path-like
             The file.
-        variables : sequence of ndarray
-            The variables in the order in which the saved optimizer had first seen them, with the values they had then.
-        custom_objects : mapping, optional
-            As in :meth:`from_config`.
+        include_variables : bool, default False
+            Save the variables as well. Without them they are yours to save, as they are, and to hand to :meth:`load`.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written: no space, no permission. What was at ``path`` is untouched then.
+        TypeError
+            If a weight or slot that you have added has a dtype that safetensors files cannot hold.
+        """
+        checkpoint.save(self, path, include_variables=include_variables)
+
+    def save_delta(self, path: str | os.PathLike[str]) -> None:
+        """Write what has changed since the last :meth:`save`, :meth:`save_delta` or :meth:`load`.
+
+        Of a variable with sparse gradients, the rows that steps have touched or :meth:`gather` has caught up; rows that
+        only a flush has moved are moved again by :meth:`load`. After a dense step, all rows. Variables are included
+        if they were in the last file. Rows that you have changed yourself, in a variable or in a slot, are not
+        noticed: call :meth:`save` then.
+
+        Parameters
+        ----------
+        path : path-like
+            The file; another one than those it goes on from.
 
         Raises
         ------
         ValueError
-            If the file is not one of ours, or the variables do not fit it.
+            If nothing was saved or loaded before.
+        OSError, TypeError
+            As in :meth:`save`.
         """
-        return checkpoint.load(cls, path, variables, custom_objects)
+        checkpoint.save_delta(self, path)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        variables: Sequence[FloatArray],
+        custom_objects: Mapping[str, Any] | None = None,
+        *,
+        slots_folder: str | os.PathLike[str] | None = None,
+    ) -> Self:
+        """Return the optimizer that :meth:`save` wrote, bound to ``variables``.
+
+        Parameters
+        ----------
+        path : path-like, or sequence of them
+            The file; or the file and its deltas, in order.
+        variables : sequence of ndarray
+            The variables in the order in which the saved optimizer had first seen them. If they are in the file, they
+            are overwritten; if not, they must have the values they had then.
+        custom_objects : mapping, optional
+            As in :meth:`from_config`.
+        slots_folder : path-like, optional
+            As in the constructor.
+
+        Raises
+        ------
+        DamagedCheckpointError
+            If a file is cut short or changed; a ValueError.
+        ValueError
+            If a file is not one of ours, or of a newer format, or the variables do not fit it. Nothing has been
+            written then.
+        OSError
+            If a file cannot be read.
+        """
+        return checkpoint.load(cls, checkpoint.as_paths(path), variables, custom_objects, slots_folder)
 
     def _built_in_slots(self) -> list[str]:
         return ["rms"] + ["momentum"] * self._has_momentum + ["mg"] * self.centered
@@ -429,6 +487,7 @@ class RMSprop(Settings, WeightStore):
             centered=self.centered,
             exact=self.sparse_update == "exact",
             decays=self.weight_decay > 0,
+            folder=self.slots_folder,
         )
 
     def _parts_as_before(self, pairs: list[Any]) -> list[Part] | None:

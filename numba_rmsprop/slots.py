@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+import math
+import os
+import tempfile
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .changes import Changes
 from .gradients import CSR, Dense, Gradient, Rows
 from .history import Arrays, History
+from .interrupts import Uninterrupted
 from .kernels.catching_up import copy_share, flush_rows, gather_catching_up, gather_rows
 from .kernels.csr import step_csr, step_csr_serial
 from .kernels.dense import step_dense
@@ -48,10 +53,20 @@ class Slots:
         Whether rows are caught up (exact mode) or left behind (lazy mode).
     decays : bool
         Whether there is weight decay, so that the value of an untouched row moves.
+    folder : path-like or None
+        Where files hold the slots; None for memory.
     """
 
     def __init__(
-        self, var: FloatArray, name: str, *, momentum: bool, centered: bool, exact: bool, decays: bool
+        self,
+        var: FloatArray,
+        name: str,
+        *,
+        momentum: bool,
+        centered: bool,
+        exact: bool,
+        decays: bool,
+        folder: str | os.PathLike[str] | None,
     ) -> None:
         self.var = var
         self.name = name
@@ -60,15 +75,18 @@ class Slots:
         self.small = 0 < var.size <= SMALL_ITEMS and var.flags.c_contiguous
         self.exact = exact
         self.values_fall_behind = exact and (momentum or decays)
-        self.rms = _zeros_like(var)
-        self.momentum = _zeros_like(var) if momentum else None
-        self.mg = _zeros_like(var) if centered else None
+        self.folder = folder
+        order: Literal["C", "F"] = "F" if var.flags.f_contiguous and not var.flags.c_contiguous else "C"
+        self.rms = zeros(folder, var.shape, var.dtype, order)
+        self.momentum = zeros(folder, var.shape, var.dtype, order) if momentum else None
+        self.mg = zeros(folder, var.shape, var.dtype, order) if centered else None
         self.custom: dict[str, NDArray[Any]] = {}
         self.steps = 0
         self.floor = 0
         self.clocks: NDArray[np.int32] | None = None
         self._seen: NDArray[np.uint8] | None = None
         self.history = History(var.dtype)
+        self.changes = Changes()
         self._table = self._as_table()
         self._links = row_links(0)
         self._scratch = row_scratch(0, np.empty((0, 0), var.dtype))
@@ -88,7 +106,7 @@ class Slots:
         return {name: array for name, array in named.items() if array is not None} | self.custom
 
     def step(self, gradient: Gradient, rates: StepRates, scale: float) -> None:
-        """Apply one step; ``scale`` is what the clipping of norms leaves of the gradient."""
+        """Apply one step, prepared; ``scale`` is what the clipping of norms leaves of the gradient."""
         packed = rates.packed(self.dtype, scale)
         with launch_lock:
             if isinstance(gradient, Dense):
@@ -96,17 +114,35 @@ class Slots:
             else:
                 self._step_sparse(gradient, rates, packed)
 
+    def prepare(self, gradient: Gradient) -> None:
+        """Allocate what a step takes, so that no step of a call has begun where memory runs out."""
+        if isinstance(gradient, Dense):
+            return
+        self.row_clocks()
+        self.history.make_room()
+        if isinstance(gradient, Rows):
+            self.seen()
+            values = gradient.values
+            if len(self._links[0]) != len(values):
+                self._links = row_links(len(values))
+            workers = workers_for(values.size)
+            if len(self._scratch[2]) != workers:
+                self._scratch = row_scratch(workers, values)
+
     def flush(self) -> None:
         """Catch up every row."""
         with launch_lock:
             if self.clocks is None or self.floor == self.steps or not self.exact:
                 return
             state, clocks = self._borrow(EVERYTHING)
-            flush_rows(state, (clocks, self.floor, self.steps), self.history.arrays(self.steps))
-            if self._table is None:
-                self._give_back(EVERYTHING, state, clocks)
-            self.floor = self.steps
-            self.history.clear()
+            history = self.history.arrays(self.steps)
+            self.changes.note_flush(self.clocks, self.steps, self.history.runs)
+            with Uninterrupted():
+                flush_rows(state, (clocks, self.floor, self.steps), history)
+                if self._table is None:
+                    self._give_back(EVERYTHING, state, clocks)
+                self.floor = self.steps
+                self.history.clear()
 
     def gather(self, indices: NDArray[np.int64], out: FloatArray) -> None:
         """Copy current rows into ``out``, shape (n, columns), contiguous."""
@@ -117,14 +153,16 @@ class Slots:
             rows, places = self._reach(indices)
             state, clocks = self._borrow(rows)
             ages, history = (clocks, self.floor, self.steps), self.history.arrays(self.steps)
-            gather_catching_up(workers_for(out.size), places, out, state, ages, history)
-            if self._table is None:
-                self._give_back(rows, state, clocks)
+            with Uninterrupted():
+                gather_catching_up(workers_for(out.size), places, out, state, ages, history)
+                if self._table is None:
+                    self._give_back(rows, state, clocks)
 
     def row_clocks(self) -> NDArray[np.int32]:
         """Return the row clocks, made when they are first needed."""
         if self.clocks is None:
-            self.clocks = np.zeros(len(self.var), np.int32)
+            self.clocks = zeros(self.folder, (len(self.var),), np.dtype(np.int32), "C")
+            self.changes.everything |= self.small  # a batch tells of no step
             self.small = False
         return self.clocks
 
@@ -136,6 +174,7 @@ class Slots:
 
     def restore(self, clocks: NDArray[np.int32] | None, steps: int, floor: int, runs: NDArray[np.float64]) -> None:
         """Take over how far behind the rows of a checkpoint were."""
+        self.changes.everything = True
         self.clocks, self.steps, self.floor = clocks, steps, floor
         self.small = self.small and clocks is None
         self.history.clear()
@@ -180,6 +219,7 @@ class Slots:
         self.row_clocks()[rows] = clocks
 
     def _step_dense(self, gradient: Dense, rates: FloatArray) -> None:
+        self.changes.everything = True
         self.flush()
         for grad, *state in as_lines(gradient.values, *self._state):
             assert grad is not None
@@ -213,13 +253,8 @@ class Slots:
     def _launch_rows(
         self, entries: Entries, state: State, ages: Ages, history: Arrays | None, rates: FloatArray
     ) -> None:
-        values = entries[1]
-        workers = workers_for(values.size)
-        if len(self._links[0]) != len(values):
-            self._links = row_links(len(values))
+        workers = len(self._scratch[2])
         links = self.seen(), *self._links
-        if len(self._scratch[2]) != workers:
-            self._scratch = row_scratch(workers, values)
         if workers == 1:
             step_share(0, 1, entries, state, ages, history, rates, links, self._scratch)
         else:
@@ -232,9 +267,15 @@ class Slots:
             self.restore(None, 0, 0, self.history.runs[:0])
 
 
-def _zeros_like(var: FloatArray) -> FloatArray:
-    # Not np.zeros_like, which writes every page: of a table larger than memory only the touched pages may come to be.
-    return np.zeros(var.shape, var.dtype, "F" if var.flags.f_contiguous and not var.flags.c_contiguous else "C")
+def zeros(
+    folder: str | os.PathLike[str] | None, shape: tuple[int, ...], dtype: np.dtype[Any], order: Literal["C", "F"]
+) -> NDArray[Any]:
+    """Return zeros whose pages come to be when they are first touched, in memory or in a file without a name."""
+    if folder is None or math.prod(shape) == 0:
+        return np.zeros(shape, dtype, order)  # np.zeros_like would write every page
+    # The file goes when the arrays that map it do, also where the process is killed.
+    with tempfile.TemporaryFile(dir=folder, prefix="numba_rmsprop-") as file:
+        return np.asarray(np.memmap(file, dtype, "w+", shape=shape, order=order))
 
 
 def _copy_as_table(array: FloatArray) -> FloatArray:

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from .batches import Batch
+from .changes import Saved
+from .interrupts import Uninterrupted
 from .plans import Plan
 from .slots import Slots
 from .threads import launch_lock
@@ -32,6 +34,7 @@ class WeightStore:
         self._iterations = 0
         self._slots: list[Slots] = []
         self._own_weights: dict[str, NDArray[Any]] = {}
+        self._saved: Saved | None = None
         self._index()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -102,9 +105,12 @@ class WeightStore:
         iterations = _check_iterations(given[0][()])
         with launch_lock:
             self.flush()
-            for array, value in zip(present, given[1:], strict=True):
-                array[...] = value
-            self._iterations = iterations
+            with Uninterrupted():
+                for slots in self._slots:
+                    slots.changes.everything = True
+                for array, value in zip(present, given[1:], strict=True):
+                    array[...] = value
+                self._iterations = iterations
 
     def build(self, variables: Iterable[FloatArray]) -> None:
         """Make the slots of variables before their first step, as for :meth:`set_weights`.
@@ -291,6 +297,10 @@ def _initial(initializer: Initializer, shape: tuple[int, ...], dtype: np.dtype[A
 
 def _check_iterations(value: Any) -> int:
     number = value.item() if isinstance(value, np.generic) else value
-    if isinstance(number, bool) or not isinstance(number, (int, float)) or not (number >= 0 and number % 1 == 0):
+    if (
+        isinstance(number, bool)
+        or not isinstance(number, (int, float))
+        or not (0 <= number < 2**63 and number % 1 == 0)
+    ):
         raise ValueError(f"iterations: expected a whole number >= 0, got {value!r}")
     return int(number)

@@ -1,0 +1,78 @@
+"""Which rows of a variable have changed since it was last saved: its clocks know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+BLOCK_ROWS = 1 << 20
+"""Clocks that are compared at a time, for a scratch of a megabyte."""
+
+MAX_FLUSHES = 64
+"""After so many flushes since the last save, writing all rows beats repeating the flushes when loading."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What an optimizer's last file was: deltas go on from there."""
+
+    identity: str
+    include_variables: bool
+
+
+class Changes:
+    """What has happened to a variable since its last save.
+
+    A step or a gather sets the clock of each row it writes, so such rows need no list. A flush moves every clock; so
+    the rows that had changed before it are listed then, and the flush itself is noted, to be repeated when loading.
+
+    Attributes
+    ----------
+    everything : bool
+        Whether any row may have changed, so that all must be written.
+    flushes : list of (int, ndarray)
+        For each flush, before which step it came, and the runs of hyperparameters (see
+        :mod:`numba_rmsprop.kernels.gaps`) that it went by.
+    """
+
+    def __init__(self) -> None:
+        self.everything = True
+        self.flushes: list[tuple[int, NDArray[np.float64]]] = []
+        self._since = 0
+        self._current: NDArray[np.uint8] | None = None
+        self._before_flushes = np.empty(0, np.int64)
+
+    def start(self, clocks: NDArray[np.int32] | None, floor: int, steps: int) -> None:
+        """Note that all has been saved, before step ``steps``."""
+        self.everything = False
+        self.flushes = []
+        self._since = steps
+        # A row that is caught up by a gather, without a step, also gets the clock ``steps``.
+        self._current = None if clocks is None or floor == steps else np.packbits(clocks == steps, bitorder="little")
+        self._before_flushes = np.empty(0, np.int64)
+
+    def note_flush(self, clocks: NDArray[np.int32], steps: int, runs: NDArray[np.float64]) -> None:
+        """Note that all rows are about to be caught up with the steps before step ``steps``."""
+        if len(self.flushes) == MAX_FLUSHES:
+            self.everything = True
+        if self.everything:
+            return
+        self._before_flushes = self.rows(clocks)
+        self.flushes.append((steps, runs.copy()))
+        self._since, self._current = steps, None
+
+    def rows(self, clocks: NDArray[np.int32] | None) -> NDArray[np.int64]:
+        """Return the rows that a step or a gather has written, in order."""
+        if clocks is None:
+            return self._before_flushes
+        found = [self._before_flushes]
+        for begin in range(0, len(clocks), BLOCK_ROWS):
+            block = clocks[begin : begin + BLOCK_ROWS]
+            changed = block > self._since
+            if self._current is not None:
+                current = np.unpackbits(self._current[begin // 8 :], count=len(block), bitorder="little")
+                changed |= (block == self._since) & (current == 0)
+            found.append(begin + np.flatnonzero(changed))
+        return np.unique(np.concatenate(found))

@@ -1,0 +1,199 @@
+"""What a checkpoint says, checked before anything is made of it: a checksum proves no good intentions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .slots import CLOCK_LIMIT
+from .variables import FloatArray, describe
+
+if TYPE_CHECKING:
+    import os
+
+    from .optimizer import RMSprop
+
+MAX_TEXT = 1 << 20
+"""JSON takes up to thirty times its size once it is parsed; so no single text may be longer than this."""
+
+SAID = {"name": str, "shape": list, "dtype": str, "steps": int, "floor": int, "custom_slots": list, "flushes": list}
+"""What a file says of a variable."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a file holds: arrays mapped from it, and what its metadata says."""
+
+    path: str | os.PathLike[str]
+    tensors: dict[str, NDArray[Any]]
+    identity: str
+    follows: str
+    config: dict[str, Any]
+    iterations: int
+    include_variables: bool
+    variables: list[dict[str, Any]]
+    weights: list[str]
+
+
+def parse(path: str | os.PathLike[str], tensors: dict[str, NDArray[Any]], metadata: dict[str, str]) -> Contents:
+    """Return the contents of a file whose metadata has the right form.
+
+    Raises
+    ------
+    ValueError
+        If something is missing, or of another form.
+    """
+
+    def text(key: str) -> str:
+        if key not in metadata:
+            raise ValueError(f"{path}: expected {key!r} in the metadata, got {sorted(metadata)}")
+        if len(metadata[key]) > MAX_TEXT:
+            raise ValueError(f"{path}: expected at most {MAX_TEXT} characters of {key!r}, got {len(metadata[key])}")
+        return metadata[key]
+
+    def value(key: str, kind: type) -> Any:
+        written = text(key)
+        try:
+            found = json.loads(written)
+        except (ValueError, RecursionError) as error:  # a number may have too many digits
+            raise ValueError(f"{path}: expected JSON for {key!r} in the metadata; {error}") from error
+        if type(found) is not kind:
+            raise ValueError(f"{path}: expected {kind.__name__} for {key!r} in the metadata, got {found!r:.100}")
+        return found
+
+    count, iterations = value("variables", int), value("iterations", int)
+    if not (0 <= iterations < 2**63 and 0 <= count <= len(metadata)):
+        raise ValueError(f"{path}: it cannot be that there are {iterations} iterations and {count} variables")
+    variables = [value(f"variables.{i}", dict) for i in range(count)]
+    for i, said in enumerate(variables):
+        wrong = {key: said.get(key) for key, kind in SAID.items() if type(said.get(key)) is not kind}
+        if wrong:
+            raise ValueError(f"{path}: expected {sorted(SAID)} of variables[{i}], got {wrong!r:.100}")
+        if not all(isinstance(name, str) for name in said["custom_slots"]):
+            raise ValueError(f"{path}: expected names as custom slots, got {said['custom_slots']!r:.100}")
+    weights = value("weights", list)
+    for name in weights:
+        if not isinstance(name, str) or f"weights.{name}" not in tensors:
+            raise ValueError(f"{path}: expected an array 'weights.{name}', got {sorted(tensors)}")
+    return Contents(
+        path=path,
+        tensors=tensors,
+        identity=text("identity"),
+        follows=text("follows"),
+        config=value("config", dict),
+        iterations=iterations,
+        include_variables=value("include_variables", bool),
+        variables=variables,
+        weights=weights,
+    )
+
+
+def check_contents(files: Sequence[Contents], opt: RMSprop, variables: Sequence[FloatArray]) -> None:
+    """Raise ValueError unless a file and its deltas fit an optimizer, and these variables.
+
+    A kernel trusts clocks, runs and rows, so they must be such as a training run brings about.
+    """
+    expected = len(files[-1].variables)
+    if len(variables) != expected:
+        raise ValueError(f"{files[-1].path}: expected {expected} variables, got {len(variables)}")
+    before: list[_Variable] = []
+    for file in files:
+        if not len(before) <= len(file.variables) <= expected:
+            raise ValueError(f"{file.path}: has {len(file.variables)} variables, and other files {expected}")
+        if file.include_variables != files[0].include_variables:
+            raise ValueError(f"{file.path}: expected variables in all files, or in none")
+        found = [_Variable(file, i, var) for i, var in enumerate(variables[: len(file.variables)])]
+        for i, own in enumerate(found):
+            own.check(opt, before[i] if i < len(before) else None)
+        before = found
+
+
+class _Variable:
+    """What a file says of one variable."""
+
+    def __init__(self, file: Contents, i: int, var: FloatArray) -> None:
+        self.file = file
+        self.i = i
+        self.var = var
+        self.said = file.variables[i]
+        if list(np.shape(var)) != self.said["shape"] or str(getattr(var, "dtype", None)) != self.said["dtype"]:
+            raise ValueError(
+                f"{file.path}: expected variables[{i}] ({self.said['dtype']}, shape {tuple(self.said['shape'])}), "
+                f"got {describe(f'variables[{i}]', np.asarray(var))}"
+            )
+
+    def has(self, name: str) -> bool:
+        return f"variables.{self.i}.{name}" in self.file.tensors
+
+    def tensor(self, name: str, dtype: Any, shape: tuple[int, ...] | None) -> NDArray[Any]:
+        """Return an array, which must be there, of this dtype and shape."""
+        full = f"variables.{self.i}.{name}"
+        found = self.file.tensors.get(full)
+        if found is None:
+            raise ValueError(f"{self.file.path}: expected an array {full!r}, got {sorted(self.file.tensors)}")
+        if (dtype is not None and found.dtype != dtype) or (shape is not None and found.shape != shape):
+            raise ValueError(
+                f"{self.file.path}: expected {full!r} of shape {shape} ({np.dtype(dtype)}), "
+                f"got {found.shape} ({found.dtype})"
+            )
+        return found
+
+    def refuse(self, what: str) -> NoReturn:
+        raise ValueError(f"{self.file.path}: variables[{self.i}] has {what}, which no training run brings about")
+
+    def check(self, opt: RMSprop, before: _Variable | None) -> None:
+        """Check all that the file holds of the variable; ``before`` is what the file before it says, if it does."""
+        steps, floor, exact = self.said["steps"], self.said["floor"], opt.sparse_update == "exact"
+        if not 0 <= floor <= steps < CLOCK_LIMIT:
+            self.refuse(f"{steps} steps and floor {floor}")
+        shape = self.var.shape
+        if self.has("rows"):
+            shape = (self._check_rows(before), *shape[1:])
+        for name in [*opt._built_in_slots(), *["value"] * self.file.include_variables]:
+            self.tensor(name, self.var.dtype, shape)
+        if self.has("clocks"):
+            clocks = self.tensor("clocks", np.int32, shape[:1])
+            if clocks.size and not (clocks.min() >= 0 and clocks.max() <= steps):
+                self.refuse(f"clocks from {clocks.min()} to {clocks.max()} after {steps} steps")
+        self._check_runs("runs", floor, steps, needed=exact and floor < steps)
+        for name in self.said["custom_slots"]:
+            self.tensor(f"custom.{name}", None, None)
+
+    def _check_rows(self, before: _Variable | None) -> int:
+        """Check the rows of a delta, and the flushes before them; return how many rows there are."""
+        if before is None or self.var.ndim == 0 or before.said["steps"] > self.said["steps"]:
+            raise ValueError(f"{self.file.path}: expected all rows of variables[{self.i}], got some")
+        rows = self.tensor("rows", np.int64, None)
+        if rows.ndim != 1 or (
+            len(rows) and (rows[0] < 0 or rows[-1] >= len(self.var) or not (rows[1:] > rows[:-1]).all())
+        ):
+            self.refuse("rows that are not in order, or out of range")
+        flushes = self.said["flushes"]
+        floor, earliest = before.said["floor"], before.said["steps"]
+        for j, step in enumerate(flushes):
+            if type(step) is not int or not earliest <= step <= self.said["steps"]:
+                self.refuse(f"flushes at steps {flushes}")
+            self._check_runs(f"flush.{j}", floor, step, needed=True)
+            floor = earliest = step
+        return len(rows)
+
+    def _check_runs(self, name: str, floor: int, steps: int, *, needed: bool) -> None:
+        """Check runs of hyperparameters, which must reach back to the floor where rows may be behind."""
+        runs = self.tensor(name, np.float64, None)
+        if runs.ndim != 2 or runs.shape[1] != 4:
+            self.refuse(f"runs of shape {runs.shape}")
+        begins, factors = runs[:, 0], runs[:, 1:]
+        right = (
+            bool(np.isfinite(runs).all())
+            and bool((begins[1:] > begins[:-1]).all())
+            and bool((begins == np.floor(begins)).all())
+            and (not len(runs) or (begins[0] >= 0 and begins[-1] < max(steps, 1)))
+            and bool((factors[:, :2] >= 0).all() and (factors[:, :2] <= 1).all() and (factors[:, 2] <= 1).all())
+        )
+        if not right or (needed and not (len(runs) and begins[0] <= floor)):
+            self.refuse(f"runs {runs[:3].tolist()} before step {steps}, its floor being {floor}")
