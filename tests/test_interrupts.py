@@ -1,0 +1,193 @@
+"""Ctrl-C at any moment: a step is whole or not begun."""
+
+import inspect
+import signal
+import sys
+import threading
+from functools import partial
+
+import numba
+import numpy as np
+import pytest
+import scipy.sparse
+from test_deltas import state_of
+
+from numba_rmsprop import IndexedSlices, RMSprop
+from numba_rmsprop.interrupts import Uninterrupted
+from numba_rmsprop.threads import launch_lock
+
+pytestmark = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="a kernel in plain Python can be interrupted")
+
+GRADIENTS = np.random.default_rng(0).standard_normal((6, 4))
+
+
+def trained(**settings):
+    """Return a run whose next step touches variables of every kind, strided ones and one not seen before included."""
+    opt = RMSprop(0.1, **settings)
+    strided = np.ones((6, 4, 2))[:, :2]
+    variables = [np.ones((6, 4)), np.ones((6, 4)), np.ones(3), np.ones((6, 4), order="F"), strided]
+    for t in range(3):
+        opt.apply_gradients(gradients(variables, t))
+    return opt, [*variables, np.ones(4)]
+
+
+def gradients(variables, t):
+    table, matrix, bias, dense, strided, *late = variables
+    rows = np.array([t, 5, t])
+    return [
+        (IndexedSlices(GRADIENTS[:3], rows), table),
+        (scipy.sparse.csr_array(GRADIENTS * (np.arange(6) == t)[:, np.newaxis]), matrix),
+        (GRADIENTS[0, :3], bias),
+        (GRADIENTS, dense),
+        (IndexedSlices(GRADIENTS.reshape(6, 2, 2)[:3], rows), strided),
+        *[(GRADIENTS[1], var) for var in late],
+    ]
+
+
+def interrupted_at(moment, call, *arguments):
+    """Call and let SIGINT come at the ``moment``-th chance; return whether there were as many.
+
+    The interpreter looks for signals when it enters a function and after a call.
+    """
+    left = moment
+
+    def profile(frame, event, _):
+        nonlocal left
+        if event == "c_call":
+            return  # it looks only after such a call
+        # Python drops whatever is raised while it throws a half-used generator away.
+        if "numba_rmsprop" in frame.f_code.co_filename and not frame.f_code.co_flags & inspect.CO_GENERATOR:
+            left -= 1
+            if left == 0:
+                sys.setprofile(None)
+                signal.raise_signal(signal.SIGINT)
+
+    try:
+        sys.setprofile(profile)
+        call(*arguments)
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.setprofile(None)
+    assert left > 0, "the interrupt was lost"
+    return False
+
+
+def lock_is_free():
+    def take():
+        if launch_lock.acquire(blocking=False):
+            launch_lock.release()
+            found.append(True)
+
+    found = []
+    other = threading.Thread(target=take)
+    other.start()
+    other.join()
+    return found == [True]
+
+
+def check_at_every_moment(call, settings):
+    """Interrupt ``call(opt, variables)`` at each chance; it must do nothing, or all. Return their number."""
+    opt, variables = trained(**settings)
+    call(opt, variables)
+    after = state_of(opt, variables)
+    before = state_of(*trained(**settings))
+    moment, outcomes = 1, set()
+    while True:
+        opt, variables = trained(**settings)
+        if not interrupted_at(moment, call, opt, variables):
+            break
+        state = state_of(opt, variables)
+        assert state in (before, after), f"half done, when interrupted at chance {moment}"
+        outcomes.add(state == after)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert lock_is_free()
+        moment += 1
+    assert outcomes == {False, True} or before == after
+    return moment
+
+
+SETTINGS = [{}, {"momentum": 0.9, "centered": True, "weight_decay": 0.1}, {"clipnorm": 0.5}, {"sparse_update": "lazy"}]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_a_step_is_whole_or_not_begun(settings):
+    def step(opt, variables):
+        opt.apply_gradients(gradients(variables, 3))
+
+    assert check_at_every_moment(step, settings) > 300
+
+
+def test_a_flush_is_whole_or_not_begun_for_each_variable():
+    check_at_every_moment(lambda opt, variables: opt.flush(variables[4]), {"momentum": 0.9})
+    check_at_every_moment(lambda opt, variables: opt.flush(variables[0]), {"momentum": 0.9})
+
+
+def test_a_gather_is_whole_or_not_begun():
+    check_at_every_moment(lambda opt, variables: opt.gather(variables[0], [1, 2]), {"momentum": 0.9})
+    check_at_every_moment(lambda opt, variables: opt.gather(variables[4], [1, 2]), {"momentum": 0.9})
+
+
+def test_weights_are_set_or_not():
+    def halve(opt, _):
+        opt.set_weights(halves)
+
+    opt, _ = trained(sparse_update="lazy")
+    halves = [weight // 2 if i == 0 else weight / 2 for i, weight in enumerate(opt.get_weights())]
+    check_at_every_moment(halve, {"sparse_update": "lazy"})
+
+
+def test_a_save_is_whole_or_leaves_the_old_file(tmp_path):
+    opt, variables = trained(momentum=0.9)
+    opt.save(tmp_path / "opt", include_variables=True)
+    moment = 1
+    while interrupted_at(moment, partial(opt.save, tmp_path / "opt", include_variables=True)):
+        assert [path.name for path in tmp_path.iterdir()] == ["opt"]
+        opt.save_delta(tmp_path / "delta")  # goes on from whatever file is there
+        copies = [np.zeros_like(var) for var in variables[:-1]]
+        found = RMSprop.load([tmp_path / "opt", tmp_path / "delta"], copies)
+        assert state_of(found, copies) == state_of(opt, variables[:-1])
+        (tmp_path / "delta").unlink()
+        opt.save(tmp_path / "opt", include_variables=True)
+        moment += 3
+    assert moment > 300
+
+
+def test_interrupts_are_held_off_and_come_after():
+    came = []
+    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        with Uninterrupted():
+            with Uninterrupted():
+                signal.raise_signal(signal.SIGINT)
+                assert came == []
+            assert came == []
+        assert came == [signal.SIGINT]
+        with Uninterrupted():
+            pass
+        assert came == [signal.SIGINT]
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.SIG_DFL])
+def test_a_process_that_handles_no_interrupts_is_left_alone(handler):
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        with Uninterrupted():
+            assert signal.getsignal(signal.SIGINT) is handler
+        assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_other_threads_hold_nothing_off():
+    def hold():
+        with Uninterrupted():
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    seen = []
+    other = threading.Thread(target=hold)
+    other.start()
+    other.join()
+    assert seen == [signal.default_int_handler]
