@@ -14,11 +14,21 @@ import numpy as np
 from .batches import Batch, Part
 from .gradients import CSR, Dense, Gradient, Rows
 from .kernels.csr import BLOCK_ROWS
-from .kernels.norms import BLOCK_LINES, TERMS, csr_squares, dense_squares, line_squares, rows_squares
+from .kernels.norms import (
+    BLOCK_LINES,
+    TERMS,
+    block_squares,
+    csr_blocks_squares,
+    csr_squares,
+    dense_squares,
+    line_squares,
+    rows_squares,
+    rows_squares_share,
+)
 from .kernels.rows import CHUNK
 from .rates import StepRates
 from .slots import Slots
-from .threads import launch_lock, row_links, row_scratch, workers_for
+from .threads import launch_lock, row_links, row_scratch, workers_for, worth_a_launch
 from .variables import FloatArray
 
 
@@ -64,7 +74,11 @@ def _rows(gradient: Rows, slots: Slots, rates: FloatArray) -> float:
     partial = np.empty(-(-len(indices) // CHUNK))
     links = slots.seen(), *row_links(len(indices))
     scratch = row_scratch(workers, values)
-    rows_squares(workers, (indices, values), slots.row_clocks(), rates, links, scratch, partial)
+    entries, clocks = (indices, values), slots.row_clocks()
+    if workers == 1:
+        rows_squares_share(0, 1, entries, clocks, rates, links, scratch, partial)
+    else:
+        rows_squares(workers, entries, clocks, rates, links, scratch, partial)
     return float(np.sum(partial))
 
 
@@ -72,8 +86,11 @@ def _dense(values: FloatArray, rates: FloatArray) -> float:
     flat = values.reshape(-1, order="A")
     lines = flat.size // TERMS
     partial = np.empty(-(-lines // BLOCK_LINES))
-    if lines:
-        dense_squares(flat[: lines * TERMS].reshape(lines, TERMS), rates, partial)
+    table = flat[: lines * TERMS].reshape(lines, TERMS)
+    if worth_a_launch(table.size):
+        dense_squares(table, rates, partial)
+    elif lines:
+        block_squares(0, len(partial), table, rates, partial)
     return float(np.sum(partial)) + line_squares(flat[np.newaxis, lines * TERMS :], rates)
 
 
@@ -81,5 +98,9 @@ def _csr(gradient: CSR, columns: int, rates: FloatArray) -> float:
     workers = workers_for(gradient.values.size)
     sums = np.zeros((workers, columns), gradient.values.dtype)
     partial = np.empty(-(-(gradient.indptr.size - 1) // BLOCK_ROWS))
-    csr_squares(workers, (gradient.indptr, gradient.indices, gradient.values), rates, sums, partial)
+    matrix = gradient.indptr, gradient.indices, gradient.values
+    if workers == 1:
+        csr_blocks_squares(0, 1, matrix, rates, sums, partial)
+    else:
+        csr_squares(workers, matrix, rates, sums, partial)
     return float(np.sum(partial))

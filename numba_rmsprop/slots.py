@@ -14,12 +14,19 @@ from .changes import Changes
 from .gradients import CSR, Dense, Gradient, Rows
 from .history import Arrays, History
 from .interrupts import Uninterrupted
-from .kernels.catching_up import copy_share, flush_rows, gather_catching_up, gather_rows
+from .kernels.catching_up import (
+    catch_up_rows,
+    copy_share,
+    flush_rows,
+    gather_catching_up,
+    gather_owned,
+    gather_rows,
+)
 from .kernels.csr import step_csr, step_csr_serial
-from .kernels.dense import step_dense
+from .kernels.dense import step_dense, step_lines
 from .kernels.rows import step_rows, step_share
 from .rates import StepRates
-from .threads import launch_lock, row_links, row_scratch, workers_for
+from .threads import launch_lock, row_links, row_scratch, workers_for, worth_a_launch
 from .variables import FloatArray, as_lines, as_table
 
 State: TypeAlias = tuple[FloatArray, FloatArray, FloatArray | None, FloatArray | None]
@@ -135,10 +142,13 @@ class Slots:
             if self.clocks is None or self.floor == self.steps or not self.exact:
                 return
             state, clocks = self._borrow(EVERYTHING)
-            history = self.history.arrays(self.steps)
-            self.changes.note_flush(self.clocks, self.steps, self.history.runs)
+            ages, history = (clocks, self.floor, self.steps), self.history.arrays(self.steps)
             with Uninterrupted():
-                flush_rows(state, (clocks, self.floor, self.steps), history)
+                self.changes.note_flush(self.clocks, self.steps, self.history.runs)
+                if worth_a_launch(self.var.size):
+                    flush_rows(state, ages, history)
+                else:
+                    catch_up_rows(0, len(clocks), state, ages, history)
                 if self._table is None:
                     self._give_back(EVERYTHING, state, clocks)
                 self.floor = self.steps
@@ -153,8 +163,12 @@ class Slots:
             rows, places = self._reach(indices)
             state, clocks = self._borrow(rows)
             ages, history = (clocks, self.floor, self.steps), self.history.arrays(self.steps)
+            workers = workers_for(out.size)
             with Uninterrupted():
-                gather_catching_up(workers_for(out.size), places, out, state, ages, history)
+                if workers == 1:
+                    gather_owned(0, 1, places, out, state, ages, history)
+                else:
+                    gather_catching_up(workers, places, out, state, ages, history)
                 if self._table is None:
                     self._give_back(rows, state, clocks)
 
@@ -223,8 +237,10 @@ class Slots:
         self.flush()
         for grad, *state in as_lines(gradient.values, *self._state):
             assert grad is not None
-            if grad.size:
+            if worth_a_launch(grad.size):
                 step_dense(grad, tuple(state), rates)
+            elif grad.size:
+                step_lines(0, len(grad), grad, tuple(state), rates)
         if self.clocks is not None:
             self.steps += 1
             self.floor = self.steps  # every row is current, whatever its clock says

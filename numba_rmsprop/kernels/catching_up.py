@@ -17,6 +17,9 @@ from .rule import catch_up
 
 CLOCKS_AHEAD = 16
 
+BLOCK_ROWS = 64
+"""Rows that a worker brings up to date at a time."""
+
 
 @compiled
 def owner(row: Any, workers: Integer) -> Any:
@@ -38,11 +41,20 @@ def catch_up_row(row: Integer, state: Any, ages: Any, history: Any) -> None:
         clocks[row] = now
 
 
+@compiled
+def catch_up_rows(begin: Integer, end: Integer, state: Any, ages: Any, history: Any) -> None:
+    """Bring rows ``begin`` to ``end`` to the state after step ``now - 1``, on the calling thread."""
+    for row in range(begin, end):
+        catch_up_row(np.int64(row), state, ages, history)
+
+
 @compiled_parallel
 def flush_rows(state: Any, ages: Any, history: Any) -> None:
-    """Bring every row to the state after step ``now - 1``."""
-    for row in prange(state[0].shape[0]):
-        catch_up_row(np.int64(row), state, ages, history)
+    """Bring every row to the state after step ``now - 1``, on all threads."""
+    rows = state[0].shape[0]
+    for block in prange(-(-rows // BLOCK_ROWS)):
+        begin = np.int64(block) * BLOCK_ROWS
+        catch_up_rows(begin, min(begin + BLOCK_ROWS, rows), state, ages, history)
 
 
 @inlined
@@ -52,9 +64,10 @@ def _copy_row(source: Any, row: Integer, out: Any, i: Integer) -> None:
 
 
 @compiled
-def _gather_owned(
+def gather_owned(
     worker: Integer, workers: Integer, indices: Any, out: Any, state: Any, ages: Any, history: Any
 ) -> None:
+    """Copy one worker's rows into ``out``, after catching them up."""
     clocks = ages[0]
     for i in range(indices.size):
         # Two distances: a row's clock must have arrived before it says whether the row's state will be needed.
@@ -74,7 +87,7 @@ def _gather_owned(
 def gather_catching_up(workers: Integer, indices: Any, out: Any, state: Any, ages: Any, history: Any) -> None:
     """Copy rows into ``out``, shape (n, columns), after catching them up; duplicates are the same worker's."""
     for worker in prange(workers):
-        _gather_owned(np.int64(worker), workers, indices, out, state, ages, history)
+        gather_owned(np.int64(worker), workers, indices, out, state, ages, history)
 
 
 @compiled

@@ -22,7 +22,8 @@ LINES_AHEAD = 8
 
 
 @compiled
-def _step_lines(begin: Integer, end: Integer, grad: Any, state: Any, rates: Any) -> None:
+def step_lines(begin: Integer, end: Integer, grad: Any, state: Any, rates: Any) -> None:
+    """Step lines ``begin`` to ``end`` of arrays of shape (lines, columns), on the calling thread."""
     named = unpack_rates(rates)
     for line in range(begin, end):
         prefetch_row(grad, line + LINES_AHEAD)
@@ -36,7 +37,7 @@ def step_dense(grad: Any, state: Any, rates: Any) -> None:
     lines = grad.shape[0]
     for block in prange(-(-lines // BLOCK_LINES)):
         begin = np.int64(block) * BLOCK_LINES
-        _step_lines(begin, min(begin + BLOCK_LINES, lines), grad, state, rates)
+        step_lines(begin, min(begin + BLOCK_LINES, lines), grad, state, rates)
 
 
 @compiled

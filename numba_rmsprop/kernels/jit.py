@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import pickle
 import warnings
 from collections.abc import Callable
 from typing import Any, TypeAlias, TypeVar, cast
 
+import numba
 import numpy as np
-from numba import njit
+from numba.core.caching import FunctionCache
 
 Integer: TypeAlias = int | np.integer[Any]
 """Compiled functions take Python's integers and NumPy's alike."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+UNUSABLE = (OSError, EOFError, pickle.UnpicklingError)
+"""What comes of a cache that vanished or became read-only, of a full disk, or of a file that was cut short."""
+
+_warned = False
 
 
 def compiled(function: Function) -> Function:
@@ -60,6 +67,8 @@ def _compile(
     # _nrt=False, as for Numba's own functions that allocate nothing: counting references to the arrays, atomically,
     # at every call of a function that LLVM did not inline, took longer than the step on a row of 64.
     # Numba's cache key leaves the options out, so no function may be compiled twice with different ones.
+    if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
+        return function
     options: dict[str, Any] = {
         "error_model": "numpy",
         "nogil": True,
@@ -69,15 +78,44 @@ def _compile(
         "forceinline": forceinline,
         "inline": inline,
     }
+    dispatcher: Any = numba.njit(**options)(function)
     try:
-        return cast(Function, njit(cache=True, **options)(function))
+        dispatcher._cache = _Cache(function)  # in place of what cache=True would put there
     except RuntimeError as error:
         if "cannot cache" not in str(error):
             raise
+        _warn_once(str(error))
+    return cast(Function, dispatcher)
+
+
+class _Cache(FunctionCache):
+    """Numba's cache of a function, without which a call goes on.
+
+    Numba reads and writes its files when a function is first called, which may be amid a step.
+    """
+
+    def load_overload(self, signature: Any, target_context: Any) -> Any:
+        try:
+            return super().load_overload(signature, target_context)
+        except UNUSABLE as error:
+            _warn_once(f"{self.cache_path}: {error!r}")
+            return None
+
+    def save_overload(self, signature: Any, compiled: Any) -> None:
+        try:
+            super().save_overload(signature, compiled)
+        except UNUSABLE as error:
+            _warn_once(f"{self.cache_path}: {error!r}")
+
+
+def _warn_once(reason: str) -> None:
+    """Warn of a cache that does not work: once, and not for each of some fifty functions."""
+    global _warned
+    if not _warned:
+        _warned = True
         warnings.warn(
-            f"Numba finds no folder to cache compiled code in ({error}); every process will compile anew. "
+            f"Numba cannot keep compiled code for later processes, which will compile anew ({reason}). "
             "Set NUMBA_CACHE_DIR to a writable folder.",
             RuntimeWarning,
             stacklevel=2,
         )
-        return cast(Function, njit(cache=False, **options)(function))

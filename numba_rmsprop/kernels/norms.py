@@ -50,20 +50,23 @@ def _squares(grads: Any, i: Integer, rates: Any) -> float:
 
 
 @compiled
-def _block_squares(grads: Any, block: Integer, rates: Any) -> float:
+def block_squares(begin: Integer, end: Integer, grads: Any, rates: Any, partial: Any) -> None:
+    """Write the sums of squares of blocks ``begin`` to ``end``, on the calling thread."""
     named = unpack_rates(rates)
-    total = 0.0
-    for i in range(block * BLOCK_LINES, min((block + 1) * BLOCK_LINES, grads.shape[0])):
-        prefetch_row(grads, i + LINES_AHEAD)
-        total += _squares(grads, np.int64(i), named)
-    return total
+    for block in range(begin, end):
+        total = 0.0
+        for i in range(block * BLOCK_LINES, min((block + 1) * BLOCK_LINES, grads.shape[0])):
+            prefetch_row(grads, i + LINES_AHEAD)
+            total += _squares(grads, np.int64(i), named)
+        partial[block] = total
 
 
 @compiled_parallel
 def dense_squares(grads: Any, rates: Any, partial: Any) -> None:
     """Write the sums of squares of every ``BLOCK_LINES`` rows of ``grads``, shape (n, TERMS), into ``partial``."""
     for block in prange(partial.size):
-        partial[block] = _block_squares(grads, np.int64(block), rates)
+        begin = np.int64(block)
+        block_squares(begin, begin + 1, grads, rates, partial)
 
 
 @compiled
@@ -101,7 +104,7 @@ def _rows_squares_chunk(
 
 
 @compiled
-def _rows_squares_share(
+def rows_squares_share(
     worker: Integer,
     workers: Integer,
     entries: Any,
@@ -111,6 +114,10 @@ def _rows_squares_share(
     scratch: Any,
     partial: Any,
 ) -> None:
+    """Write the sums of the chunks that one worker takes: all of them, marked first, if it is alone."""
+    if workers == 1:
+        mark_duplicates(entries[0], clocks, links[0], links[1], links[2])
+        give_none_away(scratch[2])
     chunk = next_share(worker, workers, partial.size, scratch[2])
     while chunk >= 0:
         _rows_squares_chunk(worker, chunk, entries, clocks, rates, links, scratch, partial)
@@ -128,7 +135,7 @@ def rows_squares(
     mark_duplicates(entries[0], clocks, links[0], links[1], links[2])
     give_none_away(scratch[2])
     for worker in prange(workers):
-        _rows_squares_share(np.int64(worker), workers, entries, clocks, rates, links, scratch, partial)
+        rows_squares_share(np.int64(worker), workers, entries, clocks, rates, links, scratch, partial)
 
 
 @compiled
@@ -145,7 +152,8 @@ def _row_entries_squares(worker: Integer, row: Integer, matrix: Any, rates: Any,
 
 
 @compiled
-def _csr_blocks_squares(worker: Integer, workers: Integer, matrix: Any, rates: Any, sums: Any, partial: Any) -> None:
+def csr_blocks_squares(worker: Integer, workers: Integer, matrix: Any, rates: Any, sums: Any, partial: Any) -> None:
+    """Write the sums of every ``workers``-th block."""
     rows = matrix[0].size - 1
     named = unpack_rates(rates)
     for block in range(worker, partial.size, workers):
@@ -159,4 +167,4 @@ def _csr_blocks_squares(worker: Integer, workers: Integer, matrix: Any, rates: A
 def csr_squares(workers: Integer, matrix: Any, rates: Any, sums: Any, partial: Any) -> None:
     """Write the sums of squares of every ``BLOCK_ROWS`` rows into ``partial``; ``sums`` is 0, before and after."""
     for worker in prange(workers):
-        _csr_blocks_squares(np.int64(worker), workers, matrix, rates, sums, partial)
+        csr_blocks_squares(np.int64(worker), workers, matrix, rates, sums, partial)
