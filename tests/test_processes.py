@@ -1,0 +1,346 @@
+"""Threads and processes, under each of Numba's threading layers; each test is a process of its own, which may die."""
+
+import contextlib
+import importlib.util
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+
+import numba
+import pytest
+
+from numba_rmsprop.kernels import jit
+
+pytestmark = pytest.mark.skipif(
+    numba.config.DISABLE_JIT, reason="nothing is launched or cached with NUMBA_DISABLE_JIT=1"
+)
+
+HERE = pathlib.Path(__file__).parent
+LAYERS = ("workqueue", "omp", "tbb")
+TIME_LIMIT = 150
+"""Seconds until a program counts as hanging: well beyond the first one, which compiles."""
+
+can_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+
+
+def finish(program, layer="default", options=(), folder=HERE, **environment):
+    """Run a program in a folder; return its exit status and what it wrote, or fail if it hangs."""
+    libraries = [os.path.join(sys.prefix, "lib"), os.environ.get("LD_LIBRARY_PATH", "")]  # where pip puts tbb's
+    set_here = {"LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)), "NUMBA_THREADING_LAYER": layer}
+    process = subprocess.Popen(
+        [sys.executable, *options, "-c", program],
+        cwd=folder,
+        env=os.environ | set_here | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        printed, errors = process.communicate(timeout=TIME_LIMIT)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # children that hang, too
+    return process.returncode, printed, errors
+
+
+def results(program, layer="default", **environment):
+    """Run a program that must end well, and return what it printed as JSON."""
+    status, printed, errors = finish(program, layer, **environment)
+    if "No threading layer could be loaded" in errors:
+        pytest.skip(f"Numba cannot load the threading layer {layer} here")
+    assert status == 0, errors
+    return json.loads(printed)
+
+
+@pytest.fixture(scope="module")
+def expected():
+    """Return the digests of training without any launch, one for each seed."""
+    return results("""
+import json, every_step
+every_step.threads.SERIAL_ITEMS = 10**9
+print(json.dumps([every_step.trained(seed) for seed in range(4)]))
+every_step.threads.numba.get_num_threads()
+""")
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_threads_with_optimizers_of_their_own_and_a_shared_one(layer, expected):
+    own, shared, used = results(
+        """
+import json, numba
+from every_step import digest, in_threads, make_optimizer, train, trained
+
+def on_some_threads(seed):
+    numba.set_num_threads(1 + seed % numba.config.NUMBA_NUM_THREADS)
+    return trained(seed)
+
+opt = make_optimizer()
+own = in_threads(on_some_threads, range(4))
+shared = [digest(opt, arrays) for arrays in in_threads(lambda seed: train(opt, seed), range(4))]
+print(json.dumps([own, shared, numba.threading_layer()]))
+""",
+        layer,
+    )
+    assert used == layer
+    assert own == expected
+    assert shared == expected
+
+
+def test_one_thread(expected):
+    program = "import json, every_step; print(json.dumps(every_step.trained(0)))"
+    assert results(program, NUMBA_NUM_THREADS="1") == expected[0]
+
+
+@can_fork
+@pytest.mark.parametrize("layer", LAYERS)
+def test_forks_before_and_after_a_launch_and_forks_of_forks(layer, expected):
+    early, parent, child, grandchild, used = results(
+        """
+import json, multiprocessing, numba
+from every_step import digest, make_optimizer, threads, train, trained
+
+fork = multiprocessing.get_context("fork")
+
+def forked(function):
+    receiver, sender = fork.Pipe(duplex=False)
+    child = fork.Process(target=lambda: sender.send(function()))
+    child.start()
+    sender.close()
+    try:
+        result = receiver.recv()
+    except EOFError:
+        result = None
+    child.join()
+    return [child.exitcode, result]
+
+def go_on():
+    return [digest(opt, arrays), trained(1), threads.workers_for(10**9)]
+
+early = forked(lambda: [trained(0), numba.threading_layer()])
+opt = make_optimizer()
+arrays = train(opt, 0)
+child = forked(go_on)
+grandchild = forked(lambda: [trained(2), forked(go_on)])
+print(json.dumps([early, go_on(), child, grandchild, numba.threading_layer()]))
+""",
+        layer,
+    )
+    assert used == layer
+    assert early == [0, [expected[0], layer]]
+    assert parent == [expected[0], expected[1], numba.config.NUMBA_NUM_THREADS]
+    assert child == [0, [expected[0], expected[1], 1]]
+    assert grandchild == [0, [expected[2], child]]
+
+
+@can_fork
+@pytest.mark.parametrize("layer", LAYERS)
+def test_forks_while_another_thread_steps(layer, expected):
+    statuses, digest = results(
+        """
+import json, os, sys, threading
+import numpy as np
+from every_step import RMSprop, trained
+
+opt, var, grad = RMSprop(0.01, momentum=0.9), np.ones(1_000_000, np.float32), np.ones(1_000_000, np.float32)
+stop = threading.Event()
+
+def keep_stepping():
+    while not stop.is_set():
+        opt.apply_gradients([(grad, var)])
+
+def work():
+    opt.apply_gradients([(grad, var)])
+    rms = opt.get_slot(var, "rms")
+    return (var == var[0]).all() and (rms == rms[0]).all()  # nothing was left half done
+
+digest = trained(0)
+thread = threading.Thread(target=keep_stepping)
+thread.start()
+statuses = []
+for _ in range(30):
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if work() else 1)
+    statuses.append(os.waitpid(child, 0)[1])
+child = os.fork()
+if child == 0:
+    os._exit(0 if trained(0) == digest else 1)
+statuses.append(os.waitpid(child, 0)[1])
+stop.set()
+thread.join()
+print(json.dumps([statuses, digest]))
+""",
+        layer,
+    )
+    assert statuses == [0] * 31
+    assert digest == expected[0]
+
+
+@can_fork
+def test_a_fork_waits_for_the_compiler():
+    status = results("""
+import json, os, threading, time
+import numba
+import numba_rmsprop
+
+holds, forks = threading.Event(), threading.Event()
+
+def compile_something():
+    with numba.core.compiler_lock.global_compiler_lock:
+        holds.set()
+        forks.wait()
+        time.sleep(0.2)  # for as long as it takes to get from forks.set() to the fork
+
+thread = threading.Thread(target=compile_something)
+thread.start()
+holds.wait()
+forks.set()
+child = os.fork()
+if child == 0:
+    os._exit(numba.njit(lambda x: x - 1)(1))
+print(json.dumps(os.waitpid(child, 0)[1]))
+thread.join()
+""")
+    assert status == 0
+
+
+@can_fork
+def test_a_step_may_fork():
+    statuses = results("""
+import json, os
+import numpy as np
+from numba_rmsprop import RMSprop
+
+statuses = []
+
+def rate():
+    child = os.fork()
+    if child == 0:
+        RMSprop().apply_gradients([(np.ones(3), np.ones(3))])
+        os._exit(0)
+    statuses.append(os.waitpid(child, 0)[1])
+    return 0.1
+
+opt = RMSprop(rate)
+for _ in range(2):
+    opt.apply_gradients([(np.ones(3), np.ones(3))])
+print(json.dumps(statuses))
+""")
+    assert statuses == [0, 0]
+
+
+def test_spawned_processes(expected):
+    assert (
+        results("""
+import json, multiprocessing, every_step
+mine = every_step.trained(0)
+with multiprocessing.get_context("spawn").Pool(2) as pool:
+    print(json.dumps([mine, *pool.map(every_step.trained, (1, 2, 3))]))
+""")
+        == expected
+    )
+
+
+def test_joblib(expected):
+    assert (
+        results("""
+import json, joblib, every_step
+mine = every_step.trained(0)
+others = joblib.Parallel(n_jobs=2, backend="loky")(joblib.delayed(every_step.trained)(seed) for seed in (1, 2, 3))
+print(json.dumps([mine, *others]))
+""")
+        == expected
+    )
+
+
+@can_fork
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
+def test_a_torch_data_loader_with_workers(expected):
+    assert (
+        results("""
+import json, torch, every_step
+
+class Trained(torch.utils.data.Dataset):
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, k):
+        return every_step.trained(k + 1)
+
+mine = every_step.trained(0)
+loader = torch.utils.data.DataLoader(Trained(), batch_size=None, num_workers=2, multiprocessing_context="fork")
+print(json.dumps([mine, *loader]))
+""")
+        == expected
+    )
+
+
+ONE_STEP = """
+import numpy as np
+var = np.ones(3)
+assert RMSprop(0.1, rho=0.75).apply_gradients([(np.ones(3), var)]) == 1
+assert abs(var - 0.8).max() < 1e-6, var
+"""
+
+
+def warnings_of_one_step(spoil="", **settings):
+    program = "from numba_rmsprop import RMSprop\n" + spoil + ONE_STEP
+    status, _, errors = finish(program, options=["-W", "always"], **settings)
+    assert status == 0, errors
+    return [line for line in errors.splitlines() if "Warning" in line]
+
+
+def test_no_cache_folder_can_be_written(tmp_path):
+    package = tmp_path / "numba_rmsprop"
+    shutil.copytree(pathlib.Path(jit.__file__).parents[1], package, ignore=shutil.ignore_patterns("__pycache__"))
+    for folder in (package, package / "kernels"):
+        (folder / "__pycache__").write_text("a file, where a folder would be")
+    (warning,) = warnings_of_one_step(folder=tmp_path, NUMBA_CACHE_DIR="", HOME=os.devnull, XDG_CACHE_HOME=os.devnull)
+    assert "Set NUMBA_CACHE_DIR to a writable folder" in warning
+
+
+FULL_DISK = """
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+"""
+
+VANISHED_FOLDER = """
+import os, shutil
+folder = os.environ["NUMBA_CACHE_DIR"]
+shutil.rmtree(folder)
+open(folder, "x").close()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit, and keeps folders in use")
+@pytest.mark.parametrize("spoil", [FULL_DISK, VANISHED_FOLDER], ids=["full", "vanished"])
+def test_a_cache_that_fails_after_the_import(spoil, tmp_path):
+    (warning,) = warnings_of_one_step(spoil, NUMBA_CACHE_DIR=str(tmp_path / "cache"))
+    assert str(tmp_path / "cache") in warning
+
+
+def call_anew(folder):
+    """Import a module with a compiled function anew, and call it; return how often Numba found it in its cache."""
+    path = folder / "module.py"
+    path.write_text("from numba_rmsprop.kernels.jit import compiled\n@compiled\ndef twice(x):\n    return 2 * x\n")
+    spec = importlib.util.spec_from_file_location("module", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.twice(21) == 42
+    return sum(module.twice.stats.cache_hits.values())
+
+
+def test_the_cache_is_used_and_may_be_damaged(tmp_path, monkeypatch):
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(jit, "_warned", False)
+    assert [call_anew(tmp_path) for _ in range(2)] == [0, 1]
+    (index,) = (tmp_path / "cache").rglob("*.nbi")
+    index.write_bytes(b"")
+    with pytest.warns(RuntimeWarning, match="cannot keep compiled code") as caught:
+        assert [call_anew(tmp_path) for _ in range(2)] == [0, 0]
+    assert len(caught) == 1
