@@ -15,9 +15,7 @@ import pytest
 
 from numba_rmsprop.kernels import jit
 
-pytestmark = pytest.mark.skipif(
-    numba.config.DISABLE_JIT, reason="nothing is launched or cached with NUMBA_DISABLE_JIT=1"
-)
+pytestmark = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="NUMBA_DISABLE_JIT=1 launches and caches nothing")
 
 HERE = pathlib.Path(__file__).parent
 LAYERS = ("workqueue", "omp", "tbb")
@@ -49,12 +47,12 @@ def finish(program, layer="default", options=(), folder=HERE, **environment):
 
 
 def results(program, layer="default", **environment):
-    """Run a program that must end well, and return what it printed as JSON."""
+    """Run a program that must end well, and return what it printed last, which is JSON."""
     status, printed, errors = finish(program, layer, **environment)
     if "No threading layer could be loaded" in errors:
         pytest.skip(f"Numba cannot load the threading layer {layer} here")
     assert status == 0, errors
-    return json.loads(printed)
+    return json.loads(printed.splitlines()[-1])  # Numba's tbb layer prints lines of its own at a fork
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +142,7 @@ def test_forks_while_another_thread_steps(layer, expected):
         """
 import json, os, sys, threading
 import numpy as np
-from every_step import RMSprop, trained
+from every_step import RMSprop, in_threads, trained
 
 opt, var, grad = RMSprop(0.01, momentum=0.9), np.ones(1_000_000, np.float32), np.ones(1_000_000, np.float32)
 stop = threading.Event()
@@ -162,14 +160,14 @@ digest = trained(0)
 thread = threading.Thread(target=keep_stepping)
 thread.start()
 statuses = []
-for _ in range(30):
+for _ in range(15):
     child = os.fork()
     if child == 0:
         os._exit(0 if work() else 1)
     statuses.append(os.waitpid(child, 0)[1])
 child = os.fork()
 if child == 0:
-    os._exit(0 if trained(0) == digest else 1)
+    os._exit(0 if in_threads(trained, [0]) == [digest] else 1)
 statuses.append(os.waitpid(child, 0)[1])
 stop.set()
 thread.join()
@@ -177,7 +175,7 @@ print(json.dumps([statuses, digest]))
 """,
         layer,
     )
-    assert statuses == [0] * 31
+    assert statuses == [0] * 16
     assert digest == expected[0]
 
 
@@ -221,14 +219,14 @@ statuses = []
 def rate():
     child = os.fork()
     if child == 0:
-        RMSprop().apply_gradients([(np.ones(3), np.ones(3))])
+        RMSprop(momentum=0.9).apply_gradients([(np.ones(3, np.float32), np.ones(3, np.float32))])
         os._exit(0)
     statuses.append(os.waitpid(child, 0)[1])
     return 0.1
 
-opt = RMSprop(rate)
+opt = RMSprop(rate, momentum=0.9)
 for _ in range(2):
-    opt.apply_gradients([(np.ones(3), np.ones(3))])
+    opt.apply_gradients([(np.ones(3, np.float32), np.ones(3, np.float32))])
 print(json.dumps(statuses))
 """)
     assert statuses == [0, 0]
@@ -239,7 +237,7 @@ def test_spawned_processes(expected):
         results("""
 import json, multiprocessing, every_step
 mine = every_step.trained(0)
-with multiprocessing.get_context("spawn").Pool(2) as pool:
+with multiprocessing.get_context("spawn").Pool(1) as pool:
     print(json.dumps([mine, *pool.map(every_step.trained, (1, 2, 3))]))
 """)
         == expected

@@ -52,12 +52,12 @@ def test_the_same_bits_at_any_number_of_threads(momentum, centered, clips):
         assert bits == expected
 
 
-@pytest.mark.parametrize("mode", ["exact", "lazy"])
-def test_a_launch_gives_the_bits_of_a_serial_loop(monkeypatch, mode):
+@pytest.mark.parametrize(("mode", "clips"), [("exact", {}), ("lazy", {}), ("exact", {"global_clipnorm": 0.3})], ids=str)
+def test_a_launch_gives_the_bits_of_a_serial_loop(monkeypatch, mode, clips):
     bits = []
     for limit in (0, 10**9):
         monkeypatch.setattr("numba_rmsprop.threads.SERIAL_ITEMS", limit)
-        bits.append(train(momentum=True, centered=False, clips={}, sparse_update=mode))
+        bits.append(train(momentum=True, centered=False, clips=clips, sparse_update=mode))
     assert bits[0] == bits[1]
 
 
