@@ -11,7 +11,7 @@ import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
 
 from .kernels.arrays import OCCUPIED, OUTSIDE, inspect_rows
-from .kernels.csr import first_bad_entry
+from .stored import check_stored
 from .variables import FloatArray, Label, Occupied, describe
 
 
@@ -90,8 +90,6 @@ class CSR:
 INT64 = np.dtype(np.int64)
 MAX_ENTRIES = 2**31 - 1
 """Kernels chain entries by 32-bit positions."""
-
-NO_VALUES, NOWHERE = np.empty((0, 1), np.float32), Occupied([])
 
 Gradient: TypeAlias = Dense | Rows | CSR
 
@@ -220,6 +218,7 @@ def _lies_well(grad: IndexedSlices, var: FloatArray) -> bool:
         and var.ndim == 2
         and values.ndim == 2
         and values.shape[1] == var.shape[1]
+        and indices.shape == values.shape[:1]
         and type(values) is np.ndarray
         and values.flags.c_contiguous
         and values.flags.aligned
@@ -232,6 +231,8 @@ def _from_slices(grad: IndexedSlices, var: FloatArray, label: Label, occupied: O
         raise ValueError(f"{label}: expected an array, since a 0-d variable has no rows; got IndexedSlices")
     if grad.dense_shape is not None and grad.dense_shape != var.shape:
         raise ValueError(f"{label}: expected dense_shape {var.shape}, got {grad.dense_shape}")
+    if grad.indices.ndim != 1:  # an array may change its shape in the hands of others
+        raise ValueError(f"{label}: expected indices of shape (n,), got {grad.indices.shape}")
     expected = (len(grad.indices), *var.shape[1:])
     if grad.values.shape != expected:
         raise ValueError(f"{label}: expected values of shape {expected}, got {grad.values.shape}")
@@ -251,32 +252,25 @@ def _rows(values: FloatArray, indices: NDArray[np.integer], var: FloatArray, lab
 
 
 def _from_sparse(grad: Any, var: FloatArray, label: Label, occupied: Occupied) -> Rows | CSR:
-    _check_stored(grad, label)
+    check_stored(grad, label)
     if var.ndim == 1 and grad.shape in ((len(var),), (1, len(var)), (len(var), 1)):
-        entries = grad.tocoo(copy=False)
+        entries = _converted(grad, "coo", label)
         return _rows(entries.data, entries.coords[int(np.argmax(grad.shape))], var, label, occupied)
     if grad.shape != var.shape or var.ndim < 2:
         raise ValueError(f"{label}: expected shape {var.shape}, got {grad.shape} ({type(grad).__name__})")
     columns = math.prod(var.shape[1:])
-    matrix = grad.tocsr() if grad.ndim == 2 else grad.reshape((len(var), columns)).tocsr()
-    if matrix is not grad:
-        _check_stored(matrix, label)  # what lil and bsr arrays hold is only seen here
+    matrix = _converted(grad if grad.ndim == 2 else grad.reshape((len(var), columns)), "csr", label)
+    if grad.format == "lil":
+        check_stored(matrix, label)  # the columns in lists are only seen here
     values = np.ascontiguousarray(_usable(matrix.data, var, label, occupied))
-    indices, indptr = (np.ascontiguousarray(array) for array in (matrix.indices, matrix.indptr))
+    indices, indptr = (np.require(array, requirements=["C", "A"]) for array in (matrix.indices, matrix.indptr))
     if indices.dtype != indptr.dtype or indices.dtype not in (np.int32, np.int64):
         indices, indptr = indices.astype(np.int64), indptr.astype(np.int64)
     return CSR(values, indices, indptr)
 
 
-def _check_stored(grad: Any, label: Label) -> None:
-    """Check the index arrays themselves: SciPy trusts them in its conversions, and kernels must be able to."""
-    if grad.format in ("csr", "csc"):
-        lines, length = (1, *grad.shape)[-2:] if grad.format == "csr" else grad.shape[::-1]
-        bad = first_bad_entry(grad.indptr, grad.indices, length) if len(grad.indptr) == lines + 1 else -2
-        if bad == -2 or grad.data.size < grad.indptr[-1]:
-            raise ValueError(f"{label}: indptr of the {grad.format} array does not fit its indices and data")
-        if bad >= 0:
-            raise IndexError(f"{label}: indices[{bad}] of the {grad.format} array is {grad.indices[bad]}, out of range")
-    elif grad.format == "coo":
-        for axis, (coords, length) in enumerate(zip(grad.coords, grad.shape, strict=True)):
-            check_rows(coords, NO_VALUES, length, f"{label}, axis {axis} of the coo array", NOWHERE)
+def _converted(grad: Any, form: str, label: Label) -> Any:
+    try:
+        return grad.asformat(form)
+    except OverflowError as error:  # lists and dicts may hold any number
+        raise ValueError(f"{label}: expected numbers of the variable's dtype in the {grad.format} array") from error

@@ -44,7 +44,10 @@ def check_number(name: str, value: Any) -> float:
         value = value[()]
     if isinstance(value, (bool, np.bool)) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: expected a real number, got {value!r} ({type(value).__name__})")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # an integer may have more digits than a float can
+        number = math.inf if value > 0 else -math.inf
     if not (low <= number <= high and math.isfinite(number)):
         upper = f" <= {high:g}" if math.isfinite(high) else ", finite"
         raise ValueError(f"{name}: expected {low:g} <= {name}{upper}, got {number!r}")
@@ -63,9 +66,18 @@ def evaluate(name: str, value: Any) -> float:
 
 def evaluate_learning_rate(value: Any, decay: float, step: int) -> float:
     """Return ``learning_rate(step) / (1 + decay * step)``."""
-    if callable(value):
+    if isinstance(value, LearningRateSchedule):
+        value = check_number("learning_rate", _at_step(value, step))
+    elif callable(value):
         value = check_number("learning_rate", value(step) if takes_step(value) else value())
     return float(value) / (1.0 + decay * step)
+
+
+def _at_step(schedule: LearningRateSchedule, step: int) -> float:
+    try:
+        return schedule(step)
+    except ArithmeticError as error:
+        raise ValueError(f"learning_rate: {schedule!r} has no value at step {step}: {error}") from error
 
 
 def takes_step(function: Callable[..., float]) -> bool:

@@ -91,7 +91,10 @@ class ExponentialDecay(LearningRateSchedule):
     def __call__(self, step: int) -> float:
         """Return the learning rate of step ``step``."""
         exponent = step / self.decay_steps
-        return self.initial_learning_rate * self.decay_rate ** (math.floor(exponent) if self.staircase else exponent)
+        # As an integer, the rate would be raised to a whole power exactly, with as many digits as that takes.
+        return self.initial_learning_rate * float(self.decay_rate) ** (
+            math.floor(exponent) if self.staircase else exponent
+        )
 
 
 @dataclass(frozen=True)
@@ -268,7 +271,7 @@ class CosineDecayRestarts(LearningRateSchedule):
     def __call__(self, step: int) -> float:
         """Return the learning rate of step ``step``."""
         period, fraction = self._period(step / self.first_decay_steps)
-        cosine = 0.5 * self.m_mul**period * (1 + math.cos(math.pi * fraction))
+        cosine = 0.5 * float(self.m_mul) ** period * (1 + math.cos(math.pi * fraction))
         return self.initial_learning_rate * ((1 - self.alpha) * cosine + self.alpha)
 
     def _period(self, elapsed: float) -> tuple[int, float]:
@@ -282,4 +285,4 @@ class CosineDecayRestarts(LearningRateSchedule):
         return period, (elapsed - self._start(period)) / self.t_mul**period
 
     def _start(self, period: int) -> float:
-        return (self.t_mul**period - 1) / (self.t_mul - 1)
+        return (float(self.t_mul) ** period - 1) / (self.t_mul - 1)

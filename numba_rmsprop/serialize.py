@@ -33,8 +33,10 @@ def deserialize(value: Any, custom_objects: Mapping[str, Any] | None, parameter:
 
     Raises
     ------
+    TypeError
+        If a schedule's config is no mapping.
     ValueError
-        If it names a class or function that is neither ours nor in ``custom_objects``.
+        If it names a class or function that is neither ours nor in ``custom_objects``, or a schedule without a config.
     """
     if not isinstance(value, Mapping):
         return value
@@ -49,13 +51,21 @@ def deserialize(value: Any, custom_objects: Mapping[str, Any] | None, parameter:
         )
     class_name = value.get("class_name")
     if class_name in known:
-        return known[class_name].from_config(value["config"])
+        return known[class_name].from_config(_config_of(value, parameter))
     ours = getattr(schedules, str(class_name), None)
     if not (isinstance(ours, type) and issubclass(ours, LearningRateSchedule)):
         raise ValueError(
             f"{parameter}: expected a class of numba_rmsprop.schedules or a key of custom_objects, got {class_name!r}"
         )
-    return ours.from_config(value["config"])
+    return ours.from_config(_config_of(value, parameter))
+
+
+def _config_of(value: Mapping[str, Any], parameter: str) -> Any:
+    if "config" not in value:
+        raise ValueError(f"{parameter}: expected the keys 'class_name' and 'config', got {sorted(value)}")
+    if not isinstance(value["config"], Mapping):
+        raise TypeError(f"{parameter}: expected a mapping as the config of a schedule, got {value['config']!r}")
+    return value["config"]
 
 
 def _name(function: Any) -> str:
