@@ -31,8 +31,13 @@ class StepRates:
     def packed(self, dtype: np.dtype[np.floating], scale: float = 1.0) -> FloatArray:
         """Return the numbers as an array; ``scale`` is what the clipping of norms leaves of the gradient."""
         if scale != 1.0:
-            return np.array((*self._numbers, scale), dtype)
+            return self._rounded(scale, dtype)
         packed = self._packed.get(dtype)
         if packed is None:
-            packed = self._packed[dtype] = np.array((*self._numbers, scale), dtype)
+            packed = self._packed[dtype] = self._rounded(scale, dtype)
         return packed
+
+    def _rounded(self, scale: float, dtype: np.dtype[np.floating]) -> FloatArray:
+        # Variables before this one may have taken their step: no warning may become an exception here.
+        with np.errstate(over="ignore", under="ignore"):
+            return np.array((*self._numbers, scale), dtype)

@@ -211,7 +211,7 @@ def test_columns_that_lie_in_lists_and_blocks():
     blocks = scipy.sparse.bsr_array(np.ones((4, 4)), blocksize=(2, 2))
     blocks.indices[1] = 10**6
     for grad, var in ((lists, np.ones((3, 2))), (blocks, np.ones((4, 4)))):
-        with pytest.raises(IndexError, match="array is 10+, out of range"):
+        with pytest.raises(IndexError, match=r"array is 10+, out of range"):
             step(grad, var)
 
 

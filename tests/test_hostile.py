@@ -19,22 +19,22 @@ def source(data):
 @given(data=st.data())
 def test_gradients(data):
     # each further variant would be compiled
-    hostile.gradients(source(data), variants=[(True, False)], dtypes=("f4",), most_calls=3)
+    hostile.TARGETS["gradients"](source(data), variants=[(True, False)], dtypes=("f4",), most_calls=3)
 
 
 @given(data=st.data())
 def test_weights(data):
-    hostile.weights(source(data))
+    hostile.TARGETS["weights"](source(data))
 
 
 @given(data=st.data())
 def test_configs(data):
-    hostile.config(source(data))
+    hostile.TARGETS["config"](source(data))
 
 
 @given(data=st.data())
 def test_files(data):
-    hostile.load(source(data))
+    hostile.TARGETS["load"](source(data))
 
 
 def refused(grad, var, error, match):
