@@ -5,7 +5,7 @@ BIN := .venv/bin
 TORCH_INDEX ?=
 PYTEST := $(BIN)/python -m pytest -n 2
 
-.PHONY: demo compare bench bench-peers test lint clean
+.PHONY: demo compare bench bench-peers test fuzz lint clean
 
 demo: .venv/with-examples  ## train word vectors on the documentation of NumPy and SciPy
 	$(BIN)/python examples/word_vectors.py --out demo
@@ -24,13 +24,16 @@ test: .venv/with-test  ## once compiled, once as plain Python
 	$(PYTEST)
 	NUMBA_DISABLE_JIT=1 $(PYTEST)
 
+fuzz: .venv/with-fuzz  ## look for crashes and half-written calls, on Linux, some minutes for each target
+	$(BIN)/python tests/fuzz.py --seconds 180 --corpus .fuzz
+
 lint: .venv/with-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv .venv-peers demo
+	rm -rf .venv .venv-peers .fuzz demo
 
 # A stamp for each set of extras; a changed pyproject.toml installs anew.
 .venv/with-%: pyproject.toml | .venv/bin/python
