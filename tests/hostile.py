@@ -7,6 +7,7 @@ carried out or refused with an error of the documented kinds, and a refused one 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import tempfile
@@ -534,8 +535,9 @@ def take_a_step(source, opt):
 # Files
 
 
-def saved_optimizers():
-    """Return optimizers of several kinds with their variables, some rows behind."""
+@functools.cache
+def saved_files():
+    """Return what optimizers of several kinds have saved, with their variables, some rows behind."""
     one_run = RMSprop(0.1, momentum=0.9), [np.ones((5, 2), "f4")]
     runs = RMSprop(schedules.CosineDecay(0.1, 10), centered=True, weight_decay=0.1), [np.ones((3, 2)), np.ones(())]
     extras = RMSprop(0.1), [np.ones((4, 1))]
@@ -545,19 +547,21 @@ def saved_optimizers():
             opt.apply_gradients([(grad, variables[0]), *((np.ones(()), var) for var in variables[1:])])
     extras[0].add_slot(extras[1][0], "average", "ones")
     extras[0].add_weight("total", (2,))
-    return one_run, runs, extras
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "opt.safetensors")
+        return [(opt.save(path), path.read_bytes(), variables)[1:] for opt, variables in (one_run, runs, extras)]
 
 
 def load(source):
     """``RMSprop.load`` of a file with other bytes in it, or of one made with other tensors and metadata."""
-    opt, variables = source.choose(saved_optimizers())
+    content, variables = source.choose(saved_files())
     copies = [var.copy() for var in variables]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "opt.safetensors")
-        opt.save(path)
         if source.flag():
-            path.write_bytes(mutated(source, path.read_bytes()))
+            path.write_bytes(mutated(source, content))
         else:
+            path.write_bytes(content)
             forge(source, path)
         loaded = []
         with little_memory():
