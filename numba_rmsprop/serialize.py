@@ -43,14 +43,14 @@ def deserialize(value: Any, custom_objects: Mapping[str, Any] | None, parameter:
     known = dict(custom_objects or {})
     if "function" in value:
         for name in (parameter, value["function"]):  # two lambdas have one name
-            if name in known:
+            if isinstance(name, str) and name in known:
                 return known[name]
         raise ValueError(
             f"{parameter} was the function {value['function']!r}, which a config cannot hold; "
             f"pass custom_objects={{{parameter!r}: the function}}, or {{{value['function']!r}: ...}}"
         )
     class_name = value.get("class_name")
-    if class_name in known:
+    if isinstance(class_name, str) and class_name in known:
         return known[class_name].from_config(_config_of(value, parameter))
     ours = getattr(schedules, str(class_name), None)
     if not (isinstance(ours, type) and issubclass(ours, LearningRateSchedule)):

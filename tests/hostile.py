@@ -95,7 +95,7 @@ class Source:
             return np.asfortranarray(array)
         if how == 2 and array.ndim:
             return np.repeat(array, 2, axis=-1)[..., ::2]
-        if how == 3:
+        if how == 3 and array.ndim:
             return np.flip(np.flip(array).copy())
         if how == 4 and not array.dtype.hasobject:
             raw = np.zeros(array.nbytes + 1, np.uint8)
@@ -414,9 +414,9 @@ def touched_rows(grad, var):
 # Weights
 
 
-def weights(source):
+def weights(source, variants=VARIANTS):
     """Calls of ``set_weights`` on an optimizer whose rows are behind."""
-    momentum, centered = source.choose(VARIANTS)
+    momentum, centered = source.choose(variants)
     opt = RMSprop(0.1, momentum=0.9 * momentum, centered=centered, weight_decay=0.1 * source.flag())
     variables = [np.ones((4, 2), "f4"), np.ones((2, 3)), np.ones((), "f4")][: source.integer(0, 3)]
     opt.build(variables)

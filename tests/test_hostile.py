@@ -24,7 +24,7 @@ def test_gradients(data):
 
 @given(data=st.data())
 def test_weights(data):
-    hostile.TARGETS["weights"](source(data))
+    hostile.TARGETS["weights"](source(data), variants=[(True, False)])
 
 
 @given(data=st.data())
@@ -170,3 +170,10 @@ def test_schedules_without_a_value(schedule):
     with pytest.raises(ValueError, match=f"learning_rate: {type(schedule).__name__}.* has no value at step 10995"):
         opt.apply_gradients([(np.ones(2), var)])
     assert (var == 1).all()
+
+
+def test_numbers_that_float32_cannot_hold_stop_no_step_halfway():
+    opt, first, second = RMSprop(0.1, epsilon=1e-300), np.ones(2), np.ones(2, np.float32)
+    with np.errstate(under="raise"):
+        assert opt.apply_gradients([(np.ones(2), first), (np.ones(2, np.float32), second)]) == 1
+    np.testing.assert_allclose(first, second, rtol=1e-6)
