@@ -47,7 +47,7 @@ def check_number(name: str, value: Any) -> float:
     try:
         number = float(value)
     except OverflowError:  # an integer may have more digits than a float can
-        number = math.inf if math.trunc(value) > 0 else -math.inf
+        number = -math.inf if value < 0 else math.inf
     if not (low <= number <= high and math.isfinite(number)):
         upper = f" <= {high:g}" if math.isfinite(high) else ", finite"
         raise ValueError(f"{name}: expected {low:g} <= {name}{upper}, got {number!r}")
