@@ -390,10 +390,12 @@ class RMSprop(Settings, WeightStore):
         Raises
         ------
         TypeError
-            If there is an unknown key.
+            If it is no mapping, or there is an unknown key.
         ValueError
             If a schedule or function is not known.
         """
+        if not isinstance(config, Mapping):
+            raise TypeError(f"config: expected a mapping, got {type(config).__name__}")
         return cls(**{name: deserialize(value, custom_objects, name) for name, value in config.items()})
 
     def save(self, path: str | os.PathLike[str], *, include_variables: bool = False) -> None:

@@ -103,12 +103,18 @@ class WeightStore:
         if given[0].ndim:
             raise ValueError(f"weights[0]: expected the number of iterations, got an array of shape {given[0].shape}")
         iterations = _check_iterations(given[0][()])
+        # Before anything is written, since a cast may raise; copies of what lies in a slot that is written first.
+        written = Occupied(present)
+        values = [
+            value.astype(array.dtype, copy=written.reached_by(value))
+            for array, value in zip(present, given[1:], strict=True)
+        ]
         with launch_lock:
             self.flush()
             with Uninterrupted():
                 for slots in self._slots:
                     slots.changes.everything = True
-                for array, value in zip(present, given[1:], strict=True):
+                for array, value in zip(present, values, strict=True):
                     array[...] = value
                 self._iterations = iterations
 
@@ -302,5 +308,5 @@ def _check_iterations(value: Any) -> int:
         or not isinstance(number, (int, float))
         or not (0 <= number < 2**63 and number % 1 == 0)
     ):
-        raise ValueError(f"iterations: expected a whole number >= 0, got {value!r}")
+        raise ValueError(f"iterations: expected a whole number >= 0 and below 2**63, got {value!r}")
     return int(number)

@@ -177,3 +177,34 @@ def test_numbers_that_float32_cannot_hold_stop_no_step_halfway():
     with np.errstate(under="raise"):
         assert opt.apply_gradients([(np.ones(2), first), (np.ones(2, np.float32), second)]) == 1
     np.testing.assert_allclose(first, second, rtol=1e-6)
+
+
+@pytest.mark.parametrize("config", [None, 5, "config", [["rho", 0.5]]])
+def test_configs_that_are_no_mapping(config):
+    with pytest.raises(TypeError, match="config: expected a mapping"):
+        RMSprop.from_config(config)
+
+
+def test_weights_that_lie_in_one_anothers_slots():
+    opt, variables = RMSprop(0.1), [np.ones(2), np.ones(2)]
+    opt.apply_gradients([(np.full(2, 1.0), variables[0]), (np.full(2, 2.0), variables[1])])
+    iterations, first, second = opt.get_weights()
+    opt.set_weights([iterations, opt.weights[2], opt.weights[1]])
+    assert [slot.tolist() for slot in opt.get_weights()[1:]] == [second.tolist(), first.tolist()]
+
+
+def test_weights_that_a_slot_cannot_hold():
+    opt, variables = RMSprop(0.1), [np.ones(2, np.float32), np.ones(2, np.float32)]
+    opt.build(variables)
+    with np.errstate(over="raise"), pytest.raises(FloatingPointError):
+        opt.set_weights([0, np.ones(2), np.full(2, 1e300)])
+    assert not any(slot.any() for slot in opt.get_weights())
+
+
+@pytest.mark.parametrize("iterations", [2**63, 1e300, np.uint64(2**63)])
+def test_more_iterations_than_can_be_saved(iterations):
+    opt = RMSprop()
+    with pytest.raises(ValueError, match="iterations: expected a whole number >= 0"):
+        opt.iterations = iterations
+    with pytest.raises(ValueError, match="iterations: expected a whole number >= 0"):
+        opt.set_weights([np.array(iterations)])
