@@ -11,7 +11,7 @@ import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
 
 from .kernels.arrays import OCCUPIED, OUTSIDE, inspect_rows
-from .stored import check_stored
+from .stored import check_stored, readable
 from .variables import FloatArray, Label, Occupied, describe
 
 
@@ -244,9 +244,7 @@ def _rows(values: FloatArray, indices: NDArray[np.integer], var: FloatArray, lab
     _check_dtype(values, var, label)
     if len(indices) > MAX_ENTRIES:
         raise ValueError(f"{label}: expected at most {MAX_ENTRIES:,} entries, got {len(indices):,}")
-    if not (values.flags.c_contiguous and values.flags.aligned):
-        values = np.require(values, requirements=["C", "A"])
-    table = values.reshape(len(indices), math.prod(var.shape[1:]))
+    table = readable(values).reshape(len(indices), math.prod(var.shape[1:]))
     converted, apart = check_rows(indices, table, len(var), label, occupied)
     return Rows(table if apart else table.copy(), converted)
 
@@ -263,7 +261,7 @@ def _from_sparse(grad: Any, var: FloatArray, label: Label, occupied: Occupied) -
     if grad.format == "lil":
         check_stored(matrix, label)  # the columns in lists are only seen here
     values = np.ascontiguousarray(_usable(matrix.data, var, label, occupied))
-    indices, indptr = (np.require(array, requirements=["C", "A"]) for array in (matrix.indices, matrix.indptr))
+    indices, indptr = readable(matrix.indices), readable(matrix.indptr)
     if indices.dtype != indptr.dtype or indices.dtype not in (np.int32, np.int64):
         indices, indptr = indices.astype(np.int64), indptr.astype(np.int64)
     return CSR(values, indices, indptr)

@@ -23,6 +23,7 @@ LAYOUTS = {
 """How many axes the arrays of each format have."""
 
 NO_VALUES, NOWHERE = np.empty((0, 1), np.float32), Occupied([])
+INT32, INT64 = np.dtype(np.int32), np.dtype(np.int64)
 INT32_MAX = 2**31 - 1
 
 
@@ -57,14 +58,20 @@ def check_stored(grad: Any, label: Label) -> None:
         _check_coordinates(np.array(keys).reshape(len(keys), grad.ndim).T, grad, label)
 
 
+def readable(array: NDArray[Any]) -> NDArray[Any]:
+    """Return an array as kernels can read it: itself, or a copy that is contiguous and aligned."""
+    flags = array.flags
+    return array if flags.c_contiguous and flags.aligned else np.require(array, requirements=["C", "A"])
+
+
 def _integers(array: Any, name: str, grad: Any, label: Label) -> NDArray[np.integer]:
     """Return indices as an array that kernels can read."""
+    if type(array) is np.ndarray and array.ndim == 1 and (array.dtype is INT32 or array.dtype is INT64):
+        return readable(array)
     array = np.asarray(array)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         raise TypeError(f"{label}: expected {name} of the {grad.format} array to be integers (n,), got {array.dtype}")
-    if array.dtype not in (np.int32, np.int64):
-        array = array.astype(np.int64)
-    return np.require(array, requirements=["C", "A"])
+    return readable(array.astype(np.int64, copy=False))
 
 
 def _check_compressed(grad: Any, label: Label) -> None:
@@ -73,7 +80,8 @@ def _check_compressed(grad: Any, label: Label) -> None:
         lines, length = length, lines
     elif grad.format == "bsr":
         lines, length = (n // k if k else 0 for n, k in zip(grad.shape, grad.blocksize, strict=True))
-    indptr, indices = (_integers(getattr(grad, name), name, grad, label) for name in ("indptr", "indices"))
+    indptr = _integers(grad.indptr, "indptr", grad, label)
+    indices = _integers(grad.indices, "indices", grad, label)
     bad = first_bad_entry(indptr, indices, length) if len(indptr) == lines + 1 else -2
     if bad == -2 or len(grad.data) < indptr[-1]:
         raise ValueError(f"{label}: indptr of the {grad.format} array does not fit its indices and data")
