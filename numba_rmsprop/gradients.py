@@ -182,15 +182,31 @@ def check_rows(
 
 
 def check_finite(gradient: Gradient, var: FloatArray, name: str) -> None:
-    """Raise ValueError, with the first place, if a gradient holds NaN or infinity."""
-    finite = np.isfinite(gradient.values)
+    """Raise FloatingPointError, with the first place, if a gradient holds NaN or infinity."""
+    values = gradient.values
+    if isinstance(gradient, CSR):
+        values = values[: gradient.indptr[-1]]  # what lies behind belongs to no row
+    finite = np.isfinite(values)
     if not finite.all():
-        place = tuple(int(i) for i in np.unravel_index(np.argmin(finite), finite.shape))
-        kind = "" if isinstance(gradient, Dense) else "the stored values of "
-        raise ValueError(
-            f"{kind}gradient of {describe(name, var)}: expected finite numbers (check_finite=True), "
-            f"got {gradient.values[place]} at {place}"
+        first = tuple(int(i) for i in np.unravel_index(np.argmin(finite), finite.shape))
+        raise FloatingPointError(
+            f"gradient of {describe(name, var)}: expected finite numbers (check_finite=True), "
+            f"got {values[first]} at {_place(gradient, first, var)}"
         )
+
+
+def _place(gradient: Gradient, first: tuple[int, ...], var: FloatArray) -> str:
+    """Say where in the variable ``gradient.values[first]`` belongs."""
+    if isinstance(gradient, Dense):
+        return str(list(first))
+    k = first[0]
+    if isinstance(gradient, Rows):
+        row, column, entry = gradient.indices[k], first[1], f"indices[{k}]"
+    else:
+        row, column = np.searchsorted(gradient.indptr, k, side="right") - 1, int(gradient.indices[k])
+        entry = f"stored entry {k}"
+    within_row = np.unravel_index(column, var.shape[1:]) if var.ndim > 1 else ()
+    return f"{[int(i) for i in (row, *within_row)]} ({entry})"
 
 
 def _check_dtype(values: FloatArray, var: FloatArray, label: Label) -> None:

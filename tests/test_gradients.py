@@ -241,18 +241,50 @@ def test_indptr_that_lies(indptr):
 
 
 @pytest.mark.parametrize("kind", ["dense", *SPARSE_KINDS])
-def test_check_finite(kind):
-    dense = np.array([[1.0, 0.0], [0.0, np.nan]])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_check_finite(kind, bad):
+    dense = np.array([[1.0, 0.0], [0.0, bad]])
     if kind == "dense":
         grad = dense
     elif kind == "rows":
         grad = IndexedSlices(dense, [0, 1])
     else:
         grad = getattr(scipy.sparse, kind if "_" in kind else f"{kind}_array")(dense)
-    var = np.ones((2, 2))
-    with pytest.raises(ValueError, match=r"gradient of variable 0 .*expected finite numbers.*got nan"):
-        RMSprop(check_finite=True).apply_gradients([(grad, var)])
-    assert (var == 1).all()
+    opt, other, var = RMSprop(0.1, momentum=0.9, check_finite=True), np.ones(3), np.ones((2, 2))
+    opt.apply_gradients([(np.ones(3), other), (np.ones((2, 2)), var)])
+    before = [array.tobytes() for array in (other, var, *opt.get_weights())]
+    message = rf"gradient of variable 1 \(float64, shape \(2, 2\)\): expected finite .*got {bad} at \[1, 1\]"
+    with pytest.raises(FloatingPointError, match=message):
+        opt.apply_gradients([(np.ones(3), other), (grad, var)])
+    assert [array.tobytes() for array in (other, var, *opt.get_weights())] == before
+
+
+@pytest.mark.parametrize(
+    ("grad", "shape", "place"),
+    [
+        (np.float64("nan"), (), r"\[\]"),
+        (np.array([0.0, np.nan]), (2,), r"\[1\]"),
+        (IndexedSlices([1.0, np.inf], [3, 2]), (4,), r"\[2\] \(indices\[1\]\)"),
+        (IndexedSlices([[[1, 2], [3, 4]], [[1, 2], [np.nan, 4]]], [3, 2]), (4, 2, 2), r"\[2, 1, 0\] \(indices\[1\]\)"),
+        (scipy.sparse.coo_array(([np.nan], ([2],)), (4,)), (4,), r"\[2\] \(indices\[0\]\)"),
+        (scipy.sparse.coo_array(([1, np.nan], ([0, 2], [1, 0], [1, 1])), (3, 2, 2)), (3, 2, 2), r"\[2, 0, 1\]"),
+        (
+            scipy.sparse.csr_array(([1, np.inf], [0, 1], [0, 1, 1, 2, 2]), (4, 2)),
+            (4, 2),
+            r"\[2, 1\] \(stored entry 1\)",
+        ),
+    ],
+    ids=range(7),
+)
+def test_check_finite_tells_the_place_in_the_variable(grad, shape, place):
+    with pytest.raises(FloatingPointError, match=rf"got (nan|inf) at {place}"):
+        RMSprop(check_finite=True).apply_gradients([(grad, np.ones(shape))])
+
+
+def test_check_finite_minds_only_what_is_stored():
+    grad = scipy.sparse.csr_array(([1.0, np.nan], [0, 1], [0, 1, 2]), (2, 2))
+    grad.indptr[-1] = 1
+    assert RMSprop(check_finite=True).apply_gradients([(grad, np.ones((2, 2)))]) == 1
 
 
 def test_more_entries_than_kernels_can_chain(monkeypatch):
