@@ -16,7 +16,11 @@ import hypothesis
 import numba
 import pytest
 
+if not numba.config.BOUNDSCHECK:
+    collect_ignore = ["test_bounds.py"]
+
 hypothesis.settings.register_profile("default", deadline=None, max_examples=80, derandomize=True)
+hypothesis.settings.register_profile("short", deadline=None, max_examples=10, derandomize=True)
 hypothesis.settings.register_profile("search", deadline=None, max_examples=1000)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 

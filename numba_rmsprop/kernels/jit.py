@@ -62,18 +62,19 @@ def _compile(
     forceinline: bool = False,
     inline: str = "never",
 ) -> Function:
+    if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
+        return function
     # error_model="numpy": a division that may raise keeps LLVM from vectorising the loop (15 times slower).
     # No fastmath by default: dense and sparse steps must round alike, and NaN must stay NaN.
     # _nrt=False, as for Numba's own functions that allocate nothing: counting references to the arrays, atomically,
     # at every call of a function that LLVM did not inline, took longer than the step on a row of 64.
     # Numba's cache key leaves the options out, so no function may be compiled twice with different ones.
-    if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
-        return function
+    # With NUMBA_BOUNDSCHECK=1 all runs on the calling thread: what a prange loop raises on another one is lost.
     options: dict[str, Any] = {
         "error_model": "numpy",
         "nogil": True,
         "_nrt": False,
-        "parallel": parallel,
+        "parallel": parallel and not numba.config.BOUNDSCHECK,  # type: ignore[attr-defined]
         "fastmath": fastmath,
         "forceinline": forceinline,
         "inline": inline,

@@ -5,7 +5,8 @@ every row, whether one of them overlaps another before it vectorises (24 ns for 
 tests). So each load and store carries the name of its array as an alias scope. None stands for an array that a variant
 lacks: loading from it gives None, and storing into it does nothing.
 
-Indices are not wrapped around: they must not be negative.
+Indices are not wrapped around: they must not be negative. Under ``NUMBA_BOUNDSCHECK=1`` all of this gives way to plain
+indexing, which Numba checks; an index that is negative is refused there too, since it is taken as unsigned.
 """
 
 from __future__ import annotations
@@ -21,6 +22,11 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
+
+from .jit import Integer, compiled_inline
+
+PLAIN = numba.config.DISABLE_JIT or numba.config.BOUNDSCHECK  # type: ignore[attr-defined]
+"""Whether elements are read and written by plain indexing. Nothing then runs in parallel: see ``jit.py``."""
 
 SCOPES = ("var", "grad", "rms", "mg", "momentum", "out")
 
@@ -44,14 +50,16 @@ def _nothing(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
 
 def _accessors(scope: str) -> tuple[Callable[..., Any], Callable[..., None]]:
     """Return the functions ``load(array, i, j)`` and ``store(array, i, j, value)`` of a scope."""
-    if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
+    if PLAIN:
 
+        @compiled_inline
         def load_element(array: Any, i: Any, j: Any) -> Any:
-            return None if array is None else array[i, j]
+            return None if array is None else array[np.uint64(i), np.uint64(j)]
 
+        @compiled_inline
         def store_element(array: Any, i: Any, j: Any, value: Any) -> None:
             if array is not None:
-                array[i, j] = value
+                array[np.uint64(i), np.uint64(j)] = value
 
         return load_element, store_element
 
@@ -82,23 +90,14 @@ def _accessors(scope: str) -> tuple[Callable[..., Any], Callable[..., None]]:
     return load, store
 
 
-if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
+if PLAIN:
 
-    def claim(counters: Any, i: Any) -> int:
+    @compiled_inline
+    def claim(counters: Any, i: Any) -> Integer:
         """Return ``counters[i, 0]`` and add 1 to it."""
-        counters[i, 0] += 1
-        return int(counters[i, 0]) - 1
-
-    def line_at(address: Any, size: Any, like: Any) -> Any:
-        """Return the ``size`` elements at ``address``, of the dtype of ``like``, as an array of shape (1, size)."""
-        if like is None:
-            return None
-        item = np.ctypeslib.as_ctypes_type(like.dtype)
-        return np.ctypeslib.as_array((item * int(size)).from_address(int(address))).reshape(1, -1)
-
-    def peek(address: Any) -> int:
-        """Return the int64 at an address."""
-        return ctypes.c_int64.from_address(int(address)).value
+        claimed: Integer = counters[np.uint64(i), 0]
+        counters[np.uint64(i), 0] = claimed + 1
+        return claimed
 
 else:
 
@@ -112,6 +111,22 @@ else:
             return builder.atomic_rmw("add", pointer, ir.Constant(ir.IntType(64), 1), "monotonic")
 
         return types.int64(counters, types.intp), emit
+
+
+if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
+
+    def line_at(address: Any, size: Any, like: Any) -> Any:
+        """Return the ``size`` elements at ``address``, of the dtype of ``like``, as an array of shape (1, size)."""
+        if like is None:
+            return None
+        item = np.ctypeslib.as_ctypes_type(like.dtype)
+        return np.ctypeslib.as_array((item * int(size)).from_address(int(address))).reshape(1, -1)
+
+    def peek(address: Any) -> int:
+        """Return the int64 at an address."""
+        return ctypes.c_int64.from_address(int(address)).value
+
+else:
 
     @intrinsic
     def peek(typing_context: Any, address: Any) -> Any:
