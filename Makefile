@@ -4,8 +4,10 @@ BIN := .venv/bin
 # Where torch for CPUs alone comes from; on Linux, PyPI's brings CUDA along.
 TORCH_INDEX ?=
 PYTEST := $(BIN)/python -m pytest -n 2
+# Together they launch every kernel.
+CHECKED := $(addprefix tests/,test_bounds.py test_exact.py test_clipping.py test_threads.py)
 
-.PHONY: demo compare bench bench-peers test fuzz lint clean
+.PHONY: demo compare bench bench-peers test soak fuzz lint clean
 
 demo: .venv/with-examples  ## train word vectors on the documentation of NumPy and SciPy
 	$(BIN)/python examples/word_vectors.py --out demo
@@ -20,9 +22,13 @@ bench-peers: .venv-peers/installed  ## the same beside torch, TensorFlow, optax 
 	.venv-peers/bin/python asv_benchmarks/ratios.py --out asv_benchmarks/bench-peers.json
 	.venv-peers/bin/python asv_benchmarks/chart.py asv_benchmarks/bench-peers.json asv_benchmarks/bench-peers.png
 
-test: .venv/with-test  ## once compiled, once as plain Python
+test: .venv/with-test  ## once compiled, once as plain Python, and the kernels with every index checked
 	$(PYTEST)
 	NUMBA_DISABLE_JIT=1 $(PYTEST)
+	NUMBA_BOUNDSCHECK=1 HYPOTHESIS_PROFILE=short $(PYTEST) $(CHECKED)
+
+soak: .venv/with-test  ## ten million rows of random steps in constant memory, some minutes
+	$(BIN)/python tests/soak.py
 
 fuzz: .venv/with-fuzz  ## look for crashes and half-written calls, on Linux, some minutes for each target
 	$(BIN)/python tests/fuzz.py --seconds 180 --corpus .fuzz
