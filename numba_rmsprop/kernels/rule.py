@@ -95,7 +95,8 @@ def catch_up(var: Any, rms: Any, mg: Any, momentum: Any, factors: Any) -> Any:
     """Return ``(var, rms, mg, momentum)`` after the steps with gradient 0 that ``factors`` stands for; None is none."""
     if factors is None:
         return var, rms, mg, momentum
-    rms = rms * factors.rms
+    # An overflown mean square stays infinite however long the gap, whose factor may have vanished: no infinity times 0.
+    rms = rms * factors.rms if rms < np.inf else rms
     new_mg = None if mg is None else mg * factors.rms
     var = var * factors.var
     if momentum is None:
