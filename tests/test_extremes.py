@@ -154,6 +154,7 @@ def test_zero_gradients_for_ever(settings, momentum, centered, dtype):
     assert_close(other, var, 20 * TOLERANCE[dtype], "after another step", 1.0)
 
 
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")  # where the kernels run as plain Python
 def test_an_infinite_rms_does_not_become_nan_in_a_gap():
     """A square may overflow where the gradient is finite: the step is then 0, and so are all that follow."""
     dense, sparse = RMSprop(0.1), RMSprop(0.1)
