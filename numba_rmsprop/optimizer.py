@@ -73,7 +73,7 @@ class RMSprop(Settings, WeightStore):
     global_clipnorm : float, optional
         Scale all gradients of a call together to a norm of at most this; not together with ``clipnorm``.
     check_finite : bool, default False
-        Refuse gradients that hold NaN or infinity.
+        Refuse gradients that hold NaN or infinity. Without it they pass through, to the elements that they touch.
     lr : float, LearningRateSchedule or callable, optional
         Another name of ``learning_rate``, which it overrides.
     slots_folder : path-like, optional
@@ -158,7 +158,8 @@ class RMSprop(Settings, WeightStore):
     ) -> int:
         """Take one step, and return the number of steps taken.
 
-        Everything is checked before anything is written: a call that raises leaves every array as it was.
+        Everything is checked before anything is written: a call that raises leaves every array as it was. Ctrl-C waits
+        until the step is whole.
 
         Parameters
         ----------
@@ -182,10 +183,11 @@ class RMSprop(Settings, WeightStore):
         TypeError
             If a pair is malformed, or a gradient or variable of the wrong kind or dtype.
         ValueError
-            If all gradients are None, a shape does not fit, a variable comes twice, is read-only or overlaps another,
-            or, with ``check_finite``, a gradient is not finite.
+            If all gradients are None, a shape does not fit, a variable comes twice, is read-only or overlaps another.
         IndexError
             If an index is negative or too large.
+        FloatingPointError
+            If, with ``check_finite``, a gradient holds NaN or infinity; the message names the place.
 
         Examples
         --------
