@@ -17,6 +17,7 @@ import os
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 # Threads that spin while they wait for one another lose their turn where other programs want the cores too: beside
 # a busy program, training took four times as long. OpenMP reads this once, so it stands before the imports.
@@ -30,7 +31,7 @@ from numpy.typing import NDArray
 from skip_gram import Buffers, Epoch, Options, expected_batches, start_tables, train_batch
 from tqdm import tqdm
 
-from numba_rmsprop import RMSprop, schedules
+from numba_rmsprop import CheckpointManager, RMSprop, schedules
 
 mpl.use("Agg")  # a picture in a file needs no screen
 import matplotlib.pyplot as plt
@@ -100,12 +101,17 @@ def parse_arguments() -> argparse.Namespace:
 def train(text: Text, options: Options, folder: Path, every: int) -> tuple[NDArray[np.float32], float]:
     """Return the trained vectors, and the seconds that training took, over all its runs."""
     state = Checkpoints(folder, text, options)
-    opt, tables, epoch, batch, seconds = state.latest() or (None, start_tables(text, options), 0, 0, 0.0)
+    vectors, contexts = start_tables(text, options)
+    progress = np.zeros(3)  # epoch, batch, seconds: a variable that gets no gradients, and is saved with the others
+    variables = [vectors, contexts, progress]
+    opt = state.restore(variables)
     if opt is None:
         schedule = schedules.PolynomialDecay(options.learning_rate, expected_batches(text, options), 0.0)
         opt = RMSprop(schedule, rho=options.rho, epsilon=1e-6)
-        opt.build(tables)
-    vectors, contexts = tables
+        opt.build(variables)
+    else:
+        print(f"going on from step {progress[1]:.0f} of epoch {progress[0] + 1:.0f}", flush=True)
+    epoch, batch, seconds = int(progress[0]), int(progress[1]), progress[2]
     buffers = Buffers(options)
     compile_kernels(text, buffers, options)
     started = time.perf_counter() - seconds
@@ -122,7 +128,7 @@ def train(text: Text, options: Options, folder: Path, every: int) -> tuple[NDArr
                 if number % 50 == 0:
                     bar.set_postfix(epoch=epoch_now + 1, loss=f"{loss / max(1, part.pairs.sum()):.3f}", refresh=False)
                 if number % every == 0:
-                    state.save(opt, tables, epoch_now, number, time.perf_counter() - started)
+                    state.save(opt, progress, epoch_now, number, time.perf_counter() - started)
     seconds = time.perf_counter() - started
     state.remove()
     return vectors, seconds
@@ -138,48 +144,30 @@ def compile_kernels(text: Text, buffers: Buffers, options: Options) -> None:
 
 
 class Checkpoints:
-    """The state of a training in files, of which ``latest.json`` names those that belong together."""
+    """The checkpoints of a training, with the settings that it has."""
 
     def __init__(self, folder: Path, text: Text, options: Options) -> None:
-        self.folder = folder
-        self.settings = dataclasses.asdict(options) | {"words": len(text.words), "different": len(text.vocabulary)}
+        self.manager = CheckpointManager(folder, keep=2)
+        settings = dataclasses.asdict(options) | {"words": len(text.words), "different": len(text.vocabulary)}
+        path = folder / "settings.json"
+        if not self.manager.latest():
+            path.write_text(json.dumps(settings), encoding="utf8")
+        elif json.loads(path.read_text(encoding="utf8")) != settings:
+            raise SystemExit(f"{folder} holds a training with other settings or text; remove it, or use other --out")
 
-    def save(
-        self, opt: RMSprop, tables: tuple[NDArray[np.float32], ...], epoch: int, batch: int, seconds: float
-    ) -> None:
-        """Write everything, then name it, so that a kill at any moment leaves a whole checkpoint."""
-        self.folder.mkdir(exist_ok=True)
-        name = f"{epoch}-{batch}"
-        opt.save(self.folder / f"{name}.opt.safetensors")
-        safetensors.numpy.save_file(
-            {"vectors": tables[0], "contexts": tables[1]}, self.folder / f"{name}.tables.safetensors"
-        )
-        where = {"name": name, "epoch": epoch, "batch": batch, "seconds": seconds, "settings": self.settings}
-        (self.folder / "latest.part").write_text(json.dumps(where), encoding="utf8")
-        (self.folder / "latest.part").replace(self.folder / "latest.json")
-        for path in self.folder.glob("*.safetensors"):
-            if not path.name.startswith(f"{name}."):
-                path.unlink()
+    def save(self, opt: RMSprop, progress: NDArray[np.float64], *values: float) -> None:
+        """Save everything, and how far the training is."""
+        progress[:] = values
+        self.manager.save(opt)
 
-    def latest(self):
-        """Return (optimizer, tables, epoch, batch, seconds) of the last checkpoint, or None."""
-        path = self.folder / "latest.json"
-        if not path.exists():
-            return None
-        where = json.loads(path.read_text(encoding="utf8"))
-        if where["settings"] != self.settings:
-            raise SystemExit(
-                f"{self.folder} holds a training with other settings or text; remove it, or use other --out"
-            )
-        tensors = safetensors.numpy.load_file(self.folder / f"{where['name']}.tables.safetensors")
-        tables = tensors["vectors"].copy(), tensors["contexts"].copy()
-        opt = RMSprop.load(self.folder / f"{where['name']}.opt.safetensors", tables)
-        print(f"going on from step {where['batch']} of epoch {where['epoch'] + 1}", flush=True)
-        return opt, tables, where["epoch"], where["batch"], where["seconds"]
+    def restore(self, variables: list[NDArray[Any]]) -> RMSprop | None:
+        """Overwrite the variables with the last checkpoint, and return its optimizer; None if there is none."""
+        paths = self.manager.latest()
+        return RMSprop.load(paths, variables) if paths else None
 
     def remove(self) -> None:
         """Remove the files of a training that is over."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(self.manager.folder, ignore_errors=True)
 
 
 def nearest(word: str, vectors: NDArray[np.float32], vocabulary: list[str], count: int) -> list[str]:

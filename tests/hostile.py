@@ -18,11 +18,10 @@ from pathlib import Path
 
 import numba
 import numpy as np
-import safetensors
-import safetensors.numpy
 import scipy.sparse
 
 from numba_rmsprop import IndexedSlices, RMSprop, schedules
+from numba_rmsprop.tensorfile import map_tensors, write_tensors
 
 REFUSALS = (TypeError, ValueError, IndexError, FloatingPointError, UserWarning, RuntimeWarning)
 FORMATS = ("csr", "csc", "coo", "bsr", "lil", "dok", "dia")
@@ -548,25 +547,41 @@ def saved_files():
     extras[0].add_slot(extras[1][0], "average", "ones")
     extras[0].add_weight("total", (2,))
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "opt.safetensors")
-        return [(opt.save(path), path.read_bytes(), variables)[1:] for opt, variables in (one_run, runs, extras)]
+        return [
+            (files_of(opt, variables, Path(folder), include), variables)
+            for opt, variables in (one_run, runs, extras)
+            for include in (False, True)
+        ]
+
+
+def files_of(opt, variables, folder, include_variables):
+    """Return the bytes of a file and of a delta, with a step and a flush between them."""
+    opt.save(folder / "base", include_variables=include_variables)
+    grad = IndexedSlices(np.ones((1, *variables[0].shape[1:]), variables[0].dtype), [1])
+    opt.apply_gradients([(grad, variables[0])])
+    opt.flush()
+    opt.apply_gradients([(grad, variables[0])])
+    opt.save_delta(folder / "delta")
+    return [(folder / name).read_bytes() for name in ("base", "delta")]
 
 
 def load(source):
-    """``RMSprop.load`` of a file with other bytes in it, or of one made with other tensors and metadata."""
-    content, variables = source.choose(saved_files())
+    """``RMSprop.load`` of files with other bytes in one, or of which one was made with other tensors and metadata."""
+    contents, variables = source.choose(saved_files())
     copies = [var.copy() for var in variables]
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "opt.safetensors")
-        if source.flag():
-            path.write_bytes(mutated(source, content))
-        else:
+        paths = [Path(folder, name) for name in ("base", "delta")[: source.integer(1, 2)]]
+        for path, content in zip(paths, contents, strict=False):
             path.write_bytes(content)
+        path = source.choose(paths)
+        if source.flag():
+            path.write_bytes(mutated(source, path.read_bytes()))
+        else:
             forge(source, path)
         loaded = []
         with little_memory():
             refused = is_refused(
-                lambda: loaded.append(RMSprop.load(path, copies)),
+                lambda: loaded.append(RMSprop.load(paths, copies)),
                 lambda: [var.tobytes() for var in copies],
                 (ValueError, TypeError, OSError),
             )
@@ -605,21 +620,18 @@ def mutated(source, content):
 
 def forge(source, path):
     """Write the file anew with other tensors and metadata, as a program would that knows the format."""
-    with safetensors.safe_open(path, framework="numpy") as file:
-        metadata = file.metadata()
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    mapped, metadata = map_tensors(path)
+    tensors = {name: tensor.copy() for name, tensor in mapped.items()}
+    metadata = {key: value for key, value in metadata.items() if not key.startswith("crc32")}
     for _ in range(source.integer(1, 3)):
         if source.flag():
             forge_tensor(source, tensors)
         else:
             forge_metadata(source, metadata)
-    tensors = {name: np.ascontiguousarray(tensor).reshape(tensor.shape) for name, tensor in tensors.items()}
-    safetensors.numpy.save_file(tensors, path, sealed(tensors, metadata))
+    write_tensors(path, tensors, metadata)
 
 
-def sealed(tensors, metadata):
-    """Return the metadata with whatever says that the tensors are those that were saved."""
-    return metadata
+SPECIAL = *(f"variables.0.{name}" for name in ("rms", "clocks", "runs", "rows", "flush.0", "value")), "weights.x", "x"
 
 
 def forge_tensor(source, tensors):
@@ -629,7 +641,7 @@ def forge_tensor(source, tensors):
     if how == 0:
         tensors.pop(name, None)
     elif how == 1:
-        tensors[source.choose(["variables.0.rms", "variables.0.clocks", "variables.0.runs", "weights.x", "x"])] = tensor
+        tensors[source.choose(SPECIAL)] = tensor
     elif how == 2:
         tensors[name] = tensor.astype(source.choose(["f4", "f8", "i4", "i8", "u1", "f2", "?"]))
     elif how == 3:

@@ -78,7 +78,7 @@ def test_set_weights_leaves_no_row_behind():
         (lambda w: [w[0], w[1].T, w[2]], ValueError, r"weights\[1\]: expected shape \(3, 2\), got \(2, 3\)"),
         (lambda w: [w[0], w[1], w[2] + 1j], TypeError, r"weights\[2\]: expected dtype float32, got complex"),
         (lambda w: [w[1], w[1], w[2]], ValueError, r"weights\[0\]: expected the number of iterations"),
-        (lambda w: [-1, w[1], w[2]], ValueError, "iterations: expected a whole number >= 0 and below 2\*\*63, got"),
+        (lambda w: [-1, w[1], w[2]], ValueError, r"iterations: expected a whole number >= 0 and below 2\*\*63, got"),
         (lambda w: [1.5, w[1], w[2]], ValueError, "iterations: expected a whole number >= 0"),
         (lambda w: [np.inf, w[1], w[2]], ValueError, "iterations: expected a whole number >= 0"),
         (lambda w: [None, w[1], w[2]], ValueError, "iterations: expected a whole number >= 0"),
@@ -107,7 +107,7 @@ def test_iterations_are_settable():
     opt, _, _ = trained()
     opt.iterations = np.int64(100)
     assert opt.iterations == 100
-    with pytest.raises(ValueError, match="iterations: expected a whole number >= 0 and below 2\*\*63, got -3"):
+    with pytest.raises(ValueError, match=r"iterations: expected a whole number >= 0 and below 2\*\*63, got -3"):
         opt.iterations = -3
 
 
