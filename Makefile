@@ -46,6 +46,11 @@ clean:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$*]"
 	touch $@
 
+# For the one test that asks PyTorch's DataLoader; without it, that test is skipped.
+.venv/with-torch: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH_INDEX) torch==2.13.0
+	touch $@
+
 # An environment of its own, since the peers are large and bring their own ideas of versions.
 .venv-peers/installed: pyproject.toml asv_benchmarks/peers.txt
 	$(PYTHON) -m venv .venv-peers

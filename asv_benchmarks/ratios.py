@@ -23,7 +23,7 @@ from typing import Any
 import numba
 import numpy as np
 from benchmarks import first_use, steps
-from benchmarks.steps import DENSE, LIMIT, NUMPY, NUMPY_CLIP, OURS, ROWS, Step
+from benchmarks.steps import DELTA, DENSE, FULL, LIMIT, NUMPY, NUMPY_CLIP, OURS, ROWS, Step
 from tqdm import tqdm
 
 HERE = Path(__file__).parent
@@ -69,6 +69,7 @@ def cases(large: bool) -> list[Case]:
     found.append(hot_case(65_536))
     found.append(threads_case())
     growth = (100_000, 1_000_000, 10_000_000, *([100_000_000] if large else []))
+    found.append(saving_case())
     found.append(Case("growth, 4,096 new rows of 16", {f"{rows:,} rows": growing(rows) for rows in growth}))
     return found
 
@@ -134,6 +135,14 @@ def threads_case() -> Case:
 
     counts = [count for count in (16, 8, 4, 2, 1) if count <= numba.config.NUMBA_NUM_THREADS]
     return Case("threads, 16,384 of 20,000 x 64", {f"threads: {count}": lambda c=count: on(c) for count in counts})
+
+
+def saving_case() -> Case:
+    """Return a case of steps that are saved, in all or by what they have changed."""
+    indices = steps.unique(10_000, 1_000_000)
+    kinds = (DELTA, FULL)
+    makers = {kind: lambda kind=kind: steps.saving(kind, (1_000_000, 64), indices)[0] for kind in kinds}
+    return Case("a step on 10,000 of 1,000,000 x 64, saved", makers)
 
 
 def growing(rows: int) -> Callable[[], Step]:

@@ -16,8 +16,10 @@ import hypothesis
 import numba
 import pytest
 
-if not numba.config.BOUNDSCHECK:
-    collect_ignore = ["test_bounds.py"]
+# Files that mean nothing without compiled kernels, or without checks of their bounds.
+collect_ignore = [] if numba.config.BOUNDSCHECK else ["test_bounds.py"]
+if numba.config.DISABLE_JIT:
+    collect_ignore += ["test_interrupts.py", "test_processes.py"]
 
 hypothesis.settings.register_profile("default", deadline=None, max_examples=80, derandomize=True)
 hypothesis.settings.register_profile("short", deadline=None, max_examples=10, derandomize=True)

@@ -6,7 +6,6 @@ import sys
 import threading
 from functools import partial
 
-import numba
 import numpy as np
 import pytest
 import scipy.sparse
@@ -15,8 +14,6 @@ from test_deltas import state_of
 from numba_rmsprop import IndexedSlices, RMSprop
 from numba_rmsprop.interrupts import Uninterrupted
 from numba_rmsprop.threads import launch_lock
-
-pytestmark = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="a kernel in plain Python can be interrupted")
 
 GRADIENTS = np.random.default_rng(0).standard_normal((6, 4))
 

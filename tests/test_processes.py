@@ -15,8 +15,6 @@ import pytest
 
 from numba_rmsprop.kernels import jit
 
-pytestmark = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="NUMBA_DISABLE_JIT=1 launches and caches nothing")
-
 HERE = pathlib.Path(__file__).parent
 LAYERS = ("workqueue", "omp", "tbb")
 TIME_LIMIT = 150

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import tempfile
 from collections.abc import Callable
 from itertools import cycle
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -29,6 +31,7 @@ OURS, LIMIT = "numba_rmsprop", "limit"
 TORCH, FOREACH, FUSED_ADAM, FUSED_ADAGRAD = "torch", "torch foreach", "torch fused Adam", "torch fused Adagrad"
 SPARSE_ADAM, FBGEMM, OPTAX, TENSORFLOW = "torch SparseAdam", "fbgemm Adagrad", "optax", "tensorflow"
 NUMPY, NUMPY_CLIP = "np.take", "np.take clip"
+DELTA, FULL = "delta", "all"
 
 DENSE = (OURS, LIMIT, TORCH, FOREACH, FUSED_ADAM, FUSED_ADAGRAD, OPTAX, TENSORFLOW)
 ROWS = (OURS, LIMIT, SPARSE_ADAM, FBGEMM, TORCH, TENSORFLOW)
@@ -233,3 +236,24 @@ def gather(library: str, shape: tuple[int, int], indices: NDArray[np.int64]) -> 
         return lambda: opt.gather(table, indices, out=out)
     mode = {NUMPY: "raise", NUMPY_CLIP: "clip"}[library]
     return lambda: np.take(table, indices, axis=0, out=out, mode=mode)
+
+
+def saving(kind: str, shape: tuple[int, int], indices: NDArray[np.int64]) -> tuple[Step, Path]:
+    """Return a step on some rows and a save after it, of everything or of the changes, and the file it writes."""
+    table, values = np.ones(shape, np.float32), normal(len(indices), shape[1])
+    gradient = IndexedSlices(values, indices)
+    opt = RMSprop()
+    opt.apply_gradients([(gradient, table)])
+    folder = tempfile.TemporaryDirectory()
+    path = Path(folder.name) / kind
+    opt.save(path, include_variables=True)
+
+    def step() -> None:
+        assert folder  # it lives as long as the step does
+        opt.apply_gradients([(gradient, table)])
+        if kind == DELTA:
+            opt.save_delta(path)
+        else:
+            opt.save(path, include_variables=True)
+
+    return step, path
