@@ -234,7 +234,8 @@ def _lies_well(grad: IndexedSlices, var: FloatArray) -> bool:
         and var.ndim == 2
         and values.ndim == 2
         and values.shape[1] == var.shape[1]
-        and indices.shape == values.shape[:1]
+        and indices.ndim == 1
+        and len(indices) == len(values)
         and type(values) is np.ndarray
         and values.flags.c_contiguous
         and values.flags.aligned

@@ -15,7 +15,7 @@ from .arguments import as_list, as_variables, check_pairs, refuse_duplicates, wi
 from .batches import Part
 from .clipping import norm_scales
 from .gradients import Dense, as_gradient, as_indices, check_finite, check_rows
-from .interrupts import Uninterrupted
+from .interrupts import hold_interrupts, release_interrupts
 from .minimize import check_call, gradients_of
 from .plans import Plan, layout_is_known
 from .rates import StepRates
@@ -211,14 +211,18 @@ class RMSprop(Settings, WeightStore):
                 parts = self._parts([grad for grad, _ in pairs], found)
             rates = self._rates(self._iterations)
             scales = self._scales(parts, rates) if self._clips_norms else None
-            for gradient, own in parts:
-                own.prepare(gradient)
-            with Uninterrupted():
+            if len(parts) > 1:
+                for gradient, own in parts:
+                    own.prepare(gradient)
+            handler = hold_interrupts()
+            try:
                 if found:
                     self._register(found)
                 for k, (gradient, own) in enumerate(parts):
                     own.step(gradient, rates, 1.0 if scales is None else scales[k])
                 self._iterations += 1
+            finally:
+                release_interrupts(handler)
             if found and layout_is_known():
                 self._plan = Plan(found, self._occupied)
             return self._iterations

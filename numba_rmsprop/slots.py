@@ -113,7 +113,7 @@ class Slots:
         return {name: array for name, array in named.items() if array is not None} | self.custom
 
     def step(self, gradient: Gradient, rates: StepRates, scale: float) -> None:
-        """Apply one step, prepared; ``scale`` is what the clipping of norms leaves of the gradient."""
+        """Apply one step; ``scale`` is what the clipping of norms leaves of the gradient."""
         packed = rates.packed(self.dtype, scale)
         with launch_lock:
             if isinstance(gradient, Dense):
@@ -122,11 +122,12 @@ class Slots:
                 self._step_sparse(gradient, rates, packed)
 
     def prepare(self, gradient: Gradient) -> None:
-        """Allocate what a step takes, so that no step of a call has begun where memory runs out."""
+        """Allocate what a step takes; for all variables of a call, before the step of the first begins."""
         if isinstance(gradient, Dense):
             return
         self.row_clocks()
-        self.history.make_room()
+        if self.exact:
+            self.history.make_room()
         if isinstance(gradient, Rows):
             self.seen()
             values = gradient.values
@@ -164,13 +165,19 @@ class Slots:
             state, clocks = self._borrow(rows)
             ages, history = (clocks, self.floor, self.steps), self.history.arrays(self.steps)
             workers = workers_for(out.size)
-            with Uninterrupted():
+
+            def catch_up_and_copy() -> None:
                 if workers == 1:
                     gather_owned(0, 1, places, out, state, ages, history)
                 else:
                     gather_catching_up(workers, places, out, state, ages, history)
-                if self._table is None:
-                    self._give_back(rows, state, clocks)
+
+            if self._table is not None:
+                catch_up_and_copy()  # one kernel, which nothing interrupts
+                return
+            with Uninterrupted():
+                catch_up_and_copy()
+                self._give_back(rows, state, clocks)
 
     def row_clocks(self) -> NDArray[np.int32]:
         """Return the row clocks, made when they are first needed."""
@@ -247,6 +254,7 @@ class Slots:
             self._rebase_if_due()
 
     def _step_sparse(self, gradient: Rows | CSR, rates: StepRates, packed: FloatArray) -> None:
+        self.prepare(gradient)
         history = self.history.arrays(self.steps) if self.exact else None
         rows: Selection = EVERYTHING
         if isinstance(gradient, Rows):
