@@ -108,6 +108,19 @@ def test_a_delta_holds_gathered_rows_once(tmp_path):
     assert map_tensors(tmp_path / "delta")[0]["variables.0.rows"].tolist() == []
 
 
+def test_a_loaded_run_goes_on_with_deltas(tmp_path):
+    opt, table = RMSprop(momentum=0.9), np.ones((50, 4))
+    opt.apply_gradients([(IndexedSlices(np.ones((1, 4)), [1]), table)])
+    opt.save(tmp_path / "base", include_variables=True)
+    again = RMSprop.load(tmp_path / "base", [table])
+    again.apply_gradients([(IndexedSlices(np.ones((1, 4)), [2]), table)])
+    again.save_delta(tmp_path / "delta")
+    assert map_tensors(tmp_path / "delta")[0]["variables.0.rows"].tolist() == [2]
+    copy = np.zeros((50, 4))
+    found = RMSprop.load([tmp_path / "base", tmp_path / "delta"], [copy])
+    assert state_of(found, [copy]) == state_of(again, [table])
+
+
 def test_small_and_dense_variables_come_whole(tmp_path):
     opt = RMSprop()
     scale, vector, matrix = np.array(1.0), np.ones(3), np.ones((300, 100))

@@ -4,6 +4,7 @@ import os
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -120,6 +121,25 @@ finally:
     os.rmdir(folder)
 """
     )
+
+
+@linux
+def test_a_file_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
+    done = []
+
+    def watched(name, describe):
+        function = getattr(os, name)
+
+        def call(*arguments):
+            done.append((name, describe(*arguments)))
+            return function(*arguments)
+
+        monkeypatch.setattr(os, name, call)
+
+    watched("fsync", lambda descriptor: Path(os.readlink(f"/proc/self/fd/{descriptor}")).suffix)
+    watched("replace", lambda old, new: (Path(old).suffix, Path(new).name))
+    trained()[0].save(tmp_path / "opt")
+    assert done == [("fsync", ".part"), ("replace", (".part", "opt")), ("fsync", "")]
 
 
 @posix
