@@ -28,6 +28,7 @@ MOST_ROWS = 4_000  # of a step: enough for a parallel launch, and for many dupli
 EPSILON = 1e-3
 TOLERANCE = {"float32": 1e-4, "float64": 1e-11}
 MOST_GROWTH_MB = 6.0
+MOST_FILES = 5  # a file and its deltas
 WARM_UP = 0.2  # of the rows: by then everything has been compiled and the allocator has settled
 KINDS = ("rows", "csr", "coo", "dense")
 
@@ -62,6 +63,7 @@ class Trainee:
         self.opt.build(self.vars)
         self.reference = Reference(self.vars, momentum=momentum, centered=centered)
         self.worst = 0.0
+        self.files = []
 
     def change_numbers(self):
         self.numbers["lr"] = self.opt.learning_rate = float(self.rng.choice([0.003, 0.01, 0.03]))
@@ -108,9 +110,17 @@ class Trainee:
         self.opt.set_weights(weights)
 
     def save_and_load(self, folder):
-        path = Path(folder) / "state.safetensors"
-        self.opt.save(path)
-        self.opt = RMSprop.load(path, self.vars)
+        """Go on from a file, or from one and its deltas, after the variables were lost."""
+        if len(self.files) < MOST_FILES and self.files:
+            self.files.append(folder / f"{len(self.files)}")
+            self.opt.save_delta(self.files[-1])
+        else:
+            folder.mkdir(exist_ok=True)
+            self.files = [folder / "0"]
+            self.opt.save(self.files[0], include_variables=True)
+        for var in self.vars:
+            var.fill(np.nan)
+        self.opt = RMSprop.load(self.files, self.vars)
 
     def check(self):
         self.opt.flush()
@@ -153,7 +163,7 @@ def mixed_steps(trainees, rng, folder):
         if first or rng.random() < 0.02:
             trainee.round_trip()
         if turn % 2 if first else rng.random() < 0.01:
-            trainee.save_and_load(folder)
+            trainee.save_and_load(folder / str(trainees.index(trainee)))
         if first or rng.random() < 0.05:
             trainee.check()
         yield rows
@@ -194,7 +204,7 @@ def main():
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         try:
-            result = soak(options.rows, options.seed, options.minutes, folder)
+            result = soak(options.rows, options.seed, options.minutes, Path(folder))
         except MismatchError as error:
             sys.exit(f"{error} (seed {options.seed})")
     print(json.dumps(result))
