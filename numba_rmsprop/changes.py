@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK_ROWS = 1 << 20
-"""Clocks that are compared at a time, for a scratch of a megabyte."""
+CLOCKS_AT_A_TIME = 1 << 20
+"""Clocks that are compared at once, for a scratch of a megabyte."""
 
 MAX_FLUSHES = 64
 """After so many flushes since the last save, writing all rows beats repeating the flushes when loading."""
@@ -16,10 +17,11 @@ MAX_FLUSHES = 64
 
 @dataclass(frozen=True)
 class Saved:
-    """What an optimizer's last file was: deltas go on from there."""
+    """An optimizer's last file, from which deltas go on, and the paths of those that it goes on from itself."""
 
     identity: str
     include_variables: bool
+    paths: tuple[str, ...]
 
 
 class Changes:
@@ -44,14 +46,18 @@ class Changes:
         self._current: NDArray[np.uint8] | None = None
         self._before_flushes = np.empty(0, np.int64)
 
-    def start(self, clocks: NDArray[np.int32] | None, floor: int, steps: int) -> None:
-        """Note that all has been saved, before step ``steps``."""
-        self.everything = False
-        self.flushes = []
-        self._since = steps
-        # A row that is caught up by a gather, without a step, also gets the clock ``steps``.
-        self._current = None if clocks is None or floor == steps else np.packbits(clocks == steps, bitorder="little")
-        self._before_flushes = np.empty(0, np.int64)
+    @classmethod
+    def since(cls, clocks: NDArray[np.int32] | None, floor: int, steps: int) -> Changes:
+        """Return none at all, where everything is saved before step ``steps``."""
+        none = cls()
+        none.everything = False
+        none._since = steps
+        if clocks is not None and floor != steps:
+            # A row that is caught up by a gather, without a step, also gets the clock ``steps``.
+            none._current = np.concatenate(
+                [np.packbits(block == steps, bitorder="little") for _, block in _blocks(clocks)]
+            )
+        return none
 
     def note_flush(self, clocks: NDArray[np.int32], steps: int, runs: NDArray[np.float64]) -> None:
         """Note that all rows are about to be caught up with the steps before step ``steps``."""
@@ -68,11 +74,15 @@ class Changes:
         if clocks is None:
             return self._before_flushes
         found = [self._before_flushes]
-        for begin in range(0, len(clocks), BLOCK_ROWS):
-            block = clocks[begin : begin + BLOCK_ROWS]
+        for begin, block in _blocks(clocks):
             changed = block > self._since
             if self._current is not None:
                 current = np.unpackbits(self._current[begin // 8 :], count=len(block), bitorder="little")
                 changed |= (block == self._since) & (current == 0)
             found.append(begin + np.flatnonzero(changed))
         return np.unique(np.concatenate(found))
+
+
+def _blocks(clocks: NDArray[np.int32]) -> Iterator[tuple[int, NDArray[np.int32]]]:
+    for begin in range(0, max(len(clocks), 1), CLOCKS_AT_A_TIME):
+        yield begin, clocks[begin : begin + CLOCKS_AT_A_TIME]

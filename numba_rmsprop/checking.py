@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from .changes import MAX_FLUSHES
+from .history import MAX_RUNS
 from .slots import CLOCK_LIMIT
 from .variables import FloatArray, describe
 
@@ -18,10 +20,13 @@ if TYPE_CHECKING:
 
     from .optimizer import RMSprop
 
+MAX_AXES = 64
+"""As many as NumPy allows."""
+
 MAX_TEXT = 1 << 20
 """JSON takes up to thirty times its size once it is parsed; so no single text may be longer than this."""
 
-SAID = {"name": str, "shape": list, "dtype": str, "steps": int, "floor": int, "custom_slots": list, "flushes": list}
+ENTRY = {"name": str, "shape": list, "dtype": str, "steps": int, "floor": int, "custom_slots": list, "flushes": list}
 """What a file says of a variable."""
 
 
@@ -40,7 +45,12 @@ class Contents:
     weights: list[str]
 
 
-def parse(path: str | os.PathLike[str], tensors: dict[str, NDArray[Any]], metadata: dict[str, str]) -> Contents:
+def in_file(i: int, name: str) -> str:
+    """Return what an array of the ``i``-th variable is called in a file."""
+    return f"variables.{i}.{name}"
+
+
+def parse(path: str | os.PathLike[str], tensors: dict[str, Any], metadata: dict[str, str]) -> Contents:
     """Return the contents of a file whose metadata has the right form.
 
     Raises
@@ -69,16 +79,20 @@ def parse(path: str | os.PathLike[str], tensors: dict[str, NDArray[Any]], metada
     count, iterations = value("variables", int), value("iterations", int)
     if not (0 <= iterations < 2**63 and 0 <= count <= len(metadata)):
         raise ValueError(f"{path}: it cannot be that there are {iterations} iterations and {count} variables")
-    variables = [value(f"variables.{i}", dict) for i in range(count)]
-    for i, said in enumerate(variables):
-        wrong = {key: said.get(key) for key, kind in SAID.items() if type(said.get(key)) is not kind}
+    variables = []
+    for i in range(count):
+        entry = value(f"variables.{i}", dict)
+        wrong = {key: entry.get(key) for key, kind in ENTRY.items() if type(entry.get(key)) is not kind}
         if wrong:
-            raise ValueError(f"{path}: expected {sorted(SAID)} of variables[{i}], got {wrong!r:.100}")
-        if not all(isinstance(name, str) for name in said["custom_slots"]):
-            raise ValueError(f"{path}: expected names as custom slots, got {said['custom_slots']!r:.100}")
+            raise ValueError(f"{path}: expected {sorted(ENTRY)} of variables[{i}], got {wrong!r:.100}")
+        if not all(_is_name(name) and in_file(i, f"custom.{name}") in tensors for name in entry["custom_slots"]):
+            raise ValueError(f"{path}: expected names as custom slots, got {entry['custom_slots']!r:.100}")
+        if len(entry["shape"]) > MAX_AXES or len(entry["flushes"]) > MAX_FLUSHES:
+            raise ValueError(f"{path}: expected at most {MAX_AXES} axes and {MAX_FLUSHES} flushes of variables[{i}]")
+        variables.append({key: entry[key] for key in ENTRY})
     weights = value("weights", list)
     for name in weights:
-        if not isinstance(name, str) or f"weights.{name}" not in tensors:
+        if not _is_name(name) or f"weights.{name}" not in tensors:
             raise ValueError(f"{path}: expected an array 'weights.{name}', got {sorted(tensors)}")
     return Contents(
         path=path,
@@ -91,6 +105,11 @@ def parse(path: str | os.PathLike[str], tensors: dict[str, NDArray[Any]], metada
         variables=variables,
         weights=weights,
     )
+
+
+def _is_name(name: object) -> bool:
+    # Half of a surrogate pair is no text.
+    return isinstance(name, str) and not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def check_contents(files: Sequence[Contents], opt: RMSprop, variables: Sequence[FloatArray]) -> None:
@@ -120,19 +139,19 @@ class _Variable:
         self.file = file
         self.i = i
         self.var = var
-        self.said = file.variables[i]
-        if list(np.shape(var)) != self.said["shape"] or str(getattr(var, "dtype", None)) != self.said["dtype"]:
+        self.entry = file.variables[i]
+        if list(np.shape(var)) != self.entry["shape"] or str(getattr(var, "dtype", None)) != self.entry["dtype"]:
             raise ValueError(
-                f"{file.path}: expected variables[{i}] ({self.said['dtype']}, shape {tuple(self.said['shape'])}), "
+                f"{file.path}: expected variables[{i}] ({self.entry['dtype']}, shape {tuple(self.entry['shape'])}), "
                 f"got {describe(f'variables[{i}]', np.asarray(var))}"
             )
 
     def has(self, name: str) -> bool:
-        return f"variables.{self.i}.{name}" in self.file.tensors
+        return in_file(self.i, name) in self.file.tensors
 
     def tensor(self, name: str, dtype: Any, shape: tuple[int, ...] | None) -> NDArray[Any]:
         """Return an array, which must be there, of this dtype and shape."""
-        full = f"variables.{self.i}.{name}"
+        full = in_file(self.i, name)
         found = self.file.tensors.get(full)
         if found is None:
             raise ValueError(f"{self.file.path}: expected an array {full!r}, got {sorted(self.file.tensors)}")
@@ -148,44 +167,49 @@ class _Variable:
 
     def check(self, opt: RMSprop, before: _Variable | None) -> None:
         """Check all that the file holds of the variable; ``before`` is what the file before it says, if it does."""
-        steps, floor, exact = self.said["steps"], self.said["floor"], opt.sparse_update == "exact"
+        steps, floor, exact = self.entry["steps"], self.entry["floor"], opt.sparse_update == "exact"
         if not 0 <= floor <= steps < CLOCK_LIMIT:
             self.refuse(f"{steps} steps and floor {floor}")
         shape = self.var.shape
         if self.has("rows"):
-            shape = (self._check_rows(before), *shape[1:])
+            shape = (self._check_rows(opt, before), *shape[1:])
         for name in [*opt._built_in_slots(), *["value"] * self.file.include_variables]:
             self.tensor(name, self.var.dtype, shape)
         if self.has("clocks"):
+            if not self.var.ndim:
+                self.refuse("clocks without rows")
             clocks = self.tensor("clocks", np.int32, shape[:1])
             if clocks.size and not (clocks.min() >= 0 and clocks.max() <= steps):
                 self.refuse(f"clocks from {clocks.min()} to {clocks.max()} after {steps} steps")
         self._check_runs("runs", floor, steps, needed=exact and floor < steps)
-        for name in self.said["custom_slots"]:
-            self.tensor(f"custom.{name}", None, None)
+        if set(self.entry["custom_slots"]) & {"rms", "momentum", "mg"}:
+            self.refuse(f"added slots {self.entry['custom_slots']}")
 
-    def _check_rows(self, before: _Variable | None) -> int:
+    def _check_rows(self, opt: RMSprop, before: _Variable | None) -> int:
         """Check the rows of a delta, and the flushes before them; return how many rows there are."""
-        if before is None or self.var.ndim == 0 or before.said["steps"] > self.said["steps"]:
+        if before is None or self.var.ndim == 0 or before.entry["steps"] > self.entry["steps"]:
             raise ValueError(f"{self.file.path}: expected all rows of variables[{self.i}], got some")
         rows = self.tensor("rows", np.int64, None)
         if rows.ndim != 1 or (
             len(rows) and (rows[0] < 0 or rows[-1] >= len(self.var) or not (rows[1:] > rows[:-1]).all())
         ):
             self.refuse("rows that are not in order, or out of range")
-        flushes = self.said["flushes"]
-        floor, earliest = before.said["floor"], before.said["steps"]
+        flushes = self.entry["flushes"]
+        floor, earliest = before.entry["floor"], before.entry["steps"]
         for j, step in enumerate(flushes):
-            if type(step) is not int or not earliest <= step <= self.said["steps"]:
+            if type(step) is not int or not earliest <= step <= self.entry["steps"]:
                 self.refuse(f"flushes at steps {flushes}")
-            self._check_runs(f"flush.{j}", floor, step, needed=True)
+            runs = self._check_runs(f"flush.{j}", floor, step, needed=True)
+            moves = opt._has_momentum or opt.weight_decay > 0 or bool((runs[:, 3] != 1).any())
+            if moves and not self.file.include_variables:
+                self.refuse("flushes that move values, without the values")
             floor = earliest = step
         return len(rows)
 
-    def _check_runs(self, name: str, floor: int, steps: int, *, needed: bool) -> None:
-        """Check runs of hyperparameters, which must reach back to the floor where rows may be behind."""
+    def _check_runs(self, name: str, floor: int, steps: int, *, needed: bool) -> NDArray[np.float64]:
+        """Return runs of hyperparameters, which must reach back to the floor where rows may be behind."""
         runs = self.tensor(name, np.float64, None)
-        if runs.ndim != 2 or runs.shape[1] != 4:
+        if runs.ndim != 2 or runs.shape[1] != 4 or len(runs) > MAX_RUNS:
             self.refuse(f"runs of shape {runs.shape}")
         begins, factors = runs[:, 0], runs[:, 1:]
         right = (
@@ -197,3 +221,4 @@ class _Variable:
         )
         if not right or (needed and not (len(runs) and begins[0] <= floor)):
             self.refuse(f"runs {runs[:3].tolist()} before step {steps}, its floor being {floor}")
+        return runs

@@ -12,16 +12,15 @@ import json
 import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .changes import Saved
-from .checking import Contents, check_contents, parse
+from .changes import Changes, Saved
+from .checking import Contents, check_contents, in_file, parse
 from .slots import Slots
-from .tensorfile import map_tensors, verify_tensors, write_tensors
+from .tensorfile import SomeRows, Tensor, map_tensors, verify_tensors, write_tensors
 from .threads import launch_lock
 from .variables import FloatArray
 
@@ -36,17 +35,20 @@ AnyPath: TypeAlias = str | os.PathLike[str]
 
 
 def save(opt: RMSprop, path: AnyPath, *, include_variables: bool) -> None:
-    """Write all of ``opt`` to ``path``."""
+    """Write a file that needs no other."""
     with launch_lock:
         _write(opt, path, None, include_variables)
 
 
 def save_delta(opt: RMSprop, path: AnyPath) -> None:
-    """Write what has changed since the last file."""
+    """Write a file that goes on from the last one."""
     with launch_lock:
-        if opt._saved is None:
+        before = opt._saved
+        if before is None:
             raise ValueError("save_delta: expected a file to go on from, got none; call opt.save first")
-        _write(opt, path, opt._saved.identity, opt._saved.include_variables)
+        if os.path.realpath(path) in before.paths:
+            raise ValueError(f"{path}: expected a new file, got one that the delta would go on from")
+        _write(opt, path, before, before.include_variables)
 
 
 def load(
@@ -76,10 +78,10 @@ def load(
         for i in range(len(file.variables)):
             _apply(file, i, opt._slots[i])
     for slots in opt._slots:
-        slots.changes.start(slots.clocks, slots.floor, slots.steps)
+        slots.changes = Changes.since(slots.clocks, slots.floor, slots.steps)
     opt._own_weights.update({name: np.array(last.tensors[f"weights.{name}"]) for name in last.weights})
     opt.iterations = last.iterations
-    opt._saved = Saved(last.identity, last.include_variables)
+    opt._saved = Saved(last.identity, last.include_variables, tuple(map(os.path.realpath, paths)))
     return opt
 
 
@@ -104,17 +106,17 @@ def identities(path: AnyPath) -> tuple[str, str]:
     return metadata.get("identity", ""), metadata.get("follows", "")
 
 
-def _write(opt: RMSprop, path: AnyPath, follows: str | None, include_variables: bool) -> None:
+def _write(opt: RMSprop, path: AnyPath, before: Saved | None, include_variables: bool) -> None:
     from . import __version__  # the package imports this module first
 
-    tensors: dict[str, NDArray[Any]] = {f"weights.{name}": array for name, array in opt._own_weights.items()}
+    tensors: dict[str, Tensor] = {f"weights.{name}": array for name, array in opt._own_weights.items()}
     identity = secrets.token_hex(16)
     metadata = {
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),
         "library_version": __version__,
         "identity": identity,
-        "follows": follows or "",
+        "follows": "" if before is None else before.identity,
         "config": json.dumps(opt.get_config()),
         "iterations": str(opt.iterations),
         "include_variables": json.dumps(include_variables),
@@ -122,9 +124,10 @@ def _write(opt: RMSprop, path: AnyPath, follows: str | None, include_variables: 
         "weights": json.dumps(list(opt._own_weights)),
     }
     for i, slots in enumerate(opt._slots):
-        whole = follows is None or _needs_all_rows(slots, include_variables)
+        slots.check_process()
+        whole = before is None or _needs_all_rows(slots, include_variables)
         rows = None if whole else slots.changes.rows(slots.clocks)
-        tensors |= {f"variables.{i}.{name}": array for name, array in _arrays(slots, rows, include_variables)}
+        tensors |= {in_file(i, name): tensor for name, tensor in _tensors(slots, rows, include_variables)}
         metadata[f"variables.{i}"] = json.dumps(
             {
                 "name": slots.name,
@@ -136,13 +139,16 @@ def _write(opt: RMSprop, path: AnyPath, follows: str | None, include_variables: 
                 "flushes": [] if whole else [step for step, _ in slots.changes.flushes],
             }
         )
+    parse(path, tensors, metadata)  # what could not be read again shall be found out now
+    saved = Saved(identity, include_variables, (*(before.paths if before else ()), os.path.realpath(path)))
+    none_yet = [Changes.since(slots.clocks, slots.floor, slots.steps) for slots in opt._slots]
 
-    def note() -> None:
-        opt._saved = Saved(identity, include_variables)
-        for slots in opt._slots:
-            slots.changes.start(slots.clocks, slots.floor, slots.steps)
+    def mark_saved() -> None:
+        opt._saved = saved
+        for slots, changes in zip(opt._slots, none_yet, strict=True):
+            slots.changes = changes
 
-    write_tensors(path, tensors, metadata, in_place=note)
+    write_tensors(path, tensors, metadata, on_rename=mark_saved)
 
 
 def _needs_all_rows(slots: Slots, include_variables: bool) -> bool:
@@ -152,9 +158,7 @@ def _needs_all_rows(slots: Slots, include_variables: bool) -> bool:
     return changes.everything or slots.small or slots.var.ndim == 0 or values_moved
 
 
-def _arrays(
-    slots: Slots, rows: NDArray[np.int64] | None, include_variables: bool
-) -> Iterator[tuple[str, NDArray[Any]]]:
+def _tensors(slots: Slots, rows: NDArray[np.int64] | None, include_variables: bool) -> Iterator[tuple[str, Tensor]]:
     """Return what a file holds of a variable, all rows or those given."""
     by_row = {name: array for name, array in slots.arrays.items() if name not in slots.custom}
     if include_variables:
@@ -166,7 +170,7 @@ def _arrays(
         for j, (_, runs) in enumerate(slots.changes.flushes):
             yield f"flush.{j}", runs
     for name, array in by_row.items():
-        yield name, array if rows is None else array[rows]
+        yield name, array if rows is None else SomeRows(array, rows)
     for name, array in slots.custom.items():
         yield f"custom.{name}", array
     yield "runs", slots.history.runs
@@ -185,30 +189,21 @@ def _map(path: AnyPath) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
 
 def _apply(file: Contents, i: int, slots: Slots) -> None:
     """Bring a variable and its slots to the state of a file, from that of the file before it."""
-    said, tensors = file.variables[i], file.tensors
-
-    def tensor(name: str) -> NDArray[Any]:
-        return tensors[f"variables.{i}.{name}"]
-
+    entry, tensors = file.variables[i], file.tensors
     targets = {name: array for name, array in slots.arrays.items() if name not in slots.custom}
     if file.include_variables:
         targets["value"] = slots.var
     rows: Any = ...
-    if f"variables.{i}.rows" in tensors:
-        rows = tensor("rows")
-        for j, step in enumerate(said["flushes"]):
-            slots.restore(slots.clocks, step, slots.floor, tensor(f"flush.{j}"))
+    if in_file(i, "rows") in tensors:
+        rows = tensors[in_file(i, "rows")]
+        for j, step in enumerate(entry["flushes"]):
+            slots.restore(slots.row_clocks(), step, slots.floor, tensors[in_file(i, f"flush.{j}")])
             slots.flush()
     for name, array in targets.items():
-        array[rows] = tensor(name)
-    if f"variables.{i}.clocks" in tensors:
-        slots.row_clocks()[rows] = tensor("clocks")
+        array[rows] = tensors[in_file(i, name)]
+    if in_file(i, "clocks") in tensors:
+        slots.row_clocks()[rows] = tensors[in_file(i, "clocks")]
     elif rows is ...:
         slots.clocks = None
-    slots.custom = {name: np.array(tensor(f"custom.{name}")) for name in said["custom_slots"]}
-    slots.restore(slots.clocks, said["steps"], said["floor"], tensor("runs"))
-
-
-def as_paths(path: AnyPath | Sequence[AnyPath]) -> list[AnyPath]:
-    """Return one path, or several, as a list."""
-    return [path] if isinstance(path, (str, os.PathLike)) else [Path(one) for one in path]
+    slots.custom = {name: np.array(tensors[in_file(i, f"custom.{name}")]) for name in entry["custom_slots"]}
+    slots.restore(slots.clocks, entry["steps"], entry["floor"], tensors[in_file(i, "runs")])

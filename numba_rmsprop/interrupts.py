@@ -12,44 +12,51 @@ Handler: TypeAlias = Callable[[int, FrameType | None], Any]
 
 SIGINT: int = _signal.SIGINT
 
-
-_came: list[int] = []
+_came: list[FrameType | None] = []
 
 
 def _note(number: int, frame: FrameType | None) -> None:
-    _came.append(number)
-
-
-def hold_interrupts() -> Handler | None:
-    """Let SIGINT raise nothing from now on; return what :func:`release_interrupts` takes.
-
-    Python runs signal handlers in the main thread, between any two of its instructions; in another thread this does
-    nothing.
-    """
-    handler = _signal.getsignal(SIGINT)
-    if not callable(handler):  # SIGINT ends the process, or is ignored, or is handled by other than Python
-        return None
-    try:
-        _signal.signal(SIGINT, _note)
-    except ValueError:  # not the main thread
-        return None
-    return cast(Handler, handler)
-
-
-def release_interrupts(handler: Handler | None) -> None:
-    """Let SIGINT do again what it did, and do it now if it came meanwhile."""
-    if handler is not None:
-        _signal.signal(SIGINT, handler)
-        if _came:
-            _came.clear()
-            handler(SIGINT, None)
+    _came.append(frame)
 
 
 class Uninterrupted:
-    """A context in which interrupts are held; contexts may be nested. For what is called often, it takes too long."""
+    """A context in which SIGINT raises nothing: its handler is called once the context is left.
+
+    Python runs signal handlers in the main thread, between any two of its instructions; in another thread this does
+    nothing, and within another such context neither. What is called often, and never within another, writes ``try``,
+    :meth:`hold`, ``finally``, :meth:`release`, which takes less long.
+    """
+
+    __slots__ = ("_handler",)
+    _latest: Handler | None = None
+
+    def __init__(self) -> None:
+        self._handler: Handler | None = None
+
+    def hold(self) -> None:
+        """Hold interrupts from now on."""
+        handler = _signal.getsignal(SIGINT)
+        if handler is _note:  # another signal's handler has raised out of release, and left it so
+            handler = Uninterrupted._latest
+        if callable(handler):  # or else SIGINT ends the process, or is ignored
+            Uninterrupted._latest = self._handler = cast(Handler, handler)
+            try:
+                _signal.signal(SIGINT, _note)
+            except ValueError:  # not the main thread
+                self._handler = None
+
+    def release(self) -> None:
+        """Let SIGINT do again what it did, and do it for each that came meanwhile."""
+        handler = self._handler
+        if handler is not None:
+            if _signal.getsignal(SIGINT) is _note:  # and not one that was set meanwhile
+                _signal.signal(SIGINT, handler)
+            while _came:
+                handler(SIGINT, _came.pop(0))
 
     def __enter__(self) -> None:
-        self._handler = hold_interrupts()
+        if _signal.getsignal(SIGINT) is not _note:
+            self.hold()
 
     def __exit__(self, *_: object) -> None:
-        release_interrupts(self._handler)
+        self.release()

@@ -15,7 +15,7 @@ from .arguments import as_list, as_variables, check_pairs, refuse_duplicates, wi
 from .batches import Part
 from .clipping import norm_scales
 from .gradients import Dense, as_gradient, as_indices, check_finite, check_rows
-from .interrupts import hold_interrupts, release_interrupts
+from .interrupts import Uninterrupted
 from .minimize import check_call, gradients_of
 from .plans import Plan, layout_is_known
 from .rates import StepRates
@@ -78,8 +78,9 @@ class RMSprop(Settings, WeightStore):
         Another name of ``learning_rate``, which it overrides.
     slots_folder : path-like, optional
         A folder for files that hold the slots and clocks of variables seen from now on, for tables beyond memory; a
-        variable may be an np.memmap. The files have no names and go with the optimizer, as memory does:
-        :meth:`save` keeps the state. It is no part of the config.
+        variable may be an np.memmap. The files have no names and go with the process, as memory does: :meth:`save`
+        keeps the state. They have their full size from the beginning, so that a disk that is too small is found out
+        then. A forked process cannot use them. It is no part of the config.
 
     Raises
     ------
@@ -211,18 +212,21 @@ class RMSprop(Settings, WeightStore):
                 parts = self._parts([grad for grad, _ in pairs], found)
             rates = self._rates(self._iterations)
             scales = self._scales(parts, rates) if self._clips_norms else None
+            if found:
+                self._plan = None  # which may take for small what is to have clocks now
             if len(parts) > 1:
                 for gradient, own in parts:
                     own.prepare(gradient)
-            handler = hold_interrupts()
+            interrupts = Uninterrupted()
             try:
+                interrupts.hold()
                 if found:
                     self._register(found)
                 for k, (gradient, own) in enumerate(parts):
                     own.step(gradient, rates, 1.0 if scales is None else scales[k])
                 self._iterations += 1
             finally:
-                release_interrupts(handler)
+                interrupts.release()
             if found and layout_is_known():
                 self._plan = Plan(found, self._occupied)
             return self._iterations
@@ -421,9 +425,12 @@ class RMSprop(Settings, WeightStore):
         Raises
         ------
         OSError
-            If it cannot be written: no space, no permission. What was at ``path`` is untouched then.
+            If it cannot be written: no space, no permission. What was at ``path`` is untouched then. Only where the
+            disk fails after the file has taken its name is it the new one.
         TypeError
             If a weight or slot that you have added has a dtype that safetensors files cannot hold.
+        ValueError
+            If the file would be refused by :meth:`load`, for example since the config is longer than a megabyte.
         """
         checkpoint.save(self, path, include_variables=include_variables)
 
@@ -443,7 +450,7 @@ class RMSprop(Settings, WeightStore):
         Raises
         ------
         ValueError
-            If nothing was saved or loaded before.
+            If nothing was saved or loaded before, or ``path`` is a file that the delta would go on from.
         OSError, TypeError
             As in :meth:`save`.
         """
@@ -482,7 +489,8 @@ class RMSprop(Settings, WeightStore):
         OSError
             If a file cannot be read.
         """
-        return checkpoint.load(cls, checkpoint.as_paths(path), variables, custom_objects, slots_folder)
+        paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
+        return checkpoint.load(cls, paths, variables, custom_objects, slots_folder)
 
     def _built_in_slots(self) -> list[str]:
         return ["rms"] + ["momentum"] * self._has_momentum + ["mg"] * self.centered

@@ -24,7 +24,7 @@ LEFT_OVER = re.compile(NAME.pattern + r"\.[0-9a-f]+\.part")
 class CheckpointManager:
     """Saves an optimizer to numbered files in a folder, of which it keeps the last few.
 
-    One process at a time saves to a folder.
+    One manager at a time saves to a folder.
 
     Parameters
     ----------
@@ -65,8 +65,9 @@ class CheckpointManager:
         self.keep = keep
         self.full_every = full_every
         self.include_variables = include_variables
-        self._last: Saved | None = None
+        self._last: tuple[Saved | None, Path] | None = None
         self._deltas = 0
+        self._damaged: set[Path] = set()
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def save(self, opt: RMSprop) -> Path:
@@ -77,15 +78,16 @@ class CheckpointManager:
         OSError, TypeError
             As in :meth:`RMSprop.save`; nothing is deleted then.
         """
-        number = max((number for number, _ in self._files()), default=0) + 1
-        # A delta goes on from this manager's last file, if nothing was saved elsewhere meanwhile.
-        delta = self._deltas + 1 < self.full_every and opt._saved is not None and opt._saved == self._last
+        newest, path = max(self._files(), default=(0, self.folder))
+        # A delta goes on from this manager's last file, if nothing was saved by or to anything else meanwhile.
+        delta = self._deltas + 1 < self.full_every and self._last == (opt._saved, path)
+        number = newest + 1
         path = self.folder / f"checkpoint-{number:09d}{DELTA_ENDING if delta else ENDING}"
         if delta:
             opt.save_delta(path)
         else:
             opt.save(path, include_variables=self.include_variables)
-        self._last = opt._saved
+        self._last = opt._saved, path
         self._deltas = self._deltas + 1 if delta else 0
         self._delete_old()
         return path
@@ -93,8 +95,8 @@ class CheckpointManager:
     def latest(self) -> list[Path]:
         """Return the newest checkpoint whose every byte is right, as :meth:`RMSprop.load` takes it.
 
-        A file, with its deltas in order; an empty list if there is none. Newer ones that are damaged are skipped, with
-        a warning each.
+        A file, with its deltas in order; an empty list if there is none. Newer ones that are damaged or cannot be read
+        are skipped, with a warning each, and no longer count among those to keep.
 
         Raises
         ------
@@ -105,20 +107,21 @@ class CheckpointManager:
         while files:
             try:
                 return self._chain(files)
-            except DamagedCheckpointError as error:
+            except (DamagedCheckpointError, OSError) as error:
+                self._damaged.add(files[-1])
                 earlier = files[-2].name if len(files) > 1 else "nothing"
                 warnings.warn(f"skipping {files[-1].name}, going back to {earlier}: {error}", stacklevel=2)
             files.pop()
         return []
 
     def _chain(self, files: list[Path]) -> list[Path]:
-        """Return the last file and all that it goes on from."""
+        """Return the last file, after all that it goes on from; every byte is checked."""
         chain = [files[-1]]
         follows = read(chain[0]).follows
         for path in reversed(files[:-1]):
             if not follows:
                 break
-            with suppress(DamagedCheckpointError):
+            with suppress(DamagedCheckpointError, OSError):
                 identity, further = identities(path)
                 if identity == follows:
                     read(path)
@@ -137,7 +140,8 @@ class CheckpointManager:
     def _delete_old(self) -> None:
         """Delete files that no kept checkpoint needs, and what processes left that were killed while saving."""
         files = [path for _, path in sorted(self._files())]
-        first = max(len(files) - self.keep, 0)
+        whole = [k for k, path in enumerate(files) if path not in self._damaged]
+        first = whole[max(len(whole) - self.keep, 0)]
         while first > 0 and files[first].name.endswith(DELTA_ENDING):
             first -= 1
         left_over = [path for path in self.folder.iterdir() if LEFT_OVER.fullmatch(path.name)]

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from . import threads
 from .changes import Changes
 from .gradients import CSR, Dense, Gradient, Rows
 from .history import Arrays, History
@@ -27,7 +28,7 @@ from .kernels.dense import step_dense, step_lines
 from .kernels.rows import step_rows, step_share
 from .rates import StepRates
 from .threads import launch_lock, row_links, row_scratch, workers_for, worth_a_launch
-from .variables import FloatArray, as_lines, as_table
+from .variables import FloatArray, as_lines, as_table, describe
 
 State: TypeAlias = tuple[FloatArray, FloatArray, FloatArray | None, FloatArray | None]
 Ages: TypeAlias = tuple[NDArray[np.int32], int, int]
@@ -82,11 +83,12 @@ class Slots:
         self.small = 0 < var.size <= SMALL_ITEMS and var.flags.c_contiguous
         self.exact = exact
         self.values_fall_behind = exact and (momentum or decays)
-        self.folder = folder
+        self.folder = None if var.size <= SMALL_ITEMS else folder
+        self._forks = threads.forks
         order: Literal["C", "F"] = "F" if var.flags.f_contiguous and not var.flags.c_contiguous else "C"
-        self.rms = zeros(folder, var.shape, var.dtype, order)
-        self.momentum = zeros(folder, var.shape, var.dtype, order) if momentum else None
-        self.mg = zeros(folder, var.shape, var.dtype, order) if centered else None
+        self.rms = zeros(self.folder, var.shape, var.dtype, order)
+        self.momentum = zeros(self.folder, var.shape, var.dtype, order) if momentum else None
+        self.mg = zeros(self.folder, var.shape, var.dtype, order) if centered else None
         self.custom: dict[str, NDArray[Any]] = {}
         self.steps = 0
         self.floor = 0
@@ -97,6 +99,7 @@ class Slots:
         self._table = self._as_table()
         self._links = row_links(0)
         self._scratch = row_scratch(0, np.empty((0, 0), var.dtype))
+        self._sums = np.zeros((0, 0), var.dtype)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in ("_table", "_seen")}
@@ -123,6 +126,8 @@ class Slots:
 
     def prepare(self, gradient: Gradient) -> None:
         """Allocate what a step takes; for all variables of a call, before the step of the first begins."""
+        if self.folder is not None:
+            self.check_process()
         if isinstance(gradient, Dense):
             return
         self.row_clocks()
@@ -136,12 +141,25 @@ class Slots:
             workers = workers_for(values.size)
             if len(self._scratch[2]) != workers:
                 self._scratch = row_scratch(workers, values)
+        else:
+            wanted = workers_for(gradient.values.size), math.prod(self.shape[1:])
+            if self._sums.shape != wanted:
+                self._sums = np.zeros(wanted, self.dtype)
+
+    def check_process(self) -> None:
+        """Raise RuntimeError in a process that was forked since: files of slots are one for both."""
+        if self.folder is not None and self._forks != threads.forks:
+            raise RuntimeError(
+                f"{describe(self.name, self.var)}: its slots are in files (slots_folder) that the parent process uses; "
+                "in a forked process, make an optimizer of its own, or RMSprop.load what was saved"
+            )
 
     def flush(self) -> None:
         """Catch up every row."""
         with launch_lock:
             if self.clocks is None or self.floor == self.steps or not self.exact:
                 return
+            self.check_process()
             state, clocks = self._borrow(EVERYTHING)
             ages, history = (clocks, self.floor, self.steps), self.history.arrays(self.steps)
             with Uninterrupted():
@@ -161,6 +179,7 @@ class Slots:
             if not self.values_fall_behind or self.clocks is None or self.floor == self.steps:
                 copy_rows(self.var, indices, out)
                 return
+            self.check_process()
             rows, places = self._reach(indices)
             state, clocks = self._borrow(rows)
             ages, history = (clocks, self.floor, self.steps), self.history.arrays(self.steps)
@@ -195,7 +214,7 @@ class Slots:
 
     def restore(self, clocks: NDArray[np.int32] | None, steps: int, floor: int, runs: NDArray[np.float64]) -> None:
         """Take over how far behind the rows of a checkpoint were."""
-        self.changes.everything = True
+        self.changes.everything = True  # no clock tells what has changed
         self.clocks, self.steps, self.floor = clocks, steps, floor
         self.small = self.small and clocks is None
         self.history.clear()
@@ -240,6 +259,7 @@ class Slots:
         self.row_clocks()[rows] = clocks
 
     def _step_dense(self, gradient: Dense, rates: FloatArray) -> None:
+        self.check_process()
         self.changes.everything = True
         self.flush()
         for grad, *state in as_lines(gradient.values, *self._state):
@@ -264,7 +284,7 @@ class Slots:
             self._launch_rows((places, gradient.values), state, ages, history, packed)
         else:
             state, clocks = self._borrow(rows)
-            _launch_csr(gradient, state, (clocks, self.floor, self.steps), history, packed)
+            self._launch_csr(gradient, state, (clocks, self.floor, self.steps), history, packed)
         if self._table is None:
             self._give_back(rows, state, clocks)
         if self.exact:
@@ -284,6 +304,14 @@ class Slots:
         else:
             step_rows(workers, entries, state, ages, history, rates, links, self._scratch)
 
+    def _launch_csr(self, gradient: CSR, state: State, ages: Ages, history: Arrays | None, rates: FloatArray) -> None:
+        matrix = gradient.indptr, gradient.indices, gradient.values
+        workers = len(self._sums)
+        if workers == 1:
+            step_csr_serial(matrix, state, ages, history, rates, self._sums)
+        else:
+            step_csr(workers, matrix, state, ages, history, rates, self._sums)
+
     def _rebase_if_due(self) -> None:
         """Start the clocks anew before they pass what an int32 holds."""
         if self.steps >= CLOCK_LIMIT:
@@ -299,6 +327,8 @@ def zeros(
         return np.zeros(shape, dtype, order)  # np.zeros_like would write every page
     # The file goes when the arrays that map it do, also where the process is killed.
     with tempfile.TemporaryFile(dir=folder, prefix="numba_rmsprop-") as file:
+        if hasattr(os, "posix_fallocate"):  # where a disk is full, to write a page that has no place ends the process
+            os.posix_fallocate(file.fileno(), 0, math.prod(shape) * dtype.itemsize)
         return np.asarray(np.memmap(file, dtype, "w+", shape=shape, order=order))
 
 
@@ -320,13 +350,3 @@ def copy_rows(var: FloatArray, indices: NDArray[np.int64], out: FloatArray) -> N
         return
     with launch_lock:
         gather_rows(workers, indices, out, table)
-
-
-def _launch_csr(gradient: CSR, state: State, ages: Ages, history: Arrays | None, rates: FloatArray) -> None:
-    workers = workers_for(gradient.values.size)
-    sums = np.zeros((workers, state[0].shape[1]), gradient.values.dtype)
-    matrix = gradient.indptr, gradient.indices, gradient.values
-    if workers == 1:
-        step_csr_serial(matrix, state, ages, history, rates, sums)
-    else:
-        step_csr(workers, matrix, state, ages, history, rates, sums)

@@ -10,6 +10,7 @@ checksum of array ``x`` is the metadata ``crc32 x``. All are CRC-32 as zlib comp
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import mmap
@@ -18,7 +19,8 @@ import secrets
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from typing import Any, BinaryIO
+from dataclasses import dataclass
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 import safetensors
@@ -26,7 +28,7 @@ from numpy.typing import NDArray
 
 from .interrupts import Uninterrupted
 
-KINDS = {
+DTYPES = {
     "BOOL": np.dtype(np.bool),
     "I8": np.dtype("i1"),
     "I16": np.dtype("<i2"),
@@ -43,14 +45,35 @@ KINDS = {
 }
 """What the format calls the dtypes it knows."""
 
-NAMES = {dtype: name for name, dtype in KINDS.items()}
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 CHUNK_ITEMS = 1 << 19
 """Elements that are copied at a time where an array is not contiguous."""
 
-UNKNOWN = "0" * 8
+BLANK = "0" * 8
 OPENING = b'{"__metadata__":{"crc32":"'
 ALIGNMENT = 8
+
+
+@dataclass(frozen=True)
+class SomeRows:
+    """Rows of an array, which are copied only while they are written."""
+
+    array: NDArray[Any]
+    rows: NDArray[np.int64]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The array's."""
+        return self.array.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As of ``array[rows]``."""
+        return (len(self.rows), *self.array.shape[1:])
+
+
+Tensor: TypeAlias = NDArray[Any] | SomeRows
 
 
 class DamagedCheckpointError(ValueError):
@@ -59,9 +82,9 @@ class DamagedCheckpointError(ValueError):
 
 def write_tensors(
     path: str | os.PathLike[str],
-    tensors: Mapping[str, NDArray[Any]],
+    tensors: Mapping[str, Tensor],
     metadata: dict[str, str],
-    in_place: Callable[[], None] = lambda: None,
+    on_rename: Callable[[], None] = lambda: None,
 ) -> None:
     """Write arrays to ``path``, which is the old file until the new one is whole and on the disk.
 
@@ -69,11 +92,11 @@ def write_tensors(
     ----------
     path : path-like
         Where to; through a symbolic link, to where it leads.
-    tensors : mapping of str to ndarray
+    tensors : mapping of str to ndarray or SomeRows
         Of any strides. They are copied by chunks, if at all.
     metadata : dict of str to str
         What else the file says.
-    in_place : callable
+    on_rename : callable
         Called when the file takes its name; nothing interrupts between the two.
 
     Raises
@@ -83,25 +106,27 @@ def write_tensors(
     OSError
         As the operating system refuses; then nothing is left behind.
     """
-    for name, array in tensors.items():
-        if _little_endian(array) not in NAMES:
-            raise TypeError(f"{name}: safetensors files cannot hold dtype {array.dtype}; expected one of {list(NAMES)}")
+    for name, tensor in tensors.items():
+        if _little_endian(tensor.dtype) not in DTYPE_NAMES:
+            raise TypeError(
+                f"{name}: safetensors files cannot hold dtype {tensor.dtype}; expected one of {list(DTYPE_NAMES)}"
+            )
     # Wide items first, so that each array begins at a multiple of its item's size.
-    ordered = dict(sorted(tensors.items(), key=lambda item: -item[1].itemsize))
+    ordered = dict(sorted(tensors.items(), key=lambda item: -item[1].dtype.itemsize))
     final = os.path.realpath(path)
     temporary = f"{final}.{secrets.token_hex(4)}.part"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
         with open(descriptor, "wb") as file:
             file.write(_header(ordered, metadata, {}))
-            checksums = {name: _write(file, array) for name, array in ordered.items()}
+            checksums = {name: _write(file, tensor) for name, tensor in ordered.items()}
             file.seek(0)
             file.write(_header(ordered, metadata, checksums))
             file.flush()
             os.fsync(file.fileno())
         with Uninterrupted():
             os.replace(temporary, final)
-            in_place()
+            on_rename()
     except BaseException:
         with suppress(OSError):
             os.unlink(temporary)
@@ -164,9 +189,11 @@ def _entries(path: str | os.PathLike[str]) -> tuple[list[tuple[str, np.dtype[Any
             entries = []
             for name in file.offset_keys():
                 entry = file.get_slice(name)
-                if entry.get_dtype() not in KINDS:
-                    raise DamagedCheckpointError(f"{path}: {name!r} has dtype {entry.get_dtype()}, expected {[*KINDS]}")
-                entries.append((name, KINDS[entry.get_dtype()], entry.get_shape()))
+                if entry.get_dtype() not in DTYPES:
+                    raise DamagedCheckpointError(
+                        f"{path}: {name!r} has dtype {entry.get_dtype()}, expected {[*DTYPES]}"
+                    )
+                entries.append((name, DTYPES[entry.get_dtype()], entry.get_shape()))
             metadata = dict(file.metadata() or {})
     except safetensors.SafetensorError as error:
         raise DamagedCheckpointError(f"{path}: expected a whole safetensors file; {error}") from error
@@ -182,9 +209,9 @@ def _check_header(file: BinaryIO, path: str | os.PathLike[str]) -> bool:
     opening = file.read(len(OPENING))
     if opening != OPENING:
         return False
-    checksum = file.read(len(UNKNOWN))
-    found = zlib.crc32(OPENING + UNKNOWN.encode())
-    left = length - len(OPENING) - len(UNKNOWN)
+    checksum = file.read(len(BLANK))
+    found = zlib.crc32(OPENING + BLANK.encode())
+    left = length - len(OPENING) - len(BLANK)
     while left > 0:
         part = file.read(min(left, 1 << 20))
         if not part:
@@ -196,36 +223,40 @@ def _check_header(file: BinaryIO, path: str | os.PathLike[str]) -> bool:
     return True
 
 
-def _header(tensors: Mapping[str, NDArray[Any]], metadata: dict[str, str], checksums: dict[str, str]) -> bytes:
+def _header(tensors: Mapping[str, Tensor], metadata: dict[str, str], checksums: dict[str, str]) -> bytes:
     """Return the beginning of the file, of the same length whatever the checksums."""
-    sums = {f"crc32 {name}": checksums.get(name, UNKNOWN) for name in tensors}
-    entries: dict[str, Any] = {"__metadata__": {"crc32": UNKNOWN, **metadata, **sums}}
+    sums = {f"crc32 {name}": checksums.get(name, BLANK) for name in tensors}
+    entries: dict[str, Any] = {"__metadata__": {"crc32": BLANK, **metadata, **sums}}
     begin = 0
-    for name, array in tensors.items():
-        entries[name] = {
-            "dtype": NAMES[_little_endian(array)],
-            "shape": array.shape,
-            "data_offsets": [begin, begin + array.nbytes],
-        }
-        begin += array.nbytes
+    for name, tensor in tensors.items():
+        end = begin + math.prod(tensor.shape) * tensor.dtype.itemsize
+        dtype = DTYPE_NAMES[_little_endian(tensor.dtype)]
+        entries[name] = {"dtype": dtype, "shape": tensor.shape, "data_offsets": [begin, end]}
+        begin = end
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % ALIGNMENT)
     checksum = _hexadecimal(zlib.crc32(text)).encode()
-    return len(text).to_bytes(8, "little") + text.replace(OPENING + UNKNOWN.encode(), OPENING + checksum, 1)
+    return len(text).to_bytes(8, "little") + text.replace(OPENING + BLANK.encode(), OPENING + checksum, 1)
 
 
-def _write(file: BinaryIO, array: NDArray[Any]) -> str:
+def _write(file: BinaryIO, tensor: Tensor) -> str:
     """Write an array's elements in C order and return their checksum."""
     checksum = 0
-    for chunk in _chunks(array):
+    for chunk in _rows_in_chunks(tensor) if isinstance(tensor, SomeRows) else _chunks(tensor):
         checksum = zlib.crc32(chunk, checksum)
         file.write(chunk)
     return _hexadecimal(checksum)
 
 
+def _rows_in_chunks(tensor: SomeRows) -> Iterator[memoryview]:
+    at_once = max(1, CHUNK_ITEMS // max(1, math.prod(tensor.shape[1:])))
+    for begin in range(0, len(tensor.rows), at_once):
+        yield from _chunks(tensor.array[tensor.rows[begin : begin + at_once]])
+
+
 def _chunks(array: NDArray[Any]) -> Iterator[memoryview]:
     """Return the elements in C order, little-endian, as bytes, piece by piece."""
-    dtype = _little_endian(array)
+    dtype = _little_endian(array.dtype)
     if array.flags.c_contiguous and array.dtype == dtype:
         flat = array.reshape(-1)
         for begin in range(0, flat.size, CHUNK_ITEMS):
@@ -243,8 +274,8 @@ def _chunks(array: NDArray[Any]) -> Iterator[memoryview]:
         yield np.ascontiguousarray(piece).view(np.uint8).data
 
 
-def _little_endian(array: NDArray[Any]) -> np.dtype[Any]:
-    return array.dtype.newbyteorder("<")
+def _little_endian(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    return dtype.newbyteorder("<")
 
 
 def _hexadecimal(checksum: int) -> str:
@@ -253,9 +284,14 @@ def _hexadecimal(checksum: int) -> str:
 
 def _sync_folder(folder: str) -> None:
     """Make a new name in a folder outlast a power failure; Windows has no such call and needs none."""
-    if os.name == "posix":
+    if os.name != "posix":
+        return
+    with suppress(PermissionError):  # a folder may be one to write into and not to read
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # some file systems have no such call for folders
+                raise
         finally:
             os.close(descriptor)

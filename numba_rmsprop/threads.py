@@ -11,6 +11,7 @@ import numpy as np
 from numba.core.compiler_lock import global_compiler_lock
 from numpy.typing import NDArray
 
+from .interrupts import Uninterrupted
 from .kernels.rows import CHUNK
 from .variables import FloatArray
 
@@ -25,6 +26,9 @@ serial_only = False
 
 Threads do not survive a fork. GNU OpenMP kills a forked process that launches, and workqueue has lost count.
 """
+
+forks = 0
+"""How many forks lie between this process and the one that imported the module."""
 
 
 def worth_a_launch(items: int) -> bool:
@@ -56,24 +60,29 @@ def row_scratch(workers: int, values: FloatArray) -> tuple[NDArray[np.int32], Fl
 def _before_fork() -> None:
     # In this order, which is that of a step that compiles. The compiler's lock too: a child forked while another thread
     # compiles anything would wait for that thread, which it does not have, as soon as it compiles itself.
-    launch_lock.acquire()
-    global_compiler_lock.acquire()
+    with Uninterrupted():
+        launch_lock.acquire()
+        global_compiler_lock.acquire()
 
 
 def _after_fork() -> None:
-    global_compiler_lock.release()
-    launch_lock.release()
+    try:
+        global_compiler_lock.release()
+    finally:
+        launch_lock.release()
 
 
 def _after_fork_in_child() -> None:
-    global serial_only
+    global serial_only, forks
+    forks += 1
     try:
         numba.threading_layer()  # type: ignore[attr-defined]
     except ValueError:  # not started, so that this process may start its own
         pass
     else:
         serial_only = True
-    _after_fork()
+    finally:
+        _after_fork()
 
 
 if sys.platform != "win32":

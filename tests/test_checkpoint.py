@@ -149,6 +149,14 @@ def replaced(name, function):
     return change
 
 
+def forged_slot(name):
+    def change(tensors, metadata):
+        tensors[f"variables.0.custom.{name}"] = np.ones(3)
+        said(0, custom_slots=[name])(tensors, metadata)
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -168,7 +176,11 @@ def replaced(name, function):
         (said(0, floor=8), "variables.0. has 7 steps and floor 8"),
         (said(0, floor=None), "expected .* of variables.0., got {'floor': None}"),
         (said(0, custom_slots=[[]]), "expected names as custom slots"),
-        (said(0, custom_slots=["average"]), r"expected an array 'variables\.0\.custom\.average'"),
+        (said(0, custom_slots=["average"]), "expected names as custom slots"),
+        (forged_slot("rms"), "has added slots .'rms'."),
+        (said(0, flushes=[1] * 65), "expected at most 64 axes and 64 flushes"),
+        (replaced("variables.0.runs", lambda runs: np.tile(runs, (70_000, 1))), "has runs of shape"),
+        (lambda tensors, _: tensors.update({"variables.1.clocks": np.array(0, np.int32)}), "has clocks without rows"),
         (lambda _, metadata: metadata.update(iterations="-1"), "it cannot be that there are -1 iterations"),
         (lambda _, metadata: metadata.update(iterations="x"), "expected JSON for 'iterations'"),
         (lambda _, metadata: metadata.update(iterations="9" * 9999), "expected JSON for 'iterations'"),
@@ -192,6 +204,24 @@ def test_forged_files(tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         RMSprop.load(path, variables)
     assert before == [var.tobytes() for var in variables]
+
+
+def test_what_could_not_be_loaded_is_not_saved(tmp_path):
+    table = np.ones((5, 2))
+    many = [float(i) for i in range(60_000)]
+    for opt, message in [
+        (RMSprop(schedules.PiecewiseConstantDecay(many, [*many, 1.0])), "at most 1048576 characters of 'config'"),
+        (RMSprop(), "expected names as custom slots"),
+        (RMSprop(), "expected an array 'weights"),
+    ]:
+        opt.build([table])
+        if "slots" in message:
+            opt.add_slot(table, "\ud800")
+        if "weights" in message:
+            opt.add_weight("\ud800")
+        with pytest.raises(ValueError, match=message):
+            opt.save(tmp_path / "opt")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_config_is_the_inverse():

@@ -25,9 +25,15 @@ def state_of(opt, variables):
     return [*found, opt.iterations, json.dumps(opt.get_config())]
 
 
-@given(run=runs(), data=st.data(), include_variables=st.booleans(), lazy=st.booleans())
-def test_a_file_and_its_deltas_are_the_state(run, data, include_variables, lazy, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
+@given(run=runs(), data=st.data(), include_variables=st.booleans(), lazy=st.booleans(), small=st.booleans())
+def test_a_file_and_its_deltas_are_the_state(run, data, include_variables, lazy, small, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        if not small:  # only then may it be that a variable has no clocks and yet no need to come whole
+            patch.setattr("numba_rmsprop.slots.SMALL_ITEMS", 0)
+        check_a_file_and_its_deltas(run, data, include_variables, lazy, tmp_path_factory.mktemp("run"))
+
+
+def check_a_file_and_its_deltas(run, data, include_variables, lazy, folder):
     run.lazy = lazy
     now = [run.steps[0]]
     opt, var = run.optimizer(now), run.variable()
@@ -152,6 +158,70 @@ def test_many_flushes_make_a_delta_whole(tmp_path):
     assert state_of(RMSprop.load([tmp_path / "base", tmp_path / "delta"], [copy]), [copy]) == state_of(opt, [table])
 
 
+def test_flushes_after_a_base_without_clocks(tmp_path):
+    opt, table = RMSprop(0.1, momentum=0.9), np.ones((300, 100))
+    opt.apply_gradients([(np.ones((300, 100)), table)])
+    opt.save(tmp_path / "base", include_variables=True)
+    for row in (3, 5, 7):
+        opt.apply_gradients([(IndexedSlices(np.ones((1, 100)), [row]), table)])
+    opt.flush()
+    opt.save_delta(tmp_path / "delta")
+    copy = np.zeros((300, 100))
+    assert state_of(RMSprop.load([tmp_path / "base", tmp_path / "delta"], [copy]), [copy]) == state_of(opt, [table])
+
+
+def test_a_delta_does_not_overwrite_what_it_goes_on_from(tmp_path):
+    opt, table = RMSprop(), np.ones((50, 4))
+    opt.build([table])
+    opt.save(tmp_path / "base")
+    opt.save_delta(tmp_path / "1")
+    (tmp_path / "link").symlink_to(tmp_path / "base")
+    for name in ("base", "1", "link"):
+        with pytest.raises(ValueError, match="expected a new file, got one that the delta would go on from"):
+            opt.save_delta(tmp_path / name)
+    again = RMSprop.load([tmp_path / "base", tmp_path / "1"], [table])
+    with pytest.raises(ValueError, match="expected a new file"):
+        again.save_delta(tmp_path / "base")
+    again.save_delta(tmp_path / "2")
+
+
+def test_what_a_save_notes_is_ready_before_the_file_takes_its_name(tmp_path, monkeypatch):
+    opt, table = RMSprop(momentum=0.9), np.ones((50, 4))
+    for row in (1, 2):
+        opt.apply_gradients([(IndexedSlices(np.ones((1, 4)), [row]), table)])
+    opt.save(tmp_path / "base", include_variables=True)
+    opt.apply_gradients([(IndexedSlices(np.ones((1, 4)), [7]), table)])
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "packbits", no_memory)
+        with pytest.raises(MemoryError):
+            opt.save(tmp_path / "base", include_variables=True)
+    opt.gather(table, [2])
+    opt.save_delta(tmp_path / "delta")
+    copy = np.zeros((50, 4))
+    found = RMSprop.load([tmp_path / "base", tmp_path / "delta"], [copy])
+    assert state_of(found, [copy]) == state_of(opt, [table])
+
+
+def no_memory(*_, **__):
+    raise MemoryError
+
+
+def test_a_dense_step_after_a_refused_sparse_one_is_in_the_delta(tmp_path, monkeypatch):
+    opt, table, dense = RMSprop(0.1), np.ones((50, 4)), np.ones((50, 4))
+    sparse = IndexedSlices(np.ones((1, 4)), [1])
+    opt.apply_gradients([(dense, table)])
+    with monkeypatch.context() as patch:
+        patch.setattr("numba_rmsprop.slots.row_links", no_memory)
+        with pytest.raises(MemoryError):
+            opt.apply_gradients([(sparse, table)])
+    opt.save(tmp_path / "base", include_variables=True)
+    opt.apply_gradients([(dense, table)])
+    opt.save_delta(tmp_path / "delta")
+    copy = np.zeros((50, 4))
+    found = RMSprop.load([tmp_path / "base", tmp_path / "delta"], [copy])
+    assert state_of(found, [copy]) == state_of(opt, [table])
+
+
 def test_chains_that_do_not_fit(tmp_path):
     opt, table = RMSprop(momentum=0.9), np.ones((50, 4))
     with pytest.raises(ValueError, match=r"expected a file to go on from, got none; call opt\.save first"):
@@ -216,5 +286,24 @@ def test_forged_deltas(tmp_path, change, message):
     forge(tmp_path / "delta", change)
     before = table.copy()
     with pytest.raises(ValueError, match=message):
+        RMSprop.load([tmp_path / "base", tmp_path / "delta"], [table])
+    assert before.tobytes() == table.tobytes()
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_forged_flushes_do_not_move_values_that_are_not_in_the_file(tmp_path, momentum):
+    opt, table = RMSprop(momentum=momentum), np.ones((50, 4))
+    opt.apply_gradients([(IndexedSlices(np.ones((1, 4)), [1]), table)])
+    opt.save(tmp_path / "base")
+    opt.apply_gradients([(IndexedSlices(np.ones((1, 4)), [1]), table)])
+    opt.save_delta(tmp_path / "delta")
+    before = table.copy()
+
+    def flush(tensors, metadata):
+        tensors["variables.0.flush.0"] = tensors["variables.0.runs"] * [1, 1, 1, momentum > 0]
+        flushes(2)(tensors, metadata)
+
+    forge(tmp_path / "delta", flush)
+    with pytest.raises(ValueError, match="flushes that move values, without the values"):
         RMSprop.load([tmp_path / "base", tmp_path / "delta"], [table])
     assert before.tobytes() == table.tobytes()

@@ -48,7 +48,7 @@ def run(program, *arguments):
 
 
 @posix
-@pytest.mark.parametrize("call", ["save(path)", "save(path, include_variables=True)", "save_delta(path)"])
+@pytest.mark.parametrize("call", ["save(path)", "save(path, include_variables=True)"])
 def test_a_full_disk_leaves_the_old_file(tmp_path, call):
     run(
         f"""
@@ -57,7 +57,7 @@ table, opt = np.ones((20_000, 16)), RMSprop()
 step(opt, table, np.arange(10_000))
 opt.save(path)
 step(opt, table, np.arange(10_000))
-before, state, saved = open(path, "rb").read(), [w.tobytes() for w in opt.get_weights()], opt._saved
+before, state, saved = Path(path).read_bytes(), [w.tobytes() for w in opt.get_weights()], opt._saved
 for size in (0, 100, 70_000, 1_000_000):
     limit(resource.RLIMIT_FSIZE, size)
     try:
@@ -68,10 +68,37 @@ for size in (0, 100, 70_000, 1_000_000):
         raise AssertionError(size)
 limit(resource.RLIMIT_FSIZE, resource.RLIM_INFINITY)
 assert os.listdir(sys.argv[1]) == ["opt"]
-assert open(path, "rb").read() == before
+assert Path(path).read_bytes() == before
 assert [w.tobytes() for w in opt.get_weights()] == state and opt._saved == saved
 opt.{call}
-assert open(path, "rb").read() != before
+assert Path(path).read_bytes() != before
+""",
+        tmp_path,
+    )
+
+
+@posix
+def test_a_delta_on_a_full_disk_leaves_nothing(tmp_path):
+    run(
+        """
+path = sys.argv[1] + "/delta"
+table, opt = np.ones((20_000, 16)), RMSprop()
+step(opt, table, np.arange(10_000))
+opt.save(sys.argv[1] + "/base", include_variables=True)
+step(opt, table, np.arange(10_000))
+for size in (100, 70_000, 1_000_000):
+    limit(resource.RLIMIT_FSIZE, size)
+    try:
+        opt.save_delta(path)
+    except OSError:
+        assert os.listdir(sys.argv[1]) == ["base"]
+    else:
+        raise AssertionError(size)
+limit(resource.RLIMIT_FSIZE, resource.RLIM_INFINITY)
+opt.save_delta(path)
+copy = np.zeros_like(table)
+found = RMSprop.load([sys.argv[1] + "/base", path], [copy])
+assert (copy == table).all() and (found._slots[0].rms == opt._slots[0].rms).all()
 """,
         tmp_path,
     )
@@ -327,7 +354,7 @@ def test_a_table_beyond_memory(tmp_path):
 folder = Path(sys.argv[1])
 shape = 1_000_000, 64
 opt = RMSprop(momentum=0.9, slots_folder=folder)
-small = np.memmap(folder / "small", np.float32, "w+", shape=(100, 64))
+small = np.memmap(folder / "small", np.float32, "w+", shape=(300, 64))
 step(opt, small, [1])  # whatever Numba loads is loaded before the limit is set
 opt.gather(small, [1])
 limit(resource.RLIMIT_DATA, data_in_use() + (64 << 20))
@@ -397,10 +424,63 @@ assert clean == [0] * len(arrays) and dirty == [16] * len(arrays), (clean, dirty
     )
 
 
+@posix
+def test_a_disk_that_is_too_small_for_the_slots_is_found_out_at_once(tmp_path):
+    run(
+        """
+limit(resource.RLIMIT_FSIZE, 1_000_000)
+opt, table = RMSprop(slots_folder=sys.argv[1]), np.ones((20_000, 16))
+try:
+    step(opt, table, [1])
+except OSError:
+    assert (table == 1).all() and opt.iterations == 0 and opt.get_weights() == [0]
+else:
+    raise AssertionError
+""",
+        tmp_path,
+    )
+
+
+@posix
+def test_a_forked_process_leaves_the_files_of_its_parent_alone(tmp_path):
+    run(
+        """
+opt, table = RMSprop(momentum=0.9, slots_folder=sys.argv[1]), np.ones((20_000, 2))
+dense, sparse = (np.ones((20_000, 2)), table), (IndexedSlices(np.ones((1, 2)), [1]), table)
+for _ in range(3):
+    opt.apply_gradients([sparse])
+before = opt._slots[0].rms.tobytes(), opt._slots[0].clocks.tobytes()
+child = os.fork()
+if child == 0:
+    calls = [
+        lambda: opt.apply_gradients([sparse]),
+        lambda: opt.apply_gradients([dense]),
+        lambda: opt.apply_gradients([sparse, (np.ones(3), np.ones(3))]),
+        lambda: opt.gather(table, [1, 2]),
+        opt.flush,
+        lambda: opt.save(sys.argv[1] + "/opt"),
+    ]
+    refused = 0
+    for call in calls:
+        try:
+            call()
+        except RuntimeError as error:
+            refused += "slots are in files" in str(error)
+    own, other = RMSprop(slots_folder=sys.argv[1]), np.ones((20_000, 2))
+    own.apply_gradients([(sparse[0], other)])
+    os._exit(0 if refused == len(calls) and own.iterations == 1 else 1)
+assert os.waitpid(child, 0)[1] == 0
+assert (opt._slots[0].rms.tobytes(), opt._slots[0].clocks.tobytes()) == before
+opt.apply_gradients([sparse])
+""",
+        tmp_path,
+    )
+
+
 def test_files_of_slots_go_with_the_optimizer(tmp_path):
-    opt, table = RMSprop(momentum=0.9, slots_folder=tmp_path), np.ones((50, 4))
+    opt, table = RMSprop(momentum=0.9, slots_folder=tmp_path), np.ones((5000, 4))
     opt.apply_gradients([(IndexedSlices(np.ones((1, 4)), [1]), table)])
-    alone, other = RMSprop(momentum=0.9), np.ones((50, 4))
+    alone, other = RMSprop(momentum=0.9), np.ones((5000, 4))
     alone.apply_gradients([(IndexedSlices(np.ones((1, 4)), [1]), other)])
     assert state_of(opt, [table]) == state_of(alone, [other])
     assert "slots_folder" not in opt.get_config()

@@ -41,7 +41,7 @@ def gradients(variables, t):
     ]
 
 
-def interrupted_at(moment, call, *arguments):
+def interrupted_at(moment, call, *arguments, number=signal.SIGINT):
     """Call and let SIGINT come at the ``moment``-th chance; return whether there were as many.
 
     The interpreter looks for signals when it enters a function and after a call.
@@ -57,16 +57,16 @@ def interrupted_at(moment, call, *arguments):
             left -= 1
             if left == 0:
                 sys.setprofile(None)
-                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(number)
 
     try:
         sys.setprofile(profile)
         call(*arguments)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, TimeoutError):
         return True
     finally:
         sys.setprofile(None)
-    assert left > 0, "the interrupt was lost"
+    assert left > 0 or number != signal.SIGINT, "the interrupt was lost"
     return False
 
 
@@ -176,6 +176,47 @@ def test_a_process_that_handles_no_interrupts_is_left_alone(handler):
         assert signal.getsignal(signal.SIGINT) is handler
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_each_interrupt_is_told_with_its_frame():
+    came = []
+    before = signal.signal(signal.SIGINT, lambda _, frame: came.append(frame))
+    try:
+        with Uninterrupted():
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert [frame.f_code.co_name for frame in came] == ["test_each_interrupt_is_told_with_its_frame"] * 2
+
+
+def test_a_handler_that_was_set_meanwhile_stays():
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with Uninterrupted():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("at", range(1, 60))
+def test_a_timeout_at_any_moment_leaves_the_handler(at):
+    """Whatever another signal's handler raises, and wherever, Ctrl-C works again after the next step."""
+
+    def raise_timeout(*_):
+        raise TimeoutError
+
+    opt, var = RMSprop(0.1), np.ones(3)
+    opt.apply_gradients([(np.ones(3), var)])
+    before = signal.signal(signal.SIGALRM, raise_timeout)
+    try:
+        interrupted_at(at, opt.apply_gradients, [(np.ones(3), var)], number=signal.SIGALRM)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    opt.apply_gradients([(np.ones(3), var)])
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert lock_is_free()
 
 
 def test_other_threads_hold_nothing_off():

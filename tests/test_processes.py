@@ -343,3 +343,10 @@ def test_the_cache_is_used_and_may_be_damaged(tmp_path, monkeypatch):
     with pytest.warns(RuntimeWarning, match="cannot keep compiled code") as caught:
         assert [call_anew(tmp_path) for _ in range(2)] == [0, 0]
     assert len(caught) == 1
+
+
+def test_a_cache_that_fails_raises_nothing_where_warnings_are_errors(monkeypatch, capsys):
+    """As they are in these tests: a step of several variables must not end in the middle."""
+    monkeypatch.setattr(jit, "_warned", False)
+    jit._warn_once("the disk is full")
+    assert "the disk is full" in capsys.readouterr().err

@@ -125,6 +125,46 @@ def test_a_run_goes_on_from_what_is_left(tmp_path):
     assert state_of(found, copies) == state_of(opt, variables)
 
 
+def test_a_delta_goes_on_from_the_newest_file_or_is_none(tmp_path):
+    opt, variables = new_optimizer(), new_variables()
+    step(opt, variables, 0)
+    manager = CheckpointManager(tmp_path, full_every=5)
+    manager.save(opt).unlink()
+    assert manager.save(opt).name == "checkpoint-000000001.safetensors"  # what it would have gone on from is gone
+    other = CheckpointManager(tmp_path, keep=1, full_every=5)
+    another = new_optimizer()
+    step(another, new_variables(), 0)
+    other.save(another)
+    step(opt, variables, 1)
+    last = manager.save(opt)
+    assert manager.latest() == [last]
+
+
+def test_damaged_files_do_not_count(tmp_path):
+    opt, variables = new_optimizer(), new_variables()
+    manager = CheckpointManager(tmp_path, keep=2)
+    step(opt, variables, 0)
+    paths = [manager.save(opt) for _ in range(2)]
+    damage(paths[1])
+    with pytest.warns(UserWarning, match="skipping"):
+        assert manager.latest() == [paths[0]]
+    last = manager.save(opt)
+    assert paths[0].exists()
+    damage(last)
+    with pytest.warns(UserWarning, match="skipping"):
+        assert manager.latest() == [paths[0]]
+
+
+def test_what_cannot_be_read_is_skipped(tmp_path):
+    opt, variables = new_optimizer(), new_variables()
+    manager = CheckpointManager(tmp_path)
+    step(opt, variables, 0)
+    path = manager.save(opt)
+    (tmp_path / "checkpoint-000000002.safetensors").mkdir()
+    with pytest.warns(UserWarning, match="skipping checkpoint-000000002"):
+        assert manager.latest() == [path]
+
+
 @pytest.mark.parametrize("wrong", [{"keep": 0}, {"full_every": 0}])
 def test_numbers_out_of_range(tmp_path, wrong):
     with pytest.raises(ValueError, match="expected 1 or more, got 0"):

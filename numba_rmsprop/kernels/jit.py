@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any, TypeAlias, TypeVar, cast
@@ -114,9 +115,11 @@ def _warn_once(reason: str) -> None:
     global _warned
     if not _warned:
         _warned = True
-        warnings.warn(
+        message = (
             f"Numba cannot keep compiled code for later processes, which will compile anew ({reason}). "
-            "Set NUMBA_CACHE_DIR to a writable folder.",
-            RuntimeWarning,
-            stacklevel=2,
+            "Set NUMBA_CACHE_DIR to a writable folder."
         )
+        try:
+            warnings.warn(message, RuntimeWarning, stacklevel=2)
+        except RuntimeWarning:  # where warnings are errors, this one must not cut a step in two
+            print(message, file=sys.stderr)
