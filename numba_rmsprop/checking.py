@@ -86,7 +86,7 @@ def parse(path: str | os.PathLike[str], tensors: dict[str, Any], metadata: dict[
         if wrong:
             raise ValueError(f"{path}: expected {sorted(ENTRY)} of variables[{i}], got {wrong!r:.100}")
         if not all(_is_name(name) and in_file(i, f"custom.{name}") in tensors for name in entry["custom_slots"]):
-            raise ValueError(f"{path}: expected names as custom slots, got {entry['custom_slots']!r:.100}")
+            raise ValueError(f"{path}: expected names as custom slots, got {entry['custom_slots']!a:.100}")
         if len(entry["shape"]) > MAX_AXES or len(entry["flushes"]) > MAX_FLUSHES:
             raise ValueError(f"{path}: expected at most {MAX_AXES} axes and {MAX_FLUSHES} flushes of variables[{i}]")
         variables.append({key: entry[key] for key in ENTRY})

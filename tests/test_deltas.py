@@ -12,7 +12,7 @@ from test_checkpoint import forge
 from numba_rmsprop import IndexedSlices, RMSprop
 from numba_rmsprop.tensorfile import map_tensors
 
-BETWEEN = ("nothing", "gather", "gather all", "flush", "set_weights", "save", "save_delta", "load")
+BETWEEN = ("gather", "gather all", "flush", "set_weights", "save", "save_delta", "load")
 
 
 def state_of(opt, variables):
@@ -46,31 +46,33 @@ def check_a_file_and_its_deltas(run, data, include_variables, lazy, folder):
         found._values = dict(values)
         return found, copy
 
-    for t, step in enumerate(run.steps):
-        now[0] = step
-        action = data.draw(st.sampled_from(BETWEEN))
+    def act(action):
+        nonlocal opt, var, paths
+        name = folder / f"{len(list(folder.iterdir()))}"
         if action == "save" or not paths:
             opt.build([var])
-            paths = [folder / f"{t}"]
-            opt.save(paths[0], include_variables=include_variables)
-        elif action == "save_delta":
-            paths.append(folder / f"{t}.delta")
-            opt.save_delta(paths[-1])
-        elif action == "load":
-            paths.append(folder / f"{t}.delta")
-            opt.save_delta(paths[-1])
-            opt, var = restored()
+            paths = [name]
+            opt.save(name, include_variables=include_variables)
+        elif action in ("save_delta", "load"):
+            paths.append(name)
+            opt.save_delta(name)
         elif action == "gather":
-            opt.gather(var, [t % len(var)])
+            opt.gather(var, [len(var) // 2])
         elif action == "gather all":
             opt.gather(var, np.arange(len(var)))
         elif action == "flush":
             opt.flush()
         elif action == "set_weights":
             opt.set_weights([weight / 2 if i else weight for i, weight in enumerate(opt.get_weights())])
+        if action == "load":
+            opt, var = restored()
+
+    for step in run.steps:
+        now[0] = step
+        for action in data.draw(st.lists(st.sampled_from(BETWEEN), max_size=3)):
+            act(action)
         opt.apply_gradients([(gradient_of(step, run.shape, run.dtype)[0], var)])
-    paths.append(folder / "last")
-    opt.save_delta(paths[-1])
+    act("save_delta")
     found, copy = restored()
     assert state_of(found, [copy]) == state_of(opt, [var])
 
@@ -104,6 +106,14 @@ def test_a_delta_holds_gathered_rows_once(tmp_path):
 
     tensors = table_after_two_saves(tmp_path, gather, momentum=0.9)
     assert tensors["variables.0.rows"].tolist() == [3, 5, 11]
+    # Rows that a gather catches up, without a step since the last file.
+    opt, table = RMSprop(momentum=0.9), np.ones((50, 4))
+    for row in (1, 2):
+        opt.apply_gradients([(IndexedSlices(np.ones((1, 4)), [row]), table)])
+    opt.save(tmp_path / "base")
+    opt.gather(table, [2, 1])
+    opt.save_delta(tmp_path / "delta")
+    assert map_tensors(tmp_path / "delta")[0]["variables.0.rows"].tolist() == [1]
     # A second delta without a step in between has nothing to say, though all its rows were caught up just before.
     opt, table = RMSprop(momentum=0.9), np.ones((50, 4))
     opt.apply_gradients([(IndexedSlices(np.ones((1, 4)), [1]), table)])
@@ -144,6 +154,17 @@ def test_small_and_dense_variables_come_whole(tmp_path):
         [tmp_path / "base", tmp_path / "nothing new", tmp_path / "delta"], [scale, vector, matrix, late]
     )
     assert state_of(found, []) == state_of(opt, [])
+
+
+def test_a_small_variable_that_gets_its_first_sparse_step_comes_whole(tmp_path):
+    opt, table = RMSprop(), np.ones((50, 4))
+    opt.build([table])
+    opt.save(tmp_path / "base", include_variables=True)
+    opt.apply_gradients([(np.ones((50, 4)), table)])
+    opt.apply_gradients([(IndexedSlices(np.ones((1, 4)), [3]), table)])
+    opt.save_delta(tmp_path / "delta")
+    copy = np.zeros((50, 4))
+    assert state_of(RMSprop.load([tmp_path / "base", tmp_path / "delta"], [copy]), [copy]) == state_of(opt, [table])
 
 
 def test_many_flushes_make_a_delta_whole(tmp_path):
