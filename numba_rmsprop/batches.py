@@ -8,6 +8,7 @@ from typing import TypeAlias
 import numpy as np
 
 from .gradients import Dense, Gradient
+from .interrupts import Call, call_in_one_go
 from .kernels.dense import step_many, step_many_serial
 from .rates import StepRates
 from .slots import Slots
@@ -57,15 +58,18 @@ class Batch:
 
     def step(self, gradient: Gradient, rates: StepRates, scale: float) -> None:
         """Apply one step with the gradients that ``addresses`` names."""
+        call_in_one_go(self.calls(gradient, rates, scale))
+
+    def calls(self, gradient: Gradient, rates: StepRates, scale: float) -> list[Call]:
+        """Return what :meth:`step` comes to."""
         packed = rates.packed(self._dtype, scale)
         mg, momentum = packed if self._centered else None, packed if self._has_momentum else None
         workers = workers_for(self._items)
         if workers == 1:
-            step_many_serial(self.addresses, self._sizes, mg, momentum, packed)
-        else:
-            if len(self._counters) != workers:
-                self._counters = new_counters(workers)
-            step_many(workers, self.addresses, self._sizes, mg, momentum, packed, self._counters)
+            return [(step_many_serial, self.addresses, self._sizes, mg, momentum, packed)]
+        if len(self._counters) != workers:
+            self._counters = new_counters(workers)
+        return [(step_many, workers, self.addresses, self._sizes, mg, momentum, packed, self._counters)]
 
 
 Part: TypeAlias = tuple[Gradient, Slots | Batch]

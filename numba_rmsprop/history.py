@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .kernels.gaps import TABLE_GAPS, fill_table, finish_run
+from .rates import StepRates
 
 Arrays: TypeAlias = tuple[NDArray[np.floating], NDArray[np.float64], NDArray[np.float64]]
 
@@ -49,6 +50,10 @@ class History:
     def runs(self) -> NDArray[np.float64]:
         """Rows of (first step, rho, momentum, shrink), in order."""
         return self._runs[: self._count]
+
+    def has(self, rates: StepRates) -> bool:
+        """Return whether the latest run goes on with these numbers, and so nothing is to be noted."""
+        return self._latest[1:] == (rates.rho, rates.momentum, rates.shrink)
 
     def note(self, step: int, rho: float, momentum: float, shrink: float) -> None:
         """Record the numbers of step ``step``."""

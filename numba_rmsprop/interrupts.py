@@ -4,7 +4,10 @@ from __future__ import annotations
 
 # The public module turns numbers into enums and back: 10 us for two calls, and without it 0.5 us.
 import _signal
-from collections.abc import Callable
+import operator
+from collections import deque
+from collections.abc import Callable, Iterable
+from itertools import starmap
 from types import FrameType
 from typing import Any, TypeAlias, cast
 
@@ -19,12 +22,24 @@ def _note(number: int, frame: FrameType | None) -> None:
     _came.append(frame)
 
 
+Call: TypeAlias = tuple[Any, ...]
+"""A function and its arguments."""
+
+
+def call_in_one_go(calls: Iterable[Call]) -> None:
+    """Make some calls of compiled functions and builtins between which no signal handler runs.
+
+    Python runs handlers between its own instructions, of which there are none here. It takes 0.5 us, where to set
+    another handler and the old one again takes 2 us.
+    """
+    deque(starmap(operator.call, calls), 0)
+
+
 class Uninterrupted:
     """A context in which SIGINT raises nothing: its handler is called once the context is left.
 
     Python runs signal handlers in the main thread, between any two of its instructions; in another thread this does
-    nothing, and within another such context neither. What is called often, and never within another, writes ``try``,
-    :meth:`hold`, ``finally``, :meth:`release`, which takes less long.
+    nothing, and within another such context neither.
     """
 
     __slots__ = ("_handler",)
@@ -34,7 +49,7 @@ class Uninterrupted:
         self._handler: Handler | None = None
 
     def hold(self) -> None:
-        """Hold interrupts from now on."""
+        """Hold interrupts from now on; for a caller that is not within such a context, and releases them finally."""
         handler = _signal.getsignal(SIGINT)
         if handler is _note:  # another signal's handler has raised out of release, and left it so
             handler = Uninterrupted._latest

@@ -15,7 +15,7 @@ from .arguments import as_list, as_variables, check_pairs, refuse_duplicates, wi
 from .batches import Part
 from .clipping import norm_scales
 from .gradients import Dense, as_gradient, as_indices, check_finite, check_rows
-from .interrupts import Uninterrupted
+from .interrupts import Uninterrupted, call_in_one_go
 from .minimize import check_call, gradients_of
 from .plans import Plan, layout_is_known
 from .rates import StepRates
@@ -212,21 +212,8 @@ class RMSprop(Settings, WeightStore):
                 parts = self._parts([grad for grad, _ in pairs], found)
             rates = self._rates(self._iterations)
             scales = self._scales(parts, rates) if self._clips_norms else None
-            if found:
-                self._plan = None  # which may take for small what is to have clocks now
-            if len(parts) > 1:
-                for gradient, own in parts:
-                    own.prepare(gradient)
-            interrupts = Uninterrupted()
-            try:
-                interrupts.hold()
-                if found:
-                    self._register(found)
-                for k, (gradient, own) in enumerate(parts):
-                    own.step(gradient, rates, 1.0 if scales is None else scales[k])
-                self._iterations += 1
-            finally:
-                interrupts.release()
+            if found or not self._step_alone(parts, rates, scales):
+                self._step_all(parts, rates, scales, found)
             if found and layout_is_known():
                 self._plan = Plan(found, self._occupied)
             return self._iterations
@@ -536,6 +523,36 @@ class RMSprop(Settings, WeightStore):
         for key, (members, values) in small.items():
             parts.append(self._batch(key, members).fill(values))
         return parts
+
+    def _step_alone(self, parts: list[Part], rates: StepRates, scales: list[float] | None) -> bool:
+        """Take the step of a call with one variable, or one batch of small ones; return whether it was so simple."""
+        if len(parts) > 1:
+            return False
+        gradient, own = parts[0]
+        calls = own.calls(gradient, rates, 1.0 if scales is None else scales[0])
+        if calls is None:
+            return False
+        calls.append((setattr, self, "_iterations", self._iterations + 1))
+        call_in_one_go(calls)
+        return True
+
+    def _step_all(self, parts: list[Part], rates: StepRates, scales: list[float] | None, found: list[Slots]) -> None:
+        """Take the steps of all variables; those found may be new."""
+        if found:
+            self._plan = None  # which may take for small what is to have clocks now
+        if len(parts) > 1:
+            for gradient, own in parts:
+                own.prepare(gradient)
+        interrupts = Uninterrupted()
+        try:
+            interrupts.hold()
+            if found:
+                self._register(found)
+            for k, (gradient, own) in enumerate(parts):
+                own.step(gradient, rates, 1.0 if scales is None else scales[k])
+            self._iterations += 1
+        finally:
+            interrupts.release()
 
     def _scales(self, parts: list[Part], rates: StepRates) -> list[float]:
         return norm_scales(parts, rates, clipnorm=self.clipnorm, global_clipnorm=self.global_clipnorm)

@@ -14,7 +14,7 @@ from . import threads
 from .changes import Changes
 from .gradients import CSR, Dense, Gradient, Rows
 from .history import Arrays, History
-from .interrupts import Uninterrupted
+from .interrupts import Call, Uninterrupted, call_in_one_go
 from .kernels.catching_up import (
     catch_up_rows,
     copy_share,
@@ -154,6 +154,19 @@ class Slots:
                 "in a forked process, make an optimizer of its own, or RMSprop.load what was saved"
             )
 
+    def calls(self, gradient: Gradient, rates: StepRates, scale: float) -> list[Call] | None:
+        """Return what :meth:`step` comes to, where that is one kernel and a number; None where it is more."""
+        if not isinstance(gradient, Rows) or self._table is None or self.steps + 1 >= CLOCK_LIMIT:
+            return None
+        if self.exact and not self.history.has(rates):
+            return None
+        self.prepare(gradient)
+        history = self.history.arrays(self.steps) if self.exact else None
+        ages = self.row_clocks(), self.floor, self.steps
+        entries = gradient.indices, gradient.values
+        step = self._rows_call(entries, self._table, ages, history, rates.packed(self.dtype, scale))
+        return [step, (setattr, self, "steps", self.steps + 1)]
+
     def flush(self) -> None:
         """Catch up every row."""
         with launch_lock:
@@ -281,7 +294,7 @@ class Slots:
             rows, places = self._reach(gradient.indices)
             state, clocks = self._borrow(rows)
             ages = clocks, self.floor, self.steps
-            self._launch_rows((places, gradient.values), state, ages, history, packed)
+            call_in_one_go([self._rows_call((places, gradient.values), state, ages, history, packed)])
         else:
             state, clocks = self._borrow(rows)
             self._launch_csr(gradient, state, (clocks, self.floor, self.steps), history, packed)
@@ -294,15 +307,12 @@ class Slots:
             self.flush()
         self._rebase_if_due()
 
-    def _launch_rows(
-        self, entries: Entries, state: State, ages: Ages, history: Arrays | None, rates: FloatArray
-    ) -> None:
+    def _rows_call(self, entries: Entries, state: State, ages: Ages, history: Arrays | None, rates: FloatArray) -> Call:
         workers = len(self._scratch[2])
         links = self.seen(), *self._links
         if workers == 1:
-            step_share(0, 1, entries, state, ages, history, rates, links, self._scratch)
-        else:
-            step_rows(workers, entries, state, ages, history, rates, links, self._scratch)
+            return step_share, 0, 1, entries, state, ages, history, rates, links, self._scratch
+        return step_rows, workers, entries, state, ages, history, rates, links, self._scratch
 
     def _launch_csr(self, gradient: CSR, state: State, ages: Ages, history: Arrays | None, rates: FloatArray) -> None:
         matrix = gradient.indptr, gradient.indices, gradient.values

@@ -11,7 +11,7 @@ import importlib
 import os
 import tempfile
 from collections.abc import Callable
-from itertools import cycle
+from itertools import count, cycle
 from pathlib import Path
 from typing import Any
 
@@ -239,21 +239,25 @@ def gather(library: str, shape: tuple[int, int], indices: NDArray[np.int64]) -> 
 
 
 def saving(kind: str, shape: tuple[int, int], indices: NDArray[np.int64]) -> tuple[Step, Path]:
-    """Return a step on some rows and a save after it, of everything or of the changes, and the file it writes."""
+    """Return a step on some rows and a save after it, of everything or of the changes, and the folder of its file."""
     table, values = np.ones(shape, np.float32), normal(len(indices), shape[1])
     gradient = IndexedSlices(values, indices)
     opt = RMSprop()
     opt.apply_gradients([(gradient, table)])
-    folder = tempfile.TemporaryDirectory()
-    path = Path(folder.name) / kind
-    opt.save(path, include_variables=True)
+    temporary = tempfile.TemporaryDirectory()
+    folder = Path(temporary.name)
+    opt.save(folder / "base", include_variables=True)
+    (folder / "base").unlink()
+    numbers = count()
 
     def step() -> None:
-        assert folder  # it lives as long as the step does
+        assert temporary  # it lives as long as the step does
+        for path in folder.iterdir():
+            path.unlink()
         opt.apply_gradients([(gradient, table)])
         if kind == DELTA:
-            opt.save_delta(path)
+            opt.save_delta(folder / str(next(numbers)))
         else:
-            opt.save(path, include_variables=True)
+            opt.save(folder / str(next(numbers)), include_variables=True)
 
-    return step, path
+    return step, folder
