@@ -403,7 +403,7 @@ def touched_rows(grad, var):
     elif not scipy.sparse.issparse(grad):
         touched[...] = True
     elif var.ndim == 1:
-        touched[grad.tocoo().coords[int(np.argmax(grad.shape))]] = True
+        touched[grad.tocoo().coords[int(np.argmax(grad.shape))].astype(np.int64)] = True  # no indices may be floats
     else:
         flat = grad if grad.ndim == 2 else grad.reshape((len(var), -1) if var.size else (len(var), 0))
         touched[:] = np.diff(flat.tocsr().indptr) > 0

@@ -169,6 +169,8 @@ def forged_slot(name):
         (replaced("variables.0.runs", lambda runs: runs[:0]), "variables.0. has runs"),
         (replaced("variables.0.runs", lambda runs: runs + 3), "variables.0. has runs"),
         (replaced("variables.0.runs", lambda runs: runs * np.nan), "variables.0. has runs"),
+        (replaced("variables.0.runs", lambda runs: runs * [1, 1, 1, 2]), "variables.0. has runs"),
+        (replaced("variables.0.runs", lambda runs: runs * [1, 2, 1, 1]), "variables.0. has runs"),
         (replaced("variables.0.runs", lambda runs: runs[:, :3]), "variables.0. has runs of shape"),
         (said(0, steps=-1), "variables.0. has -1 steps and floor 0"),
         (said(0, steps=3), "variables.0. has clocks"),

@@ -1,5 +1,6 @@
 """What happens to files and memory on a bad day: nothing is half done, and nothing damaged is taken for whole."""
 
+import json
 import os
 import random
 import subprocess
@@ -250,6 +251,20 @@ def test_every_flipped_bit_of_the_start(saved, tmp_path):
         assert outcome([changed(paths[0], tmp_path, flip)], variables, state) == "refused"
 
 
+def test_a_file_that_another_tool_wrote_anew_is_refused(saved, tmp_path):
+    """Such a tool knows nothing of checksums; and the order of a header's entries is nothing to it."""
+    paths, variables, state = saved
+
+    def reorder(content):
+        length = int.from_bytes(content[:8], "little")
+        header = json.loads(content[8 : 8 + length])
+        metadata = header["__metadata__"]
+        metadata["crc32"] = metadata.pop("crc32")
+        content[8 : 8 + length] = json.dumps(header, separators=(",", ":")).encode().ljust(length)
+
+    assert outcome([changed(paths[0], tmp_path, reorder)], variables, state) == "refused"
+
+
 def test_truncated_and_longer_files(saved, tmp_path):
     paths, variables, state = saved
     size = paths[0].stat().st_size
@@ -442,6 +457,21 @@ else:
 
 
 @posix
+def test_slots_in_files_have_their_place_on_the_disk(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    opt, table = RMSprop(slots_folder=tmp_path), np.ones((20_000, 16))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        with pytest.raises(OSError, match="No space left"):
+            opt.apply_gradients([(IndexedSlices(np.ones((1, 16)), [1]), table)])
+    assert (table == 1).all()
+    assert opt.get_weights() == [0]
+    opt.apply_gradients([(IndexedSlices(np.ones((1, 16)), [1]), table)])
+
+
+@posix
 def test_a_forked_process_leaves_the_files_of_its_parent_alone(tmp_path):
     run(
         """
@@ -483,6 +513,7 @@ def test_files_of_slots_go_with_the_optimizer(tmp_path):
     alone, other = RMSprop(momentum=0.9), np.ones((5000, 4))
     alone.apply_gradients([(IndexedSlices(np.ones((1, 4)), [1]), other)])
     assert state_of(opt, [table]) == state_of(alone, [other])
+    assert not any(array.flags.owndata for array in (opt._slots[0].rms, opt._slots[0].momentum, opt._slots[0].clocks))
     assert "slots_folder" not in opt.get_config()
     assert list(tmp_path.iterdir()) == []
 
