@@ -279,9 +279,17 @@ def flushes(*steps):
     return change
 
 
+def back_in_time(tensors, metadata):
+    for name in list(tensors):
+        tensors[name] = tensors[name][:0]
+    entry = json.loads(metadata["variables.0"])
+    metadata["variables.0"] = json.dumps(entry | {"steps": 0, "floor": 0, "flushes": []})
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (back_in_time, "expected all rows of variables.0., got some"),
         (rows(50), "rows that are not in order, or out of range"),
         (rows(-1), "rows that are not in order, or out of range"),
         (rows(1, 1), "rows that are not in order, or out of range"),
