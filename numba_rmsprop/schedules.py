@@ -14,6 +14,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -61,8 +62,15 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic | np.ndarray) and value.ndim == 0 else value
 
 
-def _check_positive(schedule: LearningRateSchedule, *names: str) -> None:
-    for name in names:
+def _check_numbers(schedule: Any, *positive: str) -> None:
+    """Raise TypeError unless all fields are numbers, and ValueError unless those named are above 0."""
+    for field in dataclasses.fields(schedule):
+        value = getattr(schedule, field.name)
+        for number in value if isinstance(value, tuple) else (value,):
+            fits = isinstance(number, numbers.Real) or (isinstance(number, np.ndarray) and number.ndim == 0)
+            if not fits and not (number is None and field.default is None) and field.name != "name":
+                raise TypeError(f"{type(schedule).__name__}: expected a number for {field.name}, got {number!r:.100}")
+    for name in positive:
         if not getattr(schedule, name) > 0:
             raise ValueError(f"{type(schedule).__name__}: expected {name} > 0, got {getattr(schedule, name)!r}")
 
@@ -86,7 +94,7 @@ class ExponentialDecay(LearningRateSchedule):
     name: str | None = None
 
     def __post_init__(self) -> None:
-        _check_positive(self, "decay_steps")
+        _check_numbers(self, "decay_steps")
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of step ``step``."""
@@ -122,6 +130,7 @@ class PiecewiseConstantDecay(LearningRateSchedule):
             raise ValueError(f"PiecewiseConstantDecay: expected rising boundaries, got {self.boundaries!r}")
         object.__setattr__(self, "boundaries", tuple(self.boundaries))
         object.__setattr__(self, "values", tuple(self.values))
+        _check_numbers(self)
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of step ``step``."""
@@ -154,7 +163,7 @@ class PolynomialDecay(LearningRateSchedule):
     name: str | None = None
 
     def __post_init__(self) -> None:
-        _check_positive(self, "decay_steps")
+        _check_numbers(self, "decay_steps")
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of step ``step``."""
@@ -187,7 +196,7 @@ class InverseTimeDecay(LearningRateSchedule):
     name: str | None = None
 
     def __post_init__(self) -> None:
-        _check_positive(self, "decay_steps")
+        _check_numbers(self, "decay_steps")
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of step ``step``."""
@@ -224,7 +233,7 @@ class CosineDecay(LearningRateSchedule):
     warmup_steps: int = 0
 
     def __post_init__(self) -> None:
-        _check_positive(self, "decay_steps")
+        _check_numbers(self, "decay_steps")
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of step ``step``."""
@@ -264,7 +273,7 @@ class CosineDecayRestarts(LearningRateSchedule):
     name: str | None = None
 
     def __post_init__(self) -> None:
-        _check_positive(self, "first_decay_steps", "t_mul")
+        _check_numbers(self, "first_decay_steps", "t_mul")
         if self.t_mul < 1:
             raise ValueError(f"CosineDecayRestarts: expected t_mul >= 1, got {self.t_mul!r}")
 

@@ -68,9 +68,8 @@ def _integers(array: Any, name: str, grad: Any, label: Label) -> NDArray[np.inte
     """Return indices as an array that kernels can read."""
     if type(array) is np.ndarray and array.ndim == 1 and (array.dtype is INT32 or array.dtype is INT64):
         return readable(array)
-    array = np.asarray(array)
-    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-        raise TypeError(f"{label}: expected {name} of the {grad.format} array to be integers (n,), got {array.dtype}")
+    if not isinstance(array, np.ndarray) or array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise TypeError(f"{label}: expected {name} of the {grad.format} array to be integers (n,), got {array!r:.100}")
     return readable(array.astype(np.int64, copy=False))
 
 

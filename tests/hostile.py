@@ -664,7 +664,7 @@ def forge_metadata(source, metadata):
     elif how == 2:
         metadata[key] = json.dumps(json_value(source, 2))
     else:
-        with contextlib.suppress(ValueError, KeyError, TypeError):
+        with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
             metadata[key] = json.dumps(json_with_a_change(source, json.loads(metadata[key])))
 
 

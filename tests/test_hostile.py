@@ -208,3 +208,9 @@ def test_more_iterations_than_can_be_saved(iterations):
         opt.iterations = iterations
     with pytest.raises(ValueError, match="iterations: expected a whole number >= 0"):
         opt.set_weights([np.array(iterations)])
+
+
+def test_coordinates_that_are_lists():
+    grad = scipy.sparse.coo_array(np.eye(3))
+    grad.coords = ([0, 1, 2], [0, 1, 2])
+    refused(grad, np.ones((3, 3)), TypeError, r"expected coords\[0\] of the coo array to be integers")

@@ -158,3 +158,22 @@ def test_every_public_schedule_is_tested():
         if isinstance(c, type) and issubclass(c, LearningRateSchedule) and c.__module__ == schedules.__name__
     }
     assert public - {LearningRateSchedule} == {type(schedule) for schedule in ALL}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda wrong: schedules.ExponentialDecay(0.1, 10, wrong),
+        lambda wrong: schedules.PiecewiseConstantDecay([1, 2], [0.1, wrong, 0.3]),
+        lambda wrong: schedules.PolynomialDecay(wrong, 10),
+        lambda wrong: schedules.InverseTimeDecay(0.1, 10, wrong),
+        lambda wrong: schedules.CosineDecay(0.1, 10, warmup_target=wrong),
+        lambda wrong: schedules.CosineDecayRestarts(0.1, 10, alpha=wrong),
+    ],
+)
+@pytest.mark.parametrize("wrong", ["0.5", [0.5], np.ones(2), 1j], ids=str)
+def test_what_is_no_number_is_refused(make, wrong):
+    """A list times a number of steps would be a list of so many elements."""
+    with pytest.raises(TypeError, match="expected a number for"):
+        make(wrong)
+    assert make(np.float32(0.5))(3) == make(np.array(0.5, np.float32))(3)
