@@ -182,7 +182,7 @@ class _Variable:
             if clocks.size and not (clocks.min() >= 0 and clocks.max() <= steps):
                 self.refuse(f"clocks from {clocks.min()} to {clocks.max()} after {steps} steps")
         self._check_runs("runs", floor, steps, needed=exact and floor < steps)
-        if set(self.entry["custom_slots"]) & {"rms", "momentum", "mg"}:
+        if set(self.entry["custom_slots"]) & set(opt._built_in_slots()):
             self.refuse(f"added slots {self.entry['custom_slots']}")
 
     def _check_rows(self, opt: RMSprop, before: _Variable | None) -> int:

@@ -208,6 +208,13 @@ def test_forged_files(tmp_path, change, message):
     assert before == [var.tobytes() for var in variables]
 
 
+def test_an_added_slot_may_have_a_name_that_other_optimizers_use(tmp_path):
+    opt, table = RMSprop(), np.ones((5, 2))
+    opt.add_slot(table, "momentum", 3.0)
+    opt.save(tmp_path / "opt")
+    assert (RMSprop.load(tmp_path / "opt", [table]).get_slot(table, "momentum") == 3).all()
+
+
 def test_what_could_not_be_loaded_is_not_saved(tmp_path):
     table = np.ones((5, 2))
     many = [float(i) for i in range(60_000)]
