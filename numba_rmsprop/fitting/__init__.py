@@ -1,0 +1,1 @@
+"""Scientific fitting: a method for scipy.optimize.minimize, and thousands of fits at once."""

@@ -1,0 +1,73 @@
+"""When a fit ends: the rule of every way to fit, which stands here and nowhere else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .jit import compiled
+
+RUNNING = -1
+CONVERGED = 0
+OUT_OF_STEPS = 1
+OUT_OF_CALLS = 2
+NOT_FINITE = 3
+RAISED = 4
+STOPPED = 99
+
+BEST, REFERENCE, STALE = 0, 1, 2
+"""Entries of ``progress``: the lowest mean; the one that later means are held against; the steps since then."""
+
+
+@compiled
+def start_progress(progress: Any) -> None:
+    """Set ``progress``, an array of three floats, to what it is before the first step."""
+    progress[BEST] = np.inf
+    progress[REFERENCE] = np.inf
+    progress[STALE] = 0.0
+
+
+@compiled
+def judge(mean: Any, norm: Any, steps: Any, progress: Any, gtol: Any, ftol: Any, patience: Any) -> Any:
+    """Return ``(improved, status)`` after a window of steps.
+
+    Parameters
+    ----------
+    mean : float
+        The mean of the objective over the window, so that noise in it weighs less.
+    norm : float
+        The largest element of the mean gradient over the window, or infinity where nobody asks.
+    steps : int
+        How many steps the window had.
+    progress : ndarray of float, shape (3,)
+        See :data:`BEST`; updated.
+    gtol : float
+        Converged when ``norm <= gtol``; below 0 for never.
+    ftol : float
+        Converged when the mean has not fallen by more than ``ftol`` times its size for ``patience`` steps; below 0 for
+        never.
+    patience : int
+        See ``ftol``.
+
+    Returns
+    -------
+    improved : bool
+        Whether the mean is the lowest so far.
+    status : int
+        :data:`RUNNING`, :data:`CONVERGED` or :data:`NOT_FINITE`.
+    """
+    if not (np.isfinite(mean) and norm >= 0):  # a norm may be infinite, since nobody asks, but not NaN
+        return False, NOT_FINITE
+    improved = mean < progress[BEST]
+    if improved:
+        progress[BEST] = mean
+    reference = progress[REFERENCE]
+    if reference == np.inf or mean < reference - max(ftol, 0.0) * abs(reference):
+        progress[REFERENCE] = mean
+        progress[STALE] = 0.0
+    else:
+        progress[STALE] += steps
+    if norm <= gtol or (ftol >= 0 and progress[STALE] >= patience):
+        return improved, CONVERGED
+    return improved, RUNNING
