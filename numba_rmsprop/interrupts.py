@@ -6,7 +6,8 @@ from __future__ import annotations
 import _signal
 import operator
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import starmap
 from types import FrameType
 from typing import Any, TypeAlias, cast
@@ -75,3 +76,30 @@ class Uninterrupted:
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+@contextmanager
+def asked_to_stop(ask: Callable[[], None]) -> Iterator[None]:
+    """Enter a context in which the first SIGINT calls ``ask``; from the second on, it does what it did before.
+
+    In another thread than the main one, which alone runs signal handlers, this does nothing.
+    """
+    before = _signal.getsignal(SIGINT)
+
+    def first(number: int, frame: FrameType | None) -> None:
+        _signal.signal(SIGINT, before)
+        ask()
+
+    if not callable(before):  # SIGINT ends the process, or is ignored
+        yield
+        return
+    try:
+        _signal.signal(SIGINT, first)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        if _signal.getsignal(SIGINT) is first:
+            _signal.signal(SIGINT, before)

@@ -47,6 +47,14 @@ def compiled_parallel(function: Function) -> Function:
     return _compile(function, parallel=True)
 
 
+def compiled_for_functions(function: Function) -> Function:
+    """Compile a serial function that is handed functions, for each of which it is compiled anew.
+
+    Nothing is kept on disk: Numba's cache would take the functions of another process for new ones, and grow.
+    """
+    return _compile(function, parallel=False, cached=False)
+
+
 def compiled_sum(function: Function) -> Function:
     """Compile, to be inlined, a serial function whose sums LLVM may take in any order, and so vectorise.
 
@@ -62,6 +70,7 @@ def _compile(
     fastmath: bool | set[str] = False,
     forceinline: bool = False,
     inline: str = "never",
+    cached: bool = True,
 ) -> Function:
     if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
         return function
@@ -81,6 +90,8 @@ def _compile(
         "inline": inline,
     }
     dispatcher: Any = numba.njit(**options)(function)
+    if not cached:
+        return cast(Function, dispatcher)
     try:
         dispatcher._cache = _Cache(function)  # in place of what cache=True would put there
     except RuntimeError as error:

@@ -113,6 +113,28 @@ else:
         return types.int64(counters, types.intp), emit
 
 
+if PLAIN:
+
+    @compiled_inline
+    def glance(counters: Any, i: Any) -> Integer:
+        """Return ``counters[i, 0]``."""
+        seen: Integer = counters[np.uint64(i), 0]
+        return seen
+
+else:
+
+    @intrinsic
+    def glance(typing_context: Any, counters: Any, i: Any) -> Any:
+        """Return ``counters[i, 0]`` as it is now, which another thread may have changed."""
+
+        def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            zero = ir.Constant(ir.IntType(64), 0)
+            pointer = _pointer(context, builder, signature.args[0], arguments[0], [arguments[1], zero])
+            return builder.load_atomic(pointer, "monotonic", 8)
+
+        return types.int64(counters, types.intp), emit
+
+
 if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
 
     def line_at(address: Any, size: Any, like: Any) -> Any:

@@ -45,8 +45,9 @@ def judge(mean: Any, norm: Any, steps: Any, progress: Any, gtol: Any, ftol: Any,
     gtol : float
         Converged when ``norm <= gtol``; below 0 for never.
     ftol : float
-        Converged when the mean has not fallen by more than ``ftol`` times its size for ``patience`` steps; below 0 for
-        never.
+        Converged when the mean has neither fallen nor risen by more than ``ftol`` times its size for ``patience``
+        steps; below 0 for never. That it has not fallen would not do: while the learning rate is high, a fit may
+        come upon a low point by luck and not find another one for long.
     patience : int
         See ``ftol``.
 
@@ -63,11 +64,29 @@ def judge(mean: Any, norm: Any, steps: Any, progress: Any, gtol: Any, ftol: Any,
     if improved:
         progress[BEST] = mean
     reference = progress[REFERENCE]
-    if reference == np.inf or mean < reference - max(ftol, 0.0) * abs(reference):
+    if reference < np.inf and abs(mean - reference) <= ftol * abs(reference):
+        progress[STALE] += steps
+    else:
         progress[REFERENCE] = mean
         progress[STALE] = 0.0
-    else:
-        progress[STALE] += steps
     if norm <= gtol or (ftol >= 0 and progress[STALE] >= patience):
         return improved, CONVERGED
     return improved, RUNNING
+
+
+@compiled
+def slack(ftol: Any, pace: Any, precision: Any) -> Any:
+    """Return by how much, relative to its size, an objective without noise may change and still count as flat.
+
+    A fit whose learning rate has fallen hardly moves, wherever it is. So ``ftol`` is meant for steps at the first
+    rate, and for others in proportion: far from a minimum, a change is proportional to the rate, and at a minimum to
+    its square.
+
+    Parameters
+    ----------
+    pace : float
+        The learning rate, divided by the first one.
+    precision : float
+        What rounding may change the objective by.
+    """
+    return ftol if ftol < 0 or not pace < 1 else max(ftol * pace, precision)

@@ -1,0 +1,146 @@
+"""What is handed to many fits, checked before the first of them starts."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+import numpy as np
+from numba.extending import is_jitted
+from numpy.typing import NDArray
+
+from ..variables import DTYPES, FloatArray
+
+
+@dataclass(frozen=True)
+class Shared:
+    """An array that all fits share, in the ``data`` of :func:`~numba_rmsprop.minimize_many`.
+
+    Examples
+    --------
+    >>> Shared(np.linspace(0.0, 1.0, 3)).array
+    array([0. , 0.5, 1. ])
+    """
+
+    array: Any
+
+
+def check_compiled(name: str, function: Any, *, optional: bool = False) -> None:
+    """Raise TypeError or ValueError unless a function was compiled by Numba to run on one thread."""
+    if numba.config.DISABLE_JIT and callable(function):  # type: ignore[attr-defined]
+        return
+    if not is_jitted(function):
+        also = ' (or "complex" or None)' if optional else ""
+        what = f"{type(function).__name__} that is not compiled" if callable(function) else repr(function)
+        raise TypeError(f"{name}: expected a function compiled by numba.njit{also}, got {what}; put @numba.njit above it")
+    if function.targetoptions.get("parallel"):
+        raise ValueError(
+            f"{name}: expected a function for one thread, got one compiled with parallel=True; "
+            "the fits themselves are shared among the threads"
+        )
+
+
+def check_signature(name: str, function: Any, count: int, expected: str) -> None:
+    """Raise TypeError unless a function can be called with ``count`` positional arguments."""
+    try:
+        inspect.signature(getattr(function, "py_func", function)).bind(*range(count))
+    except TypeError as error:
+        raise TypeError(f"{name}: expected a function that can be called as {expected}; {error}") from None
+
+
+def as_starts(name: str, x0: Any, fits: int | None = None) -> FloatArray:
+    """Return starting points as an array of shape (fits, parameters), finite, of float32 or float64.
+
+    With ``fits``, one point may stand for all.
+    """
+    array = native(name, x0)
+    if array.dtype not in DTYPES:
+        if array.dtype.kind not in "iu":
+            raise TypeError(f"{name}: expected float32, float64 or integers, got {array.dtype}")
+        array = array.astype(np.float64)
+    if fits is not None and array.ndim == 1:
+        array = np.broadcast_to(array, (fits, array.size))
+    if array.ndim != 2 or array.shape[1] == 0 or (fits is not None and len(array) != fits):
+        expected = "(fits, parameters)" if fits is None else f"({fits}, parameters) or (parameters,)"
+        raise ValueError(f"{name}: expected shape {expected}, with a parameter at least, got shape {np.shape(x0)}")
+    refuse(name, ~np.isfinite(array), array, "a finite number")
+    return array
+
+
+def native(name: str, array: Any) -> NDArray[Any]:
+    """Return a numeric array in the machine's own byte order, which Numba asks for and FITS files do not have."""
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(f"{name}: expected an array without a mask; to leave points out, give them a sigma of infinity")
+    converted = np.asarray(array)
+    if converted.dtype.kind not in "biufc":
+        raise TypeError(f"{name}: expected an array of numbers, got {converted.dtype}")
+    return converted if converted.dtype.isnative else converted.astype(converted.dtype.newbyteorder("="))
+
+
+def as_data(data: Any, fits: int) -> tuple[Any, ...]:
+    """Return ``data`` as compiled code takes it: arrays with a row for each fit, and shared ones in tuples of one."""
+    if not isinstance(data, (tuple, list)):
+        raise TypeError(f"data: expected a tuple of arrays, got {type(data).__name__}; of one array, (array,)")
+    checked: list[Any] = []
+    for k, item in enumerate(data):
+        name = f"data[{k}]"
+        if isinstance(item, Shared):
+            checked.append((native(name, item.array),))
+            continue
+        array = native(name, item)
+        if array.ndim == 0 or len(array) != fits:
+            raise ValueError(
+                f"{name}: expected a first axis of {fits}, as many as x0 has fits, got shape {array.shape}; "
+                "put what all fits share into Shared(...)"
+            )
+        checked.append(array)
+    return tuple(checked)
+
+
+def as_bounds(bounds: Any, x0: FloatArray, name: str = "x0") -> tuple[FloatArray, FloatArray]:
+    """Return lower and upper bounds of the shape of ``x0``, which lies within them."""
+    if bounds is None:
+        low, high = -np.inf, np.inf
+    elif hasattr(bounds, "lb"):
+        low, high = bounds.lb, bounds.ub
+    else:
+        try:
+            low, high = bounds
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"bounds: expected (lower, upper) or scipy.optimize.Bounds, got {bounds!r:.100}"
+            ) from None
+    lower, upper = (_like_starts(f"bounds, {what}", value, x0) for what, value in (("lower", low), ("upper", high)))
+    refuse("bounds, lower", ~(lower <= upper), lower, "lower <= upper")
+    refuse(name, (x0 < lower) | (x0 > upper), x0, "a value within the bounds")
+    return lower, upper
+
+
+def as_scale(x_scale: Any, x0: FloatArray) -> FloatArray:
+    """Return typical sizes of the parameters, of the shape of ``x0``; "x0" stands for the start's own."""
+    if isinstance(x_scale, str):
+        if x_scale != "x0":
+            raise ValueError(f'x_scale: expected a number, an array or "x0", got {x_scale!r}')
+        return x0
+    scale = _like_starts("x_scale", x_scale, x0)
+    refuse("x_scale", ~(np.isfinite(scale) & (scale > 0)), scale, "a finite number above 0")
+    return scale
+
+
+def _like_starts(name: str, value: Any, x0: FloatArray) -> FloatArray:
+    try:
+        return np.broadcast_to(np.asarray(value, x0.dtype), x0.shape)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{name}: expected a number, or an array of shape {x0.shape} or {x0.shape[1:]}, got {value!r:.100}"
+        ) from None
+
+
+def refuse(name: str, wrong: NDArray[np.bool], array: NDArray[Any], expected: str) -> None:
+    """Raise ValueError that names the first element that is wrong."""
+    if wrong.any():
+        place = np.unravel_index(int(np.argmax(wrong)), wrong.shape)
+        where = "" if array.ndim == 0 else str([int(k) for k in place])
+        raise ValueError(f"{name}{where}: expected {expected}, got {array[place]!r}")

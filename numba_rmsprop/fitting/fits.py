@@ -1,0 +1,130 @@
+"""Independent fits, ready to run: the arrays of each worker, and the launch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba.core.errors import NumbaError
+from numpy.typing import NDArray
+
+from ..kernels import fits as kernels
+from ..kernels.slopes import complex_steps
+from ..kernels.stopping import RAISED, STOPPED
+from ..optimizer import RMSprop
+from ..variables import FloatArray
+from .arguments import as_bounds, as_scale
+from .limits import constants, has_momentum, learning_rates
+from .workers import Workers
+
+PADDING = 16
+"""Elements at each end of a worker's arrays, so that no two workers write to one cache line."""
+
+
+class Fits:
+    """Independent fits that were checked and are ready to run.
+
+    Parameters
+    ----------
+    functions : Functions
+        What is called.
+    x0 : ndarray, shape (fits, parameters)
+        Where the fits start.
+    data : tuple
+        As :func:`numba_rmsprop.kernels.tuples.row_of` takes it.
+    bounds, x_scale
+        As :func:`~numba_rmsprop.minimize_many` takes them.
+    name : str
+        What messages call ``x0``.
+    progress : str or None
+        What the progress bar is called.
+    """
+
+    def __init__(
+        self,
+        functions: kernels.Functions,
+        x0: FloatArray,
+        data: tuple[Any, ...],
+        *,
+        bounds: Any,
+        x_scale: Any,
+        name: str = "x0",
+        progress: str | None,
+    ) -> None:
+        self.functions = functions
+        self.x0 = x0
+        self.data = data
+        self.workers = Workers(len(x0), progress)
+        self._scale = as_scale(x_scale, x0)
+        self._bounds = as_bounds(bounds, x0, name)
+        self._spaces = [self._space() for _ in range(self.workers.count)]
+
+    def run(self, optimizer: RMSprop, limits: kernels.Limits) -> kernels.Results:
+        """Take the steps of all fits. Those that were not begun when Ctrl-C came have ``fun`` NaN."""
+        fits = len(self.x0)
+        results = kernels.Results(
+            self.x0.copy(), np.full(fits, np.nan), np.zeros(fits, np.int64), np.full(fits, STOPPED, np.int8)
+        )
+        rates, numbers = learning_rates(optimizer, limits.maxiter), constants(optimizer, self.x0.dtype)
+        scratch = [self._scratch(optimizer) for _ in self._spaces]
+
+        def share(worker: int, counters: NDArray[np.int64], stop: NDArray[np.int64]) -> None:
+            fixed = self.functions, self.x0, self.data, self._spaces[worker]
+            own = scratch[worker], worker, counters, stop
+            kernels.run_fits(*fixed, rates, numbers, limits, results, *own)
+
+        self._share_out(share, scratch)
+        for i in self.workers.errors:
+            results.status[i] = RAISED
+        return results
+
+    def triangles(self, x: FloatArray, optimizer: RMSprop) -> FloatArray:
+        """Return what the covariance of each fit comes from; NaN where that was not found."""
+        triangles = np.full((*x.shape, x.shape[1]), np.nan)
+        scratch = [self._scratch(optimizer) for _ in self._spaces]
+
+        def share(worker: int, counters: NDArray[np.int64], stop: NDArray[np.int64]) -> None:
+            fixed = self.functions, x, self.data, self._spaces[worker]
+            kernels.run_triangles(*fixed, triangles, scratch[worker], worker, counters, stop)
+
+        self._share_out(share, scratch)
+        return triangles
+
+    def _share_out(self, share: Any, scratch: list[kernels.Scratch]) -> None:
+        try:
+            share(0, np.zeros((1, 8), np.int64), np.ones((1, 8), np.int64))  # compiles, and stops before the first fit
+        except NumbaError as error:
+            raise TypeError(f"the functions cannot be compiled for these arguments: {error}") from error
+        self.workers.run(share, [own.current for own in scratch])
+
+    def _array(self, dtype: Any = None) -> NDArray[Any]:
+        n = self.x0.shape[1]
+        return np.zeros(n + 2 * PADDING, dtype or self.x0.dtype)[PADDING : PADDING + n]
+
+    def _space(self) -> kernels.Space:
+        real = self.x0.dtype.type
+        complex_type = np.complex64 if real == np.float32 else np.complex128
+        return kernels.Space(
+            self._scale,
+            *self._bounds,
+            shifted=self._array(complex_type) if self.functions.slopes is complex_steps else None,
+            slopes=self._array(),
+            lengths=np.zeros(self.x0.shape[1] + 1 + 2 * PADDING)[PADDING:-PADDING] if self.functions.loss else None,
+            # Far below what a sum of squares can tell from 0, and a power of 2, so that dividing by it is exact.
+            complex_step=real(2.0**-50 if real == np.float32 else 2.0**-330),
+            relative_step=real(np.finfo(real).eps ** (1 / 3)),
+        )
+
+    def _scratch(self, optimizer: RMSprop) -> kernels.Scratch:
+        return kernels.Scratch(
+            x=self._array(),
+            scaled=self._array()[np.newaxis],
+            scale=self._array(),
+            gradient=self._array(),
+            best=self._array(),
+            rms=self._array()[np.newaxis],
+            mg=self._array()[np.newaxis] if optimizer.centered else None,
+            momentum=self._array()[np.newaxis] if has_momentum(optimizer) else None,
+            progress=np.zeros(3 + 2 * PADDING)[PADDING : PADDING + 3],
+            current=np.zeros(1 + 2 * PADDING, np.int64)[PADDING : PADDING + 1],
+        )

@@ -1,0 +1,95 @@
+"""What ends a fit and how its steps are taken, checked and turned into what compiled code takes."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..hyperparameters import check_number, evaluate_learning_rate
+from ..kernels.fits import Constants, Limits
+from ..optimizer import RMSprop
+from ..schedules import ExponentialDecay
+
+FIRST_RATE, LAST_RATE = 1e-1, 1e-8
+"""Between which the learning rate falls where none is given."""
+
+DEFAULTS = {"rho": 0.99, "momentum": 0.9, "epsilon": 1e-30}
+"""Hyperparameters that differ from those of RMSprop, whose epsilon would be large beside the slopes of many fits."""
+
+HYPERPARAMETERS = (
+    *("rho", "momentum", "epsilon", "centered", "decay", "weight_decay", "clipvalue", "clipnorm", "epsilon_in_sqrt"),
+)
+
+
+def as_limits(maxiter: Any, gtol: Any, ftol: Any, patience: Any, dtype: np.dtype[Any]) -> Limits:
+    """Return what ends a fit; None stands for a tolerance that is never met."""
+    return Limits(
+        maxiter=_whole("maxiter", maxiter, 0),
+        gtol=_tolerance("gtol", gtol),
+        ftol=_tolerance("ftol", ftol),
+        patience=_whole("patience", patience, 1),
+        precision=4.0 * float(np.finfo(dtype).eps),
+    )
+
+
+def as_optimizer(learning_rate: Any, maxiter: int, hyperparameters: dict[str, Any]) -> RMSprop:
+    """Return an optimizer with the hyperparameters of a fit, all of which were checked."""
+    for name, value in hyperparameters.items():
+        if name not in HYPERPARAMETERS:
+            raise TypeError(f"{name}: expected one of {', '.join(HYPERPARAMETERS)}, got an unknown argument")
+        if callable(value):
+            raise TypeError(f"{name}: expected a number, the same for all steps, got {value!r}")
+    if learning_rate is None:
+        learning_rate = ExponentialDecay(FIRST_RATE, max(maxiter, 1), LAST_RATE / FIRST_RATE)
+    return RMSprop(learning_rate, **DEFAULTS | hyperparameters)
+
+
+def learning_rates(optimizer: RMSprop, maxiter: int) -> NDArray[np.float64]:
+    """Return the learning rate of each step, or of all."""
+    given, decay = optimizer.learning_rate, check_number("decay", optimizer.decay)
+    steps = maxiter if callable(given) or decay > 0 else 1
+    return np.array([evaluate_learning_rate(given, decay, step) for step in range(max(steps, 1))])
+
+
+def constants(optimizer: RMSprop, dtype: np.dtype[Any]) -> Constants:
+    """Return the other numbers of a step."""
+    rho, momentum, epsilon = (float(getattr(optimizer, name)) for name in ("rho", "momentum", "epsilon"))
+    inside = optimizer.epsilon_in_sqrt if optimizer.epsilon_in_sqrt is not None else has_momentum(optimizer)
+    with np.errstate(over="ignore", under="ignore"):
+        real = dtype.type
+        return Constants(
+            rho=real(rho),
+            one_minus_rho=real(1.0 - rho),
+            momentum=real(momentum),
+            epsilon_inside=real(epsilon if inside else 0.0),
+            epsilon_outside=real(0.0 if inside else epsilon),
+            clipvalue=real(np.inf if optimizer.clipvalue is None else optimizer.clipvalue),
+            clipnorm=np.inf if optimizer.clipnorm is None else optimizer.clipnorm,
+            weight_decay=optimizer.weight_decay,
+        )
+
+
+def has_momentum(optimizer: RMSprop) -> bool:
+    """Return whether there is momentum at all."""
+    return "momentum" in optimizer.get_slot_names()
+
+
+def _whole(name: str, value: Any, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name}: expected an integer, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name}: expected {least} or more, got {value}")
+    return int(value)
+
+
+def _tolerance(name: str, value: Any) -> float:
+    if value is None:
+        return -1.0
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: expected a number or None, got {value!r}")
+    if not 0 <= value < np.inf:
+        raise ValueError(f"{name}: expected 0 or more, finite, or None, got {value!r}")
+    return float(value)

@@ -1,0 +1,102 @@
+"""Threads that share out fits, with a progress bar, until all are done or somebody asks them to stop."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from ..interrupts import asked_to_stop
+from ..kernels.memory import PLAIN
+from ..threads import new_counters
+
+TICK = 0.1
+"""Seconds between two looks at how far the workers are."""
+
+
+class Workers:
+    """Threads for the fits of one call.
+
+    These are Python's threads, each within a compiled function that has let go of the interpreter: unlike in a parallel
+    kernel, the thread that called can meanwhile draw a progress bar and hear Ctrl-C, and a function that raises ends
+    one fit and not all of them.
+    """
+
+    def __init__(self, fits: int, progress: str | None) -> None:
+        self.fits = fits
+        self.progress = progress
+        self.count = 1 if PLAIN else max(1, min(int(numba.get_num_threads()), fits))
+        self.stop: NDArray[np.int64] = np.zeros((1, 8), np.int64)
+        self.errors: dict[int, Exception] = {}
+        self._counters = new_counters(self.count)
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C has come."""
+        return bool(self.stop[0, 0])
+
+    def run(self, share: Callable[..., None], current: list[NDArray[np.int64]]) -> None:
+        """Call ``share(worker, counters, stop)`` in each thread, until none has anything left.
+
+        Parameters
+        ----------
+        share : callable
+            Takes fits until there are none left or ``stop`` is set. Where it raises, the fit it was at goes into
+            ``errors``, and it is called again.
+        current : list of ndarray
+            For each worker, where ``share`` writes the fit it is at.
+        """
+        self._counters[:] = 0
+        threads = [
+            threading.Thread(target=self._work, args=(share, worker, current[worker]), daemon=True)
+            for worker in range(self.count)
+        ]
+        with asked_to_stop(self._ask), _bar(self.progress, self.fits) as bar:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                while thread.is_alive():
+                    thread.join(TICK)
+                    bar.update(self._begun() - bar.n)
+
+    def _work(self, share: Callable[..., None], worker: int, current: NDArray[np.int64]) -> None:
+        while True:
+            try:
+                share(worker, self._counters, self.stop)
+            except Exception as error:  # noqa: BLE001 - whatever the user's function raises; it is told in the result
+                self.errors[int(current[0])] = error
+            else:
+                return
+
+    def _ask(self) -> None:
+        self.stop[0, 0] = 1
+
+    def _begun(self) -> int:
+        """Return how many fits the workers have taken: of each part, no more than it has."""
+        ends = np.arange(self.count + 1) * self.fits // self.count
+        return int(np.minimum(self._counters[:, 0], np.diff(ends)).sum())
+
+
+class _NoBar:
+    n = 0
+
+    def update(self, n: int) -> None:
+        """Show nothing."""
+
+    def __enter__(self) -> _NoBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def _bar(name: str | None, total: int) -> Any:
+    if name is None:
+        return _NoBar()
+    from tqdm.auto import tqdm  # here, since it is an extra
+
+    return tqdm(total=total, desc=name, unit="fit")

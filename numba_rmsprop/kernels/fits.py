@@ -1,0 +1,321 @@
+"""Independent fits, each with its own data: the whole loop of one, and a worker's share of many."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .curves import curve_triangle
+from .jit import Integer, compiled, compiled_for_functions, compiled_inline
+from .memory import glance, load_mg, load_momentum, load_rms, load_var, store_mg, store_momentum, store_rms, store_var
+from .rule import Rates, clip, update
+from .shares import next_share
+from .slopes import call_objective
+from .stopping import NOT_FINITE, OUT_OF_STEPS, RUNNING, STOPPED, judge, slack, start_progress
+from .tuples import row_of
+
+
+class Functions(NamedTuple):
+    """What is called; compiled functions, or None."""
+
+    cost: Any
+    """:func:`objective_cost` or :func:`numba_rmsprop.kernels.curves.curve_cost`."""
+    slopes: Any
+    """One of those in :mod:`numba_rmsprop.kernels.slopes`."""
+    fun: Any
+    jac: Any
+    loss: Any
+
+
+class Space(NamedTuple):
+    """Where a fit takes place. With a line for each fit; a fit gets its own, without the first axis."""
+
+    scale: Any
+    """Typical sizes of the parameters; taken without sign, and 1 for 0. A fit gets the worker's buffer, filled so."""
+    lower: Any
+    upper: Any
+    shifted: Any
+    """Complex, for complex steps; or None. It has one line, the worker's, as has ``slopes``."""
+    slopes: Any
+    lengths: Any
+    """For least squares, of one element more than there are parameters: see :func:`largest_slope`; or None."""
+    complex_step: Any
+    relative_step: Any
+
+
+class Limits(NamedTuple):
+    """When a fit ends: see :func:`numba_rmsprop.kernels.stopping.judge` and :func:`slack`."""
+
+    maxiter: Any
+    gtol: Any
+    ftol: Any
+    patience: Any
+    precision: Any
+    """What rounding may change an objective by, relative to its size."""
+
+
+class Constants(NamedTuple):
+    """The numbers of every step, besides its learning rate; those up to ``clipvalue`` of the dtype of ``x``."""
+
+    rho: Any
+    one_minus_rho: Any
+    momentum: Any
+    epsilon_inside: Any
+    epsilon_outside: Any
+    clipvalue: Any
+    clipnorm: Any
+    """Infinite where there is none."""
+    weight_decay: Any
+
+
+class Results(NamedTuple):
+    """What comes of the fits, a line or a number for each."""
+
+    x: Any
+    fun: Any
+    nit: Any
+    status: Any
+
+
+class Scratch(NamedTuple):
+    """What a worker needs for the fit that it is at. Arrays of shape (parameters,), or (1, parameters)."""
+
+    x: Any
+    scaled: Any
+    """The variable of RMSprop: x divided by its scale."""
+    scale: Any
+    gradient: Any
+    best: Any
+    rms: Any
+    mg: Any
+    momentum: Any
+    progress: Any
+    current: Any
+    """The fit, in an array of one element, so that it is known which one raised."""
+
+
+@compiled_for_functions
+def objective_cost(functions: Any, x: Any, row: Any, space: Any, gradient: Any) -> Any:
+    """Return the user's objective, and fill its gradient."""
+    return functions.slopes(call_objective, functions.fun, functions.jac, x, row, (), space, gradient)
+
+
+@compiled_for_functions
+def run_fits(
+    functions: Any,
+    x0: Any,
+    data: Any,
+    space: Any,
+    learning_rates: Any,
+    constants: Any,
+    limits: Any,
+    results: Any,
+    scratch: Any,
+    worker: Integer,
+    counters: Any,
+    stop: Any,
+) -> None:
+    """Take fits, one after the other, until there is none left or ``stop[0, 0]`` is set.
+
+    Parameters
+    ----------
+    functions : Functions
+    x0 : ndarray, shape (fits, parameters)
+    data : tuple
+        See :func:`numba_rmsprop.kernels.tuples.row_of`.
+    space : Space
+    learning_rates : ndarray, shape (maxiter,) or (1,)
+        Of each step, or of all.
+    constants : Constants
+    limits : Limits
+    results : Results
+    scratch : Scratch
+    worker, counters
+        See :func:`numba_rmsprop.kernels.shares.next_share`.
+    stop : ndarray of int64, shape (1, 8)
+    """
+    while glance(stop, 0) == 0:
+        i = next_share(worker, counters.shape[0], x0.shape[0], counters)
+        if i < 0:
+            return
+        scratch.current[0] = i
+        own = Space(
+            scratch.scale,
+            space.lower[i],
+            space.upper[i],
+            space.shifted,
+            space.slopes,
+            space.lengths,
+            space.complex_step,
+            space.relative_step,
+        )
+        start(x0[i], space.scale[i], scratch)
+        row = row_of(data, i)
+        best, steps, status = fit(functions, row, own, learning_rates, constants, limits, scratch, stop)
+        results.fun[i], results.nit[i], results.status[i] = best, steps, status
+        for j in range(x0.shape[1]):
+            results.x[i, j] = scratch.best[j]
+
+
+@compiled
+def start(x0: Any, scale: Any, scratch: Any) -> None:
+    """Prepare a worker for a fit."""
+    start_progress(scratch.progress)
+    for j in range(x0.size):
+        scratch.x[j] = x0[j]
+        scratch.best[j] = x0[j]
+        scratch.scale[j] = 1.0 if scale[j] == 0.0 else abs(scale[j])
+        scratch.scaled[0, j] = x0[j] / scratch.scale[j]
+        store_rms(scratch.rms, 0, j, 0.0)
+        store_mg(scratch.mg, 0, j, 0.0)
+        store_momentum(scratch.momentum, 0, j, 0.0)
+
+
+@compiled_for_functions
+def fit(
+    functions: Any, row: Any, space: Any, learning_rates: Any, constants: Any, limits: Any, scratch: Any, stop: Any
+) -> Any:
+    """Take steps until one of the limits is met; return ``(lowest cost, steps, status)``."""
+    x, best = scratch.x, np.nan
+    steps = 0
+    while True:
+        cost = functions.cost(functions, x, row, space, scratch.gradient)
+        norm = largest_slope(x, scratch.gradient, space.lengths, space)
+        rate = learning_rates[min(steps, learning_rates.size - 1)]
+        ftol = slack(limits.ftol, rate / learning_rates[0], limits.precision)
+        improved, status = judge(np.float64(cost), norm, 1, scratch.progress, limits.gtol, ftol, limits.patience)
+        if improved:
+            best = np.float64(cost)
+            for j in range(x.size):
+                scratch.best[j] = x[j]
+        if status == RUNNING and steps == limits.maxiter:
+            status = OUT_OF_STEPS
+        if status == RUNNING and glance(stop, 0) != 0:
+            status = STOPPED
+        if status != RUNNING:
+            return best, steps, status
+        take_step(rate, constants, space, scratch)
+        steps += 1
+
+
+@compiled
+def largest_slope(x: Any, gradient: Any, lengths: Any, space: Any) -> float:
+    """Return how far from a minimum the gradient says that x is, in its largest element; or NaN.
+
+    Where ``lengths`` is None, that is the gradient itself, or how far its parameter is from the bound that it
+    points to. For least squares, it is the cosine between the residuals and a column of the Jacobian, which has no
+    units: its square is the share of the cost that this parameter alone could still remove. ``lengths`` holds the
+    squares of the columns' lengths, and then that of the residuals'.
+    """
+    largest = 0.0
+    for j in range(x.size):
+        slope = np.float64(gradient[j])
+        if not np.isfinite(slope):
+            return np.nan
+        room = np.float64(x[j] - space.lower[j] if slope > 0 else space.upper[j] - x[j])
+        if lengths is None:
+            largest = max(largest, min(abs(slope), room))
+        elif room > 0 and slope != 0:
+            largest = max(largest, abs(slope) / np.sqrt(lengths[j]) / np.sqrt(lengths[x.size]))
+    return largest
+
+
+@compiled
+def take_step(learning_rate: Any, constants: Any, space: Any, scratch: Any) -> None:
+    """Take a step of RMSprop in ``x / scale``, and go back within the bounds."""
+    x, scaled, gradient = scratch.x, scratch.scaled, scratch.gradient
+    real = x.dtype.type
+    for j in range(x.size):
+        gradient[j] *= space.scale[j]
+    rates = Rates(
+        real(learning_rate),
+        constants.rho,
+        constants.one_minus_rho,
+        constants.momentum,
+        constants.epsilon_inside,
+        constants.epsilon_outside,
+        real(1.0 - learning_rate * constants.weight_decay),
+        constants.clipvalue,
+        real(1.0),
+    )
+    if constants.clipnorm < np.inf:
+        rates = scaled_down(rates, gradient, constants.clipnorm)
+    for j in range(x.size):
+        var, rms, mg, momentum = update(
+            load_var(scaled, 0, j),
+            clip(gradient[j], rates),
+            load_rms(scratch.rms, 0, j),
+            load_mg(scratch.mg, 0, j),
+            load_momentum(scratch.momentum, 0, j),
+            rates,
+        )
+        store_rms(scratch.rms, 0, j, rms)
+        store_mg(scratch.mg, 0, j, mg)
+        store_momentum(scratch.momentum, 0, j, momentum)
+        store_var(scaled, 0, j, var)
+    for j in range(x.size):
+        x[j] = scaled[0, j] * space.scale[j]
+        if x[j] < space.lower[j] or x[j] > space.upper[j]:
+            x[j] = min(max(x[j], space.lower[j]), space.upper[j])
+            scaled[0, j] = x[j] / space.scale[j]
+
+
+@compiled_inline
+def scaled_down(rates: Any, gradient: Any, clipnorm: Any) -> Any:
+    """Return the rates that leave the gradient, its values clipped, a norm of at most ``clipnorm``."""
+    total = 0.0
+    for j in range(gradient.size):
+        clipped = np.float64(clip(gradient[j], rates))
+        total += clipped * clipped
+    norm = np.sqrt(total)
+    scale = 1.0 if norm <= clipnorm else clipnorm / norm
+    return Rates(
+        rates.learning_rate,
+        rates.rho,
+        rates.one_minus_rho,
+        rates.momentum,
+        rates.epsilon_inside,
+        rates.epsilon_outside,
+        rates.shrink,
+        rates.clipvalue,
+        gradient.dtype.type(scale),
+    )
+
+
+@compiled_for_functions
+def run_triangles(
+    functions: Any,
+    x: Any,
+    data: Any,
+    space: Any,
+    triangles: Any,
+    scratch: Any,
+    worker: Integer,
+    counters: Any,
+    stop: Any,
+) -> None:
+    """Write what the covariance of each fit comes from; arguments as in :func:`run_fits`.
+
+    Parameters
+    ----------
+    triangles : ndarray, shape (fits, parameters, parameters)
+        See :func:`numba_rmsprop.kernels.curves.curve_triangle`.
+    """
+    while glance(stop, 0) == 0:
+        i = next_share(worker, counters.shape[0], x.shape[0], counters)
+        if i < 0:
+            return
+        scratch.current[0] = i
+        start(x[i], space.scale[i], scratch)
+        own = Space(
+            scratch.scale,
+            space.lower[i],
+            space.upper[i],
+            space.shifted,
+            space.slopes,
+            space.lengths,
+            space.complex_step,
+            space.relative_step,
+        )
+        curve_triangle(functions, scratch.x, row_of(data, i), own, triangles[i])
