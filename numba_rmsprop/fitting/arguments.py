@@ -11,6 +11,7 @@ import numpy as np
 from numba.extending import is_jitted
 from numpy.typing import NDArray
 
+from ..kernels.slopes import central_differences, complex_steps
 from ..variables import DTYPES, FloatArray
 
 
@@ -33,8 +34,8 @@ def check_compiled(name: str, function: Any, *, optional: bool = False) -> None:
         return
     if not is_jitted(function):
         also = ' (or "complex" or None)' if optional else ""
-        what = f"{type(function).__name__} that is not compiled" if callable(function) else repr(function)
-        raise TypeError(f"{name}: expected a function compiled by numba.njit{also}, got {what}; put @numba.njit above it")
+        what = "one that is not; put @numba.njit above it" if callable(function) else repr(function)
+        raise TypeError(f"{name}: expected a function compiled by numba.njit{also}, got {what}")
     if function.targetoptions.get("parallel"):
         raise ValueError(
             f"{name}: expected a function for one thread, got one compiled with parallel=True; "
@@ -50,6 +51,19 @@ def check_signature(name: str, function: Any, count: int, expected: str) -> None
         raise TypeError(f"{name}: expected a function that can be called as {expected}; {error}") from None
 
 
+def slopes_of(jac: Any, given: Any, count: int, expected: str) -> Any:
+    """Return how slopes are taken: by ``given``, by complex steps or by central differences."""
+    if jac is None:
+        return central_differences
+    if isinstance(jac, str):
+        if jac != "complex":
+            raise ValueError(f'jac: expected a compiled function, "complex" or None, got {jac!r}')
+        return complex_steps
+    check_compiled("jac", jac, optional=True)
+    check_signature("jac", jac, count, expected)
+    return given
+
+
 def as_starts(name: str, x0: Any, fits: int | None = None) -> FloatArray:
     """Return starting points as an array of shape (fits, parameters), finite, of float32 or float64.
 
@@ -62,9 +76,9 @@ def as_starts(name: str, x0: Any, fits: int | None = None) -> FloatArray:
         array = array.astype(np.float64)
     if fits is not None and array.ndim == 1:
         array = np.broadcast_to(array, (fits, array.size))
-    if array.ndim != 2 or array.shape[1] == 0 or (fits is not None and len(array) != fits):
+    if array.ndim != 2 or not array.size or (fits is not None and len(array) != fits):
         expected = "(fits, parameters)" if fits is None else f"({fits}, parameters) or (parameters,)"
-        raise ValueError(f"{name}: expected shape {expected}, with a parameter at least, got shape {np.shape(x0)}")
+        raise ValueError(f"{name}: expected shape {expected}, with one of each at least, got shape {np.shape(x0)}")
     refuse(name, ~np.isfinite(array), array, "a finite number")
     return array
 
@@ -109,9 +123,7 @@ def as_bounds(bounds: Any, x0: FloatArray, name: str = "x0") -> tuple[FloatArray
         try:
             low, high = bounds
         except (TypeError, ValueError):
-            raise ValueError(
-                f"bounds: expected (lower, upper) or scipy.optimize.Bounds, got {bounds!r:.100}"
-            ) from None
+            raise ValueError(f"bounds: expected (lower, upper) or scipy.optimize.Bounds, got {bounds!r:.100}") from None
     lower, upper = (_like_starts(f"bounds, {what}", value, x0) for what, value in (("lower", low), ("upper", high)))
     refuse("bounds, lower", ~(lower <= upper), lower, "lower <= upper")
     refuse(name, (x0 < lower) | (x0 > upper), x0, "a value within the bounds")

@@ -5,17 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ..kernels import fits as kernels
 from ..kernels.curves import LOSSES, curve_cost
+from ..kernels.fits import Functions
 from ..kernels.slopes import model_slopes
-from ..kernels.stopping import CONVERGED
 from ..variables import FloatArray
-from .arguments import as_starts, check_compiled, check_signature, native, refuse
+from .arguments import as_starts, check_compiled, check_signature, native, refuse, slopes_of
 from .fits import Fits
 from .limits import as_limits, as_optimizer
-from .many import slopes_of
-from .results import messages_of, result
+from .preflight import check_model
+from .results import messages_of, result, succeeded
+
+BLOCK = 4096
+"""Fits whose covariances are computed together, so that what NumPy needs for it stays small."""
 
 
 def curve_fit_many(
@@ -32,90 +35,168 @@ def curve_fit_many(
     bounds: Any = None,
     x_scale: Any = "x0",
     maxiter: int = 10_000,
-    gtol: float | None = 1e-8,
+    gtol: float | None = 1e-6,
     ftol: float | None = None,
     patience: int = 100,
     learning_rate: Any = None,
     progress: bool = False,
     **hyperparameters: Any,
 ) -> Any:
-    """Fit one model to many curves."""
-    curves = native("ydata", ydata)
-    if curves.ndim != 2 or curves.dtype.kind not in "iuf":
-        raise ValueError(f"ydata: expected real numbers of shape (fits, points), got {curves.dtype}, {curves.shape}")
+    """Fit one model to many curves by least squares, on all threads.
+
+    Of each curve, ``sum(f_scale² rho((r / f_scale)²)) / 2`` is minimized, with r = (model - ydata) / sigma at each
+    point, as :func:`minimize_many` does it. rho is that of scipy.optimize.least_squares.
+
+    Parameters
+    ----------
+    model : function compiled by numba.njit
+        ``model(x, b1, b2, ...)`` returns the value at one point: ``x`` is a number, or a tuple of numbers where there
+        are several predictors, and each parameter a number. It runs on several threads at once.
+    xdata : array_like, shape (points,) or (fits, points), or a tuple of such
+        The predictor, for all curves or each; a tuple of several predictors.
+    ydata : array_like, shape (fits, points)
+        The curves.
+    p0 : array_like, shape (parameters,) or (fits, parameters)
+        Where the fits start. The better it is, the fewer steps it takes; far away, there may be another minimum.
+    sigma : array_like, shape (), (points,) or (fits, points), optional
+        Standard deviations of ``ydata``. A point with an infinite one is left out.
+    absolute_sigma : bool
+        Whether ``sigma`` is meant as it is. If not, only the ratios count, and ``pcov`` is scaled so that the residuals
+        explain themselves, as in scipy.optimize.curve_fit.
+    loss : {"linear", "soft_l1", "huber", "cauchy"}
+        The rho above; those but the first give outliers less weight.
+    f_scale : float
+        From which size on, in units of ``sigma``, a residual counts as an outlier.
+    jac : function compiled by numba.njit, "complex" or None
+        Where derivatives come from: ``jac(x, b1, b2, ...)``, which returns a tuple of the model's derivatives by each
+        parameter; complex steps, for a model that is analytic; None, central differences.
+    bounds, x_scale, maxiter, ftol, patience, learning_rate, progress, **hyperparameters
+        As in :func:`minimize_many`. ``x_scale`` is "x0" here by default, and ``ftol`` None.
+    gtol : float or None
+        A fit has converged when no column of the Jacobian has a larger cosine with the residuals (as gtol in MINPACK):
+        its square is the share of the cost that a parameter alone could still remove, so it has no units.
+
+    Returns
+    -------
+    scipy.optimize.OptimizeResult
+        ``popt`` (fits, parameters); ``pcov`` (fits, parameters, parameters), as scipy.optimize.curve_fit has it, but
+        infinite for fits that came to nothing; ``cost`` (fits,); ``nit``, ``status``, ``success`` and ``message``,
+        as in :func:`minimize_many`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in :func:`minimize_many`.
+
+    References
+    ----------
+    Vugrin et al., "Confidence region estimation techniques for nonlinear regression in groundwater flow: Three case
+    studies", Water Resources Research 43, 2007, for the covariance, as scipy.optimize.curve_fit cites it.
+
+    Examples
+    --------
+    >>> import numba
+    >>> @numba.njit
+    ... def decay(t, amplitude, rate):
+    ...     return amplitude * np.exp(-rate * t)
+    >>> t = np.linspace(0.0, 3.0, 30)
+    >>> curves = np.array([[2.0], [5.0]]) * np.exp(-np.array([[0.5], [2.0]]) * t)
+    >>> curves += np.random.default_rng(0).normal(0.0, 0.01, curves.shape)
+    >>> fits = curve_fit_many(decay, t, curves, p0=[1.0, 1.0], learning_rate=0.05, maxiter=5000)
+    >>> fits.popt.round(1)
+    array([[2. , 0.5],
+           [5. , 2. ]])
+    """
+    curves = as_curves(ydata)
     start = as_starts("p0", p0, len(curves))
+    parameters = [f"b{j + 1}" for j in range(start.shape[1])]
     check_compiled("model", model)
-    predictors = as_predictors(xdata, curves)
-    count = start.shape[1]
-    check_signature("model", model, count + 1, f"model(x, {', '.join(f'b{j + 1}' for j in range(count))})")
-    slopes = slopes_of(jac, model_slopes)
-    limits = as_limits(maxiter, gtol, ftol, patience, start.dtype)
+    check_signature("model", model, 1 + len(parameters), f"model(x, {', '.join(parameters)})")
+    slopes = slopes_of(jac, model_slopes, 1 + len(parameters), f"jac(x, {', '.join(parameters)})")
+    if loss not in LOSSES:
+        raise ValueError(f"loss: expected one of {', '.join(LOSSES)}, got {loss!r}")
+    width = np.asarray(f_scale)
+    refuse("f_scale", ~(np.isfinite(width) & (width > 0)), width, "a finite number above 0")
+    limits = as_limits(maxiter, gtol, ftol, patience, np.dtype(np.float64))
     optimizer = as_optimizer(learning_rate, limits.maxiter, hyperparameters)
-    real = start.dtype.type
-    uncertainty = None if sigma is None else as_sigma(sigma, curves)
-    data = (
-        curves,
-        (None,) if uncertainty is None else uncertainty,
-        (real(f_scale),),
-        (tuple(start[0]),),
-        *predictors,
-    )
-    functions = kernels.Functions(curve_cost, slopes, model, jac if slopes is model_slopes else None, LOSSES[loss])
     fits = Fits(
-        functions,
+        Functions(curve_cost, slopes, model, jac if slopes is model_slopes else None, LOSSES[loss]),
         start,
-        data,
+        # Tuples of one are what all fits share.
+        (curves, as_sigma(sigma, curves), (float(width),), (tuple(start[0]),), *as_predictors(xdata, curves)),
         bounds=bounds,
         x_scale=x_scale,
         name="p0",
         progress="curve_fit_many" if progress else None,
     )
+    check_model(fits)
     found = fits.run(optimizer, limits)
-    triangles = fits.triangles(found.x, optimizer)
     return result(
         popt=found.x,
-        pcov=covariances(triangles, found.fun, curves.shape[1], absolute_sigma),
+        pcov=covariances(found.triangles, found.fun, curves.shape[1], absolute_sigma),
         cost=found.fun,
         nit=found.nit,
         status=found.status,
-        success=found.status == CONVERGED,
+        success=succeeded(found.status),
         message=messages_of(found.status, fits.workers.errors),
     )
 
 
-def as_predictors(xdata: Any, curves: FloatArray) -> list[FloatArray]:
-    items = xdata if isinstance(xdata, tuple) else (xdata,)
-    found = []
-    for k, item in enumerate(items):
-        name = f"xdata[{k}]" if isinstance(xdata, tuple) else "xdata"
-        array = native(name, item)
-        if array.shape not in (curves.shape, curves.shape[1:]):
-            raise ValueError(f"{name}: expected shape {curves.shape} or {curves.shape[1:]}, as of ydata, got {array.shape}")
-        found.append(np.broadcast_to(array, curves.shape))
-    return found
+def as_curves(ydata: Any) -> NDArray[Any]:
+    """Return ``ydata`` as an array of shape (fits, points), with a fit and a point at least."""
+    curves = native("ydata", ydata)
+    if curves.ndim != 2 or not curves.size:
+        raise ValueError(f"ydata: expected shape (fits, points), with one of each at least, got shape {curves.shape}")
+    if curves.dtype.kind == "c":
+        raise TypeError(f"ydata: expected real numbers, got {curves.dtype}")
+    return curves
 
 
-def as_sigma(sigma, curves):
+def as_predictors(xdata: Any, curves: NDArray[Any]) -> list[NDArray[Any]]:
+    """Return each predictor as an array of the shape of ``curves``; what all curves share is not copied."""
+    named = {f"xdata[{k}]": item for k, item in enumerate(xdata)} if isinstance(xdata, tuple) else {"xdata": xdata}
+    if not named:
+        raise ValueError("xdata: expected an array, or a tuple of one at least, got an empty tuple")
+    return [_like_curves(name, native(name, item), curves) for name, item in named.items()]
+
+
+def as_sigma(sigma: Any, curves: NDArray[Any]) -> Any:
+    """Return ``sigma`` as an array of the shape of ``curves``; None in a tuple stands for 1."""
+    if sigma is None:
+        return (None,)
     array = native("sigma", sigma)
-    array = np.broadcast_to(array, curves.shape)
     refuse("sigma", ~(array > 0), array, "a number above 0")
-    return array
+    return _like_curves("sigma", array, curves, ())
+
+
+def _like_curves(name: str, array: NDArray[Any], curves: NDArray[Any], *also: tuple[int, ...]) -> NDArray[Any]:
+    shapes = (*also, curves.shape[1:], curves.shape)
+    if array.shape not in shapes:
+        raise ValueError(f"{name}: expected shape {' or '.join(map(str, shapes))}, as ydata has, got {array.shape}")
+    return np.broadcast_to(array, curves.shape)
 
 
 def covariances(triangles: FloatArray, costs: FloatArray, points: int, absolute_sigma: bool) -> FloatArray:
-    """Return the covariance of each fit's parameters as scipy.optimize.curve_fit has it."""
-    n = triangles.shape[1]
-    for i in range(0, len(triangles), 4096):
-        block = triangles[i : i + 4096]
-        good = np.isfinite(block).all(axis=(1, 2))
-        _, values, vectors = np.linalg.svd(block[good])
-        threshold = np.finfo(float).eps * max(points, n) * values[:, :1]
-        with np.errstate(divide="ignore"):
-            inverse = np.where(values > threshold, 1 / values, 0.0)
-        half = vectors * inverse[:, :, np.newaxis]
-        block[good] = half.transpose(0, 2, 1) @ half
-        block[~good] = np.inf
-    if not absolute_sigma:
-        if points > n: triangles *= (2 * costs / (points - n))[:, np.newaxis, np.newaxis]
-        else: triangles[:] = np.inf
+    """Return the covariance of each fit's parameters as scipy.optimize.curve_fit has it, in place of ``triangles``.
+
+    That is the pseudo-inverse of JᵀJ, by the singular values of J, times ``2 cost / (points - parameters)`` unless
+    ``absolute_sigma``.
+
+    Parameters
+    ----------
+    triangles : ndarray, shape (fits, parameters, parameters)
+        R of each QR decomposition of J, with the same singular values; not finite where there is none.
+    """
+    parameters = triangles.shape[1]
+    for begin in range(0, len(triangles), BLOCK):
+        block, cost = triangles[begin : begin + BLOCK], costs[begin : begin + BLOCK]
+        found = np.isfinite(block).all(axis=(1, 2))
+        _, values, vectors = np.linalg.svd(block[found])
+        kept = values > np.finfo(np.float64).eps * max(points, parameters) * values[:, :1]
+        vectors *= np.divide(1.0, values, out=np.zeros_like(values), where=kept)[:, :, np.newaxis]
+        inverse = vectors.transpose(0, 2, 1) @ vectors
+        if not absolute_sigma:
+            freedom = points - parameters
+            inverse *= (2 * cost[found] / freedom if freedom > 0 else np.full(len(inverse), np.inf))[:, None, None]
+        block[found], block[~found] = inverse, np.inf
     return triangles

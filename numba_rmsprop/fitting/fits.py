@@ -61,9 +61,13 @@ class Fits:
 
     def run(self, optimizer: RMSprop, limits: kernels.Limits) -> kernels.Results:
         """Take the steps of all fits. Those that were not begun when Ctrl-C came have ``fun`` NaN."""
-        fits = len(self.x0)
+        fits, n = self.x0.shape
         results = kernels.Results(
-            self.x0.copy(), np.full(fits, np.nan), np.zeros(fits, np.int64), np.full(fits, STOPPED, np.int8)
+            x=self.x0.copy(),
+            fun=np.full(fits, np.nan),
+            nit=np.zeros(fits, np.int64),
+            status=np.full(fits, STOPPED, np.int8),
+            triangles=np.full((fits, n, n), np.nan) if self.functions.loss else None,
         )
         rates, numbers = learning_rates(optimizer, limits.maxiter), constants(optimizer, self.x0.dtype)
         scratch = [self._scratch(optimizer) for _ in self._spaces]
@@ -77,18 +81,6 @@ class Fits:
         for i in self.workers.errors:
             results.status[i] = RAISED
         return results
-
-    def triangles(self, x: FloatArray, optimizer: RMSprop) -> FloatArray:
-        """Return what the covariance of each fit comes from; NaN where that was not found."""
-        triangles = np.full((*x.shape, x.shape[1]), np.nan)
-        scratch = [self._scratch(optimizer) for _ in self._spaces]
-
-        def share(worker: int, counters: NDArray[np.int64], stop: NDArray[np.int64]) -> None:
-            fixed = self.functions, x, self.data, self._spaces[worker]
-            kernels.run_triangles(*fixed, triangles, scratch[worker], worker, counters, stop)
-
-        self._share_out(share, scratch)
-        return triangles
 
     def _share_out(self, share: Any, scratch: list[kernels.Scratch]) -> None:
         try:

@@ -90,6 +90,7 @@ def _tolerance(name: str, value: Any) -> float:
         return -1.0
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: expected a number or None, got {value!r}")
-    if not 0 <= value < np.inf:
+    number = float(value)
+    if not 0 <= number < np.inf:
         raise ValueError(f"{name}: expected 0 or more, finite, or None, got {value!r}")
-    return float(value)
+    return number

@@ -29,6 +29,11 @@ def messages_of(status: NDArray[np.int8], errors: dict[int, Exception]) -> dict[
     return messages
 
 
+def succeeded(status: NDArray[np.int8]) -> NDArray[np.bool]:
+    """Return which fits have met a tolerance."""
+    return np.equal(status, CONVERGED)
+
+
 def result(**fields: Any) -> Any:
     """Return a scipy.optimize.OptimizeResult."""
     from scipy.optimize import OptimizeResult  # here, since it takes 0.2 s to import

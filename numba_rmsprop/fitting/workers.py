@@ -66,7 +66,8 @@ class Workers:
     def _work(self, share: Callable[..., None], worker: int, current: NDArray[np.int64]) -> None:
         while True:
             try:
-                share(worker, self._counters, self.stop)
+                with np.errstate(all="ignore"):  # as compiled code, for when Numba is told to compile nothing
+                    share(worker, self._counters, self.stop)
             except Exception as error:  # noqa: BLE001 - whatever the user's function raises; it is told in the result
                 self.errors[int(current[0])] = error
             else:

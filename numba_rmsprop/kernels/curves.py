@@ -48,7 +48,10 @@ LOSSES = {"linear": linear, "soft_l1": soft_l1, "huber": huber, "cauchy": cauchy
 
 @compiled_inline
 def item_or_one(array: Any, i: Any) -> Any:
-    """Return ``array[i]``; 1 where there is no array. (Numba drops the branch only where what it asks is an argument.)"""
+    """Return ``array[i]``; 1 where there is no array.
+
+    A function of its own, since Numba drops the branch that is not taken only where it depends on an argument.
+    """
     return 1.0 if array is None else array[i]
 
 

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .curves import curve_triangle
-from .jit import Integer, compiled, compiled_for_functions, compiled_inline
+from .jit import Integer, compiled, compiled_for_functions, compiled_inline, compiled_loop_for_functions
 from .memory import glance, load_mg, load_momentum, load_rms, load_var, store_mg, store_momentum, store_rms, store_var
 from .rule import Rates, clip, update
 from .shares import next_share
 from .slopes import call_objective
-from .stopping import NOT_FINITE, OUT_OF_STEPS, RUNNING, STOPPED, judge, slack, start_progress
+from .stopping import OUT_OF_STEPS, RUNNING, STOPPED, judge, slack, start_progress
 from .tuples import row_of
 
 
@@ -76,6 +76,8 @@ class Results(NamedTuple):
     fun: Any
     nit: Any
     status: Any
+    triangles: Any
+    """Of least squares, what covariances come from, shape (fits, parameters, parameters); or None."""
 
 
 class Scratch(NamedTuple):
@@ -101,7 +103,7 @@ def objective_cost(functions: Any, x: Any, row: Any, space: Any, gradient: Any) 
     return functions.slopes(call_objective, functions.fun, functions.jac, x, row, (), space, gradient)
 
 
-@compiled_for_functions
+@compiled_loop_for_functions
 def run_fits(
     functions: Any,
     x0: Any,
@@ -156,6 +158,14 @@ def run_fits(
         results.fun[i], results.nit[i], results.status[i] = best, steps, status
         for j in range(x0.shape[1]):
             results.x[i, j] = scratch.best[j]
+        finish(functions, scratch.best, row, own, results.triangles, i)
+
+
+@compiled_for_functions
+def finish(functions: Any, x: Any, row: Any, space: Any, triangles: Any, i: Any) -> None:
+    """Write what the covariance of a fit comes from, where that is asked for."""
+    if triangles is not None:
+        curve_triangle(functions, x, row, space, triangles[i])
 
 
 @compiled
@@ -281,41 +291,3 @@ def scaled_down(rates: Any, gradient: Any, clipnorm: Any) -> Any:
         rates.clipvalue,
         gradient.dtype.type(scale),
     )
-
-
-@compiled_for_functions
-def run_triangles(
-    functions: Any,
-    x: Any,
-    data: Any,
-    space: Any,
-    triangles: Any,
-    scratch: Any,
-    worker: Integer,
-    counters: Any,
-    stop: Any,
-) -> None:
-    """Write what the covariance of each fit comes from; arguments as in :func:`run_fits`.
-
-    Parameters
-    ----------
-    triangles : ndarray, shape (fits, parameters, parameters)
-        See :func:`numba_rmsprop.kernels.curves.curve_triangle`.
-    """
-    while glance(stop, 0) == 0:
-        i = next_share(worker, counters.shape[0], x.shape[0], counters)
-        if i < 0:
-            return
-        scratch.current[0] = i
-        start(x[i], space.scale[i], scratch)
-        own = Space(
-            scratch.scale,
-            space.lower[i],
-            space.upper[i],
-            space.shifted,
-            space.slopes,
-            space.lengths,
-            space.complex_step,
-            space.relative_step,
-        )
-        curve_triangle(functions, scratch.x, row_of(data, i), own, triangles[i])

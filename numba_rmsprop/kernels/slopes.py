@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from .jit import compiled_for_functions
 from .tuples import as_tuple, spread
 

@@ -2,54 +2,24 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import numba
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, overload
-
-from .jit import compiled_inline
-
-
-def _row_of(data: Any, i: Any) -> Any:
-    return tuple(item[0] if isinstance(item, tuple) else item[i] for item in data)
-
-
-@overload(_row_of, inline="always", strict=False)
-def _row_of_overload(data: Any, i: Any) -> Any:
-    if not len(data):
-        return lambda data, i: ()
-    if isinstance(data[0], types.BaseTuple):
-        return lambda data, i: (data[0][0], *_row_of(data[1:], i))
-    return lambda data, i: (data[0][i], *_row_of(data[1:], i))
-
-
-@compiled_inline
-def row_of(data: Any, i: Any) -> Any:
-    """Return the i-th item of each array of ``data``; of a tuple of one array, which all fits share, that array."""
-    return _row_of(data, i)
-
-
-def _point_of(predictors: Any, i: Any) -> Any:
-    return predictors[0][i] if len(predictors) == 1 else _row_of(predictors, i)
-
-
-@overload(_point_of, inline="always", strict=False)
-def _point_of_overload(predictors: Any, i: Any) -> Any:
-    if len(predictors) == 1:
-        return lambda predictors, i: predictors[0][i]
-    return lambda predictors, i: _row_of(predictors, i)
-
-
-@compiled_inline
-def point_of(predictors: Any, i: Any) -> Any:
-    """Return the i-th number of each array of ``predictors`` as a tuple; of one array alone, the number itself."""
-    return _point_of(predictors, i)
-
+from numba.extending import intrinsic
 
 if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
+
+    def row_of(data: Any, i: Any) -> Any:
+        """Return the i-th item of each array of ``data``; of a tuple of one, which all fits share, what is in it."""
+        return tuple(item[0] if isinstance(item, tuple) else item[i] for item in data)
+
+    def point_of(predictors: Any, i: Any) -> Any:
+        """Return the i-th number of each array of ``predictors`` as a tuple; of one array alone, the number itself."""
+        return predictors[0][i] if len(predictors) == 1 else row_of(predictors, i)
 
     def as_tuple(array: Any, like: Any) -> Any:
         """Return the first ``len(like)`` elements of an array as a tuple."""
@@ -60,6 +30,36 @@ if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
         array[: len(numbers)] = numbers
 
 else:
+
+    @intrinsic
+    def row_of(typing_context: Any, data: Any, i: Any) -> Any:
+        """Return the i-th item of each array of ``data``; of a tuple of one, which all fits share, what is in it."""
+        items = [_item(typing_context, kind) for kind in data]
+        result = types.Tuple([item.return_type if item else kind[0] for item, kind in zip(items, data, strict=True)])
+
+        def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            found = [
+                _get(context, builder, item, builder.extract_value(arguments[0], k), arguments[1])
+                for k, item in enumerate(items)
+            ]
+            return context.make_tuple(builder, result, found)
+
+        return result(data, types.intp), emit
+
+    @intrinsic
+    def point_of(typing_context: Any, predictors: Any, i: Any) -> Any:
+        """Return the i-th number of each array of ``predictors`` as a tuple; of one array alone, the number itself."""
+        items = [_item(typing_context, kind) for kind in predictors]
+        result = items[0].return_type if len(items) == 1 else types.Tuple([item.return_type for item in items])
+
+        def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            found = [
+                _get(context, builder, item, builder.extract_value(arguments[0], k), arguments[1])
+                for k, item in enumerate(items)
+            ]
+            return found[0] if len(found) == 1 else context.make_tuple(builder, result, found)
+
+        return result(predictors, types.intp), emit
 
     @intrinsic
     def as_tuple(typing_context: Any, array: Any, like: Any) -> Any:
@@ -85,6 +85,19 @@ else:
             return context.get_dummy_value()
 
         return types.void(numbers, array), emit
+
+
+def _item(typing_context: Any, kind: Any) -> Any:
+    """Return the signature of ``array[i]``; None for what all fits share."""
+    if isinstance(kind, types.BaseTuple):
+        return None
+    return typing_context.resolve_function_type(operator.getitem, (kind, types.intp), {})
+
+
+def _get(context: Any, builder: Any, item: Any, array: Any, i: Any) -> Any:
+    if item is None:
+        return builder.extract_value(array, 0)
+    return context.get_function(operator.getitem, item)(builder, (array, i))
 
 
 def _pointers(context: Any, builder: Any, array_type: Any, array: Any, count: int) -> list[Any]:
