@@ -115,7 +115,7 @@ def minimize_many(
     >>> waiting = np.random.default_rng(0).exponential([[0.5], [1.0], [4.0]], (3, 10_000))
     >>> fits = minimize_many(minus_log_likelihood, np.zeros((3, 1)), (waiting,), jac="complex", maxiter=2000)
     >>> np.exp(fits.x[:, 0]).round(2), (1 / waiting.mean(axis=1)).round(2)
-    (array([2.01, 1.  , 0.25]), array([2.01, 1.  , 0.25]))
+    (array([2.01, 1.01, 0.25]), array([2.01, 1.01, 0.25]))
     >>> fits.success
     array([ True,  True,  True])
     """
