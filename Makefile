@@ -9,11 +9,13 @@ CHECKED := $(addprefix tests/,test_bounds.py test_exact.py test_clipping.py test
 
 .PHONY: demo compare bench bench-peers test soak fuzz lint clean
 
-demo: .venv/with-examples  ## train word vectors on the documentation of NumPy and SciPy
+demo: .venv/with-examples  ## train word vectors and a classifier on the documentation of NumPy and SciPy
 	$(BIN)/python examples/word_vectors.py --out demo
+	$(BIN)/python examples/sparse_classifier.py --out demo
 
-compare: .venv/with-bench  ## the same, beside gensim's Word2Vec
+compare: .venv/with-bench  ## the same, beside gensim's Word2Vec and scikit-learn
 	$(BIN)/python examples/word_vectors.py --out demo --compare
+	$(BIN)/python examples/sparse_classifier.py --out demo --compare
 
 bench: .venv/with-bench  ## ratios to what the machine allows, some minutes
 	$(BIN)/python asv_benchmarks/ratios.py --first-use --out asv_benchmarks/bench.json

@@ -1,7 +1,7 @@
-"""The text of the word-vector example: the documentation in the docstrings of the installed NumPy and SciPy.
+"""The text of the examples: the documentation in the docstrings of the installed NumPy and SciPy.
 
-Their "See Also" sections name related functions. They are left out of the text, and tell afterwards how well the
-vectors know which functions belong together.
+Their "See Also" sections name related functions. They are left out of the text; in the word-vector example they tell
+afterwards how well the vectors know which functions belong together.
 """
 
 from __future__ import annotations
@@ -61,17 +61,23 @@ def read_documentation(minimum_count: int = 5) -> Text:
     """Read NumPy's and SciPy's docstrings."""
     sentences, related = [], {}
     for package in (np, scipy):
-        for path in sorted(Path(package.__file__).parent.rglob("*.py")):
-            if "tests" not in path.parts:
-                for name, docstring in docstrings(path):
-                    sentences.append(split_words(f"{name} {SEE_ALSO.sub('', docstring)}"))
-                    related.setdefault(name.lower(), set()).update(see_also(docstring))
+        for _, name, docstring in package_docstrings(Path(package.__file__).parent):
+            sentences.append(split_words(f"{name} {SEE_ALSO.sub('', docstring)}"))
+            related.setdefault(name.lower(), set()).update(see_also(docstring))
     return number(sentences, related, minimum_count)
 
 
 def read_file(path: Path, minimum_count: int = 5) -> Text:
     """Read a text file, a sentence to a line."""
     return number([split_words(line) for line in path.read_text(encoding="utf8").splitlines()], {}, minimum_count)
+
+
+def package_docstrings(folder: Path) -> Iterator[tuple[Path, str, str]]:
+    """Yield (source file, name, docstring) of everything in a package's folder, its tests left out."""
+    for path in sorted(folder.rglob("*.py")):
+        if "tests" not in path.parts:
+            for name, docstring in docstrings(path):
+                yield path, name, docstring
 
 
 def docstrings(path: Path) -> Iterator[tuple[str, str]]:
