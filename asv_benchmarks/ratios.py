@@ -16,13 +16,13 @@ import json
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
-from benchmarks import first_use, steps
+from benchmarks import first_use, fits, steps
 from benchmarks.steps import DELTA, DENSE, FULL, LIMIT, NUMPY, NUMPY_CLIP, OURS, ROWS, Step
 from tqdm import tqdm
 
@@ -35,10 +35,14 @@ WITH_LIMIT = (OURS, LIMIT)
 
 @dataclass
 class Case:
-    """What is compared: a name, and for each label a function that makes a step. Ratios are to the first label."""
+    """What is compared: a name, and for each label a function that makes a step. Ratios are to the first label.
+
+    Where a call takes more steps than one, ``steps`` tells how many, by which its time is divided.
+    """
 
     name: str
     makers: dict[str, Callable[[], Step]]
+    steps: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -70,6 +74,7 @@ def cases(large: bool) -> list[Case]:
     found.append(threads_case())
     growth = (100_000, 1_000_000, 10_000_000, *([100_000_000] if large else []))
     found.append(saving_case())
+    found += fits_cases()
     found.append(Case("growth, 4,096 new rows of 16", {f"{rows:,} rows": growing(rows) for rows in growth}))
     return found
 
@@ -145,6 +150,20 @@ def saving_case() -> Case:
     return Case("a step on 10,000 of 1,000,000 x 64, saved", makers)
 
 
+def fits_cases() -> list[Case]:
+    """Return cases of fits, timed by the step and fit; a loop over torch takes so long that it takes fewer steps."""
+    quadratic = {library: lambda library=library: fits.quadratic(library, 2000, 1000) for library in fits.QUADRATIC}
+    sizes = {OURS: (2000, 200), fits.TORCH: (2, 50), fits.TORCH_BATCH: (2000, 5)}
+    curves = {label: lambda label=label: fits.curves(label, *sizes[label]) for label in fits.CURVES}
+    counts = [count for count in (16, 8, 4, 2, 1) if count <= numba.config.NUMBA_NUM_THREADS]
+    threads = {f"threads: {count}": lambda count=count: fits.curves(OURS, 2000, 200, count) for count in counts}
+    return [
+        Case("fits, 5 parameters, one thread", quadratic, dict.fromkeys(quadratic, 2000 * 1000)),
+        Case("fits, two decays to 24 points", curves, {label: n * count for label, (n, count) in sizes.items()}),
+        Case("fits, two decays to 24 points, by threads", threads, dict.fromkeys(threads, 2000 * 200)),
+    ]
+
+
 def growing(rows: int) -> Callable[[], Step]:
     """Return a maker of steps on rows that are new each time."""
     return lambda: steps.fresh_rows((rows, 16), 4096)
@@ -165,7 +184,9 @@ def measure(case: Case, rounds: int) -> Result:
         for label, step in made.items():
             step()  # what the others have left in the caches is not its own
             times[label].append(seconds(step, calls[label]))
-    return Result(case.name, {label: 1e6 * float(np.median(taken)) for label, taken in times.items()})
+    return Result(
+        case.name, {label: 1e6 * float(np.median(taken)) / case.steps.get(label, 1) for label, taken in times.items()}
+    )
 
 
 def seconds(step: Step, calls: int) -> float:

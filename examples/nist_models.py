@@ -1,4 +1,4 @@
-"""The models of NIST's problems of nonlinear regression, of one point and each parameter: b1, b2, ... as NIST has them."""
+"""The models of NIST's nonlinear regressions, each of one point and of the parameters b1, b2, ... as NIST has them."""
 
 from __future__ import annotations
 
