@@ -70,6 +70,7 @@ class Fits:
             triangles=np.full((fits, n, n), np.nan) if self.functions.loss else None,
         )
         rates, numbers = learning_rates(optimizer, limits.maxiter), constants(optimizer, self.x0.dtype)
+        limits = limits._replace(highest_rate=float(rates.max()))
         scratch = [self._scratch(optimizer) for _ in self._spaces]
 
         def share(worker: int, counters: NDArray[np.int64], stop: NDArray[np.int64]) -> None:

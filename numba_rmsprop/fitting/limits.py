@@ -32,6 +32,7 @@ def as_limits(maxiter: Any, gtol: Any, ftol: Any, patience: Any, dtype: np.dtype
         ftol=_tolerance("ftol", ftol),
         patience=_whole("patience", patience, 1),
         precision=4.0 * float(np.finfo(dtype).eps),
+        highest_rate=0.0,  # known when the rates of all steps are
     )
 
 

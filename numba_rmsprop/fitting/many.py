@@ -68,7 +68,7 @@ def minimize_many(
         by more. None: never.
     ftol : float or None
         A fit has converged when ``fun`` has neither fallen nor risen by more than ``ftol`` times its size for
-        ``patience`` steps. Where the learning rate has fallen since the first step, by that much less. None: never.
+        ``patience`` steps; where the learning rate is below its highest, by that much less. None: never.
     patience : int
         See ``ftol``.
     learning_rate : float, schedule, callable or None

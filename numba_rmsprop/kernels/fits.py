@@ -53,6 +53,8 @@ class Limits(NamedTuple):
     patience: Any
     precision: Any
     """What rounding may change an objective by, relative to its size."""
+    highest_rate: Any
+    """The highest learning rate of all steps."""
 
 
 class Constants(NamedTuple):
@@ -193,7 +195,7 @@ def fit(
         cost = functions.cost(functions, x, row, space, scratch.gradient)
         norm = largest_slope(x, scratch.gradient, space.lengths, space)
         rate = learning_rates[min(steps, learning_rates.size - 1)]
-        ftol = slack(limits.ftol, rate / learning_rates[0], limits.precision)
+        ftol = slack(limits.ftol, rate / limits.highest_rate, limits.precision)
         improved, status = judge(np.float64(cost), norm, 1, scratch.progress, limits.gtol, ftol, limits.patience)
         if improved:
             best = np.float64(cost)

@@ -78,14 +78,14 @@ def judge(mean: Any, norm: Any, steps: Any, progress: Any, gtol: Any, ftol: Any,
 def slack(ftol: Any, pace: Any, precision: Any) -> Any:
     """Return by how much, relative to its size, an objective without noise may change and still count as flat.
 
-    A fit whose learning rate has fallen hardly moves, wherever it is. So ``ftol`` is meant for steps at the first
+    A fit whose learning rate has fallen hardly moves, wherever it is. So ``ftol`` is meant for steps at the highest
     rate, and for others in proportion: far from a minimum, a change is proportional to the rate, and at a minimum to
     its square.
 
     Parameters
     ----------
     pace : float
-        The learning rate, divided by the first one.
+        The learning rate, divided by the highest one.
     precision : float
         What rounding may change the objective by.
     """
