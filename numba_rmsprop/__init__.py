@@ -4,6 +4,7 @@ from . import schedules
 from .fitting.arguments import Shared
 from .fitting.curves import curve_fit_many
 from .fitting.many import minimize_many
+from .fitting.method import rmsprop
 from .gradients import IndexedSlices
 from .optimizer import RMSprop
 from .rotation import CheckpointManager
@@ -17,6 +18,7 @@ __all__ = [
     "Shared",
     "curve_fit_many",
     "minimize_many",
+    "rmsprop",
     "schedules",
 ]
 __version__ = "0.1.0"

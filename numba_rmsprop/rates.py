@@ -10,7 +10,7 @@ from .variables import FloatArray
 class StepRates:
     """The hyperparameters of one step, evaluated, in the order of :class:`numba_rmsprop.kernels.rule.Rates`."""
 
-    __slots__ = ("_numbers", "_packed", "momentum", "rho", "shrink")
+    __slots__ = ("_numbers", "_packed", "learning_rate", "momentum", "rho", "shrink")
 
     def __init__(
         self,
@@ -22,6 +22,7 @@ class StepRates:
         shrink: float,
         clipvalue: float,
     ) -> None:
+        self.learning_rate = learning_rate
         self.rho = rho
         self.momentum = momentum
         self.shrink = shrink
