@@ -14,11 +14,12 @@ from .iterate import Iterate, WatchedRMSprop
 from .objective import Objective
 from .options import (
     MAXITER,
-    PATIENCE,
+    MOMENTUM,
     as_choice,
     as_count,
     as_flag,
     as_limits,
+    as_patience,
     as_positive,
     as_scale,
     as_start,
@@ -42,12 +43,13 @@ def rmsprop(
     callback: Callable[..., object] | None = None,
     *,
     learning_rate: Any = None,
+    momentum: Any = MOMENTUM,
     maxiter: int = MAXITER,
     maxfev: int | None = None,
     tol: float | None = None,
     gtol: float | None = None,
     ftol: float | None = None,
-    patience: int = PATIENCE,
+    patience: int | None = None,
     window: int = 1,
     x_scale: Any = 1.0,
     fd_method: str = "3-point",
@@ -59,12 +61,12 @@ def rmsprop(
 ) -> Any:
     r"""Minimize a function with RMSprop: a ``method`` for ``scipy.optimize.minimize``.
 
-    With g the gradient at x, one step is (without momentum; :class:`~numba_rmsprop.RMSprop` tells the rest)::
+    With g the gradient at x, a step is (:class:`~numba_rmsprop.RMSprop` tells what else it may be)::
 
         u   = x / x_scale;  h = g · x_scale
         rms <- rho·rms + (1 - rho)·h²
-        u   <- u - lr·h / (sqrt(rms) + epsilon)
-        x   <- u · x_scale, clipped to the bounds
+        mom <- momentum·mom + lr·h / sqrt(rms + epsilon)
+        x   <- (u - mom) · x_scale, clipped to the bounds
 
     Pass it as ``minimize(fun, x0, jac=..., method=rmsprop, options={...})``; what follows the callback are options.
 
@@ -91,7 +93,10 @@ def rmsprop(
         Called after each step: as ``callback(intermediate_result=result)``, with x, fun, jac and nit, if that is what
         its argument is named, and else as ``callback(x)``. It may raise StopIteration to end the fit.
     learning_rate : float, LearningRateSchedule or callable, optional
-        As in RMSprop. By default it falls exponentially, from 0.1 at the first step to 1e-8 at the last.
+        As in RMSprop. By default it falls exponentially, from 0.1 at the first step to 1e-7 at the last.
+    momentum : float or callable, default 0.9
+        As in RMSprop, but with another default. 0 for sparse gradients, so that the elements that a step leaves out
+        stay where they are.
     maxiter : int, default 10000
         Most steps.
     maxfev : int, optional
@@ -105,8 +110,8 @@ def rmsprop(
         Success when ``fun`` has not fallen by more than ``ftol`` times its size for ``patience`` steps. While the
         learning rate is a fraction of its highest so far, so is ``ftol``, since ``fun`` falls more slowly then wherever
         x is. Below 0 for never.
-    patience : int, default 1000
-        See ``ftol``.
+    patience : int, optional
+        See ``ftol``. By default 3/10 of ``maxiter``, but at least 100.
     window : int, default 1
         For objectives with noise: both rules look at means of ``fun`` and of the gradient over windows of so many
         steps, one behind the other.
@@ -146,8 +151,9 @@ def rmsprop(
     Notes
     -----
     RMSprop's steps are about as long as the learning rate, whatever the gradient's size: where x is of another order
-    than 1, say so with ``x_scale``. Without momentum and weight decay, a step with a sparse gradient costs its stored
-    entries and no pass over x. For smooth problems without noise, L-BFGS-B needs far fewer calls.
+    than 1, say so with ``x_scale``. With ``momentum=0`` and no weight decay, or with ``sparse_update="lazy"``, a step
+    with a sparse gradient costs its stored entries and no pass over x. For smooth problems without noise, L-BFGS-B
+    needs far fewer calls.
 
     Examples
     --------
@@ -161,7 +167,6 @@ def rmsprop(
     start = as_start(x0)
     limits = as_limits(bounds, start)
     scale = as_scale(x_scale, start)
-    gtol, ftol = tolerances(tol, gtol, ftol)
     differences = Differences(
         as_choice("fd_method", fd_method, METHODS),
         None if fd_step is None else as_positive("fd_step", fd_step),
@@ -170,29 +175,28 @@ def rmsprop(
     )
     objective = Objective(fun, jac, args if isinstance(args, tuple) else (args,), differences)
     calls = objective.calls(start)
+    steps = as_count("maxiter", maxiter, 0)
     rules = Rules(
-        as_count("maxiter", maxiter, 0),
+        steps,
         None if maxfev is None else as_count("maxfev", maxfev, calls),
-        gtol,
-        ftol,
-        as_count("patience", patience, 1),
+        *tolerances(tol, gtol, ftol),
+        as_patience(patience, steps),
         as_count("window", window, 1),
     )
     if learning_rate is None:
-        learning_rate = falling_rate(
-            rules.maxiter if rules.maxfev is None else min(rules.maxiter, rules.maxfev // calls)
-        )
+        learning_rate = falling_rate(steps if rules.maxfev is None else min(steps, rules.maxfev // calls))
     known = {name: hyperparameters.pop(name) for name in CONSTRUCTOR & hyperparameters.keys()}
-    optimizer = WatchedRMSprop(learning_rate, **known)
+    optimizer = WatchedRMSprop(learning_rate, momentum=momentum, **known)
     tell = _teller(callback)
-    with Watchers(rules.maxiter, as_flag("progress", progress), as_flag("history", history)) as watchers:
-        shown = as_flag("disp", disp)
-        _warn(hess, hessp, hyperparameters)
-        iterate = Iterate(start, limits, scale, optimizer)
-        fit = Fit(objective, iterate, optimizer, rules, tell, watchers)
+    shown, kept = as_flag("disp", disp), as_flag("history", history)
+    watchers = Watchers(steps, progress=as_flag("progress", progress), history=kept)
+    _warn(hess, hessp, hyperparameters)
+    iterate = Iterate(start, limits, scale, optimizer)
+    fit = Fit(objective, iterate, optimizer, rules, tell, watchers)
+    with watchers:
         fit.run()
     result = _result(fit, iterate, objective)
-    if history:
+    if kept:
         result.history = watchers.history()
     if shown:
         _show(result)

@@ -15,13 +15,16 @@ from ..variables import DTYPES, FloatArray
 
 FIRST_RATE = 0.1
 """The default learning rate of the first step ..."""
-LAST_RATE = 1e-8
+LAST_RATE = 1e-7
 """... and the one that it has fallen to, exponentially, when ``maxiter`` steps are over."""
+MOMENTUM = 0.9
+"""With momentum, epsilon stands under the root: the last steps shrink with the gradient, as gtol needs."""
 MAXITER = 10_000
 GTOL = 1e-5
 FTOL = 1e-9
-PATIENCE = 1000
-"""A falling rate takes ``MAXITER / 7`` steps for a power of ten: within less, a pause in the progress may be chance."""
+PATIENCE = 0.3
+"""What part of ``maxiter`` makes the default patience. A point that is low by luck while the rate is still high must be
+forgotten: until then, the default rate has fallen by a factor of 63."""
 
 
 def as_count(name: str, value: Any, low: int) -> int:
@@ -43,9 +46,13 @@ def as_real(name: str, value: Any) -> float:
         value = value[()]
     if isinstance(value, (bool, np.bool)) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: expected a real number, got {value!r} ({type(value).__name__})")
-    if not math.isfinite(value):
-        raise ValueError(f"{name}: expected a finite number, got {value!r}")
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # an integer may have more digits than a float can
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError(f"{name}: expected a finite number, got {number!r}")
+    return number
 
 
 def as_positive(name: str, value: Any) -> float:
@@ -80,11 +87,20 @@ def tolerances(tol: Any, gtol: Any, ftol: Any) -> tuple[float, float]:
     )
 
 
+def as_patience(value: Any, maxiter: int) -> int:
+    """Return the number of steps without progress that end a fit.
+
+    >>> as_patience(None, 10_000)
+    3000
+    """
+    return max(100, round(PATIENCE * maxiter)) if value is None else as_count("patience", value, 1)
+
+
 def falling_rate(steps: int) -> ExponentialDecay:
     """Return the default learning rate of a fit of ``steps`` steps.
 
     >>> float(falling_rate(100)(0)), f"{falling_rate(100)(100):.3g}"
-    (0.1, '1e-08')
+    (0.1, '1e-07')
     """
     return ExponentialDecay(FIRST_RATE, max(steps, 1), LAST_RATE / FIRST_RATE)
 
