@@ -11,6 +11,7 @@ import numpy as np
 
 from ..gradients import Dense, Rows
 from ..kernels.stopping import (
+    BEST,
     CONVERGED,
     NOT_FINITE,
     OUT_OF_CALLS,
@@ -121,12 +122,14 @@ class Fit:
         means, rules, optimizer = self._means, self._rules, self._optimizer
         mean = means.value
         norm = means.norm(self._iterate.x, self._iterate.limits) if rules.gtol >= 0 else math.inf
+        if rules.window == 1 and mean > self._about_the_best():
+            norm = math.inf  # another point is returned, and it is that one's gradient that has to be small
         ftol = rules.ftol
         if ftol > 0 and optimizer.highest_rate > 0:  # or else a slow step would pass for the end
             ftol *= optimizer.rate / optimizer.highest_rate
         # Steps that were lost in rounding, or had a rate of 0, are no sign of a minimum.
         improved, status = judge(mean, norm, self._moving_steps, self._progress, rules.gtol, ftol, rules.patience)
-        if improved:
+        if improved or (rules.window == 1 and norm <= rules.gtol):
             self._keep(mean, gradient)
         if status == CONVERGED:
             self.message = "Optimization terminated successfully: " + (
@@ -139,6 +142,11 @@ class Fit:
         self._moving_steps = 0
         self._judged = True
         return int(status)
+
+    def _about_the_best(self) -> float:
+        """Return the lowest value so far and a few roundings: among such points, the smaller gradient decides."""
+        best = float(self._progress[BEST])
+        return best + 10 * float(np.finfo(self._iterate.x.dtype).eps) * abs(best) if math.isfinite(best) else best
 
     def _out_of_budget(self) -> int:
         objective, rules = self._objective, self._rules

@@ -184,7 +184,7 @@ def rmsprop(
         as_count("window", window, 1),
     )
     if learning_rate is None:
-        learning_rate = falling_rate(steps if rules.maxfev is None else min(steps, rules.maxfev // calls))
+        learning_rate = falling_rate(steps if rules.maxfev is None else min(steps, rules.maxfev // calls - 1))
     known = {name: hyperparameters.pop(name) for name in CONSTRUCTOR & hyperparameters.keys()}
     optimizer = WatchedRMSprop(learning_rate, momentum=momentum, **known)
     tell = _teller(callback)

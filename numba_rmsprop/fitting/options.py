@@ -182,19 +182,20 @@ def _ends(bounds: Any, x0: FloatArray) -> tuple[FloatArray, FloatArray]:
             )
     else:
         try:
-            pairs = [(low, high) for low, high in bounds]
+            pairs = [(_end(low, -math.inf), _end(high, math.inf)) for low, high in bounds]
         except (TypeError, ValueError) as error:
             raise TypeError(
                 f"bounds: expected scipy.optimize.Bounds or a sequence of (low, high), got {bounds!r:.100}"
             ) from error
         if len(pairs) != x0.size:
             raise ValueError(f"bounds: expected {x0.size} pairs, one for each element of x0, got {len(pairs)}")
-        ends = [
-            np.array([missing if pair[side] is None else pair[side] for pair in pairs]).reshape(x0.shape)
-            for side, missing in enumerate((-math.inf, math.inf))
-        ]
+        ends = [np.array(list(side)).reshape(x0.shape) for side in (zip(*pairs, strict=True) if pairs else ([], []))]
     if any(end.size and end.dtype.kind not in "iufb" for end in ends):
         raise TypeError(f"bounds: expected real numbers or None, got {ends[0].dtype} and {ends[1].dtype}")
     with np.errstate(over="ignore", under="ignore"):
         low, high = (np.broadcast_to(end.astype(x0.dtype), x0.shape).copy() for end in ends)
     return low, high
+
+
+def _end(end: Any, missing: float) -> Any:
+    return missing if end is None else np.asarray(end).item()
