@@ -586,6 +586,22 @@ def test_success_by_gtol():
     assert not fit(gtol=0).success
 
 
+def scripted(values, slopes):
+    """Return a fun and a jac of one element that return these in turn, whatever x."""
+    values, slopes = iter(values), iter(slopes)
+    return (lambda x: next(values)), (lambda x: np.array([next(slopes)]))
+
+
+def test_gtol_is_met_by_the_point_that_is_returned():
+    fun, jac = scripted([0.0, -5.0, -1.0, -1.0], [1.0, 1.0, 0.0, 1.0])
+    result = fit(fun, [0.0], jac=jac, maxiter=3, ftol=-1)
+    assert (result.success, result.fun, result.jac.tolist()) == (False, -5.0, [1.0])
+    above = 1000 * (1 + 1e-15)  # by a rounding
+    fun, jac = scripted([2000.0, 1000.0, above, 1000.0], [1.0, 1.0, 0.0, 0.5])
+    result = fit(fun, [0.0], jac=jac, maxiter=3, ftol=-1)
+    assert (result.success, result.nit, result.fun, result.jac.tolist()) == (True, 2, above, [0.0])
+
+
 def test_success_by_ftol():
     def flat(x):
         return 1 + max(0.0, float(x[0]))
@@ -819,6 +835,17 @@ def test_differences_are_as_good_beside_a_bound(where, method, tolerance):
     np.testing.assert_allclose(free, np.cos(x), rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("method", ["2-point", "3-point"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_differences_reach_a_bound_and_not_beyond(method, dtype):
+    rng = np.random.default_rng(0)
+    low, high = -rng.uniform(0, 1, 2000).astype(dtype), rng.uniform(0, 1, 2000).astype(dtype)
+    x = np.clip((low + rng.uniform(0, 1, 2000) * (high - low)).astype(dtype), low, high)
+    fun = Counted(lambda x: float(np.sum(x)))
+    Differences(method, 100.0, (low, high), 1.0).gradient(fun, x, fun(x))
+    assert all(np.all((low <= x) & (x <= high)) for x in fun.xs)
+
+
 def test_differences_take_steps_of_the_scale():
     def fun(x):
         return np.sin(x[0] * 1e9) + x[1]
@@ -1006,18 +1033,19 @@ def test_sparse_gradients_of_any_format(form, options, dtype):
 
 @pytest.mark.parametrize("convert", [lambda g: g, lambda g: sp.csr_array([g])], ids=["dense", "sparse"])
 def test_the_norm_of_sparse_windows(convert):
-    gradients = np.array([[4.0, 0, 0], [-4, 2, 0], [0, -2, 0], [0, 0, 1e-3], [0, 0, -1e-3], [0, 0, 0]])
+    gradients = np.zeros((6, 30))
+    gradients[:, :3] = [[4.0, 0, 0], [-4, 2, 0], [0, -2, 0], [0, 0, 1e-3], [0, 0, -1e-3], [0, 0, 0]]
     count = iter(range(6))
     given = {"window": 3, "gtol": 1e-9, "ftol": -1}
-    result = fit(lambda x: 1.0, np.zeros(3), jac=lambda x: convert(gradients[next(count)]), **given)
+    result = fit(lambda x: 1.0, np.zeros(30), jac=lambda x: convert(gradients[next(count)]), **given)
     assert (result.success, result.nit) == (True, 2)  # the mean of the first three is 0
     gradients[2, 1] = 0
     count = iter(range(6))
-    result = fit(lambda x: 1.0, np.zeros(3), jac=lambda x: convert(gradients[next(count)]), **given)
+    result = fit(lambda x: 1.0, np.zeros(30), jac=lambda x: convert(gradients[next(count)]), **given)
     assert (result.success, result.nit) == (True, 5)
     gradients[5, 0] = 1e-3
     count = iter(range(6))
-    result = fit(lambda x: 1.0, np.zeros(3), jac=lambda x: convert(gradients[next(count)]), maxiter=5, **given)
+    result = fit(lambda x: 1.0, np.zeros(30), jac=lambda x: convert(gradients[next(count)]), maxiter=5, **given)
     assert (result.success, result.nit) == (False, 5)
 
 

@@ -151,9 +151,12 @@ def rmsprop(
     Notes
     -----
     RMSprop's steps are about as long as the learning rate, whatever the gradient's size: where x is of another order
-    than 1, say so with ``x_scale``. With ``momentum=0`` and no weight decay, or with ``sparse_update="lazy"``, a step
-    with a sparse gradient costs its stored entries and no pass over x. For smooth problems without noise, L-BFGS-B
-    needs far fewer calls.
+    than 1, say so with ``x_scale``. At a constant rate, x ends about that far from the minimum, and ``ftol`` ends the
+    fit there; only a falling rate leads further. Over a window, the mean gradient may be small while x still swings to
+    and fro in long steps: with ``gtol=-1``, ``fun`` alone decides.
+
+    With ``momentum=0`` and no weight decay, or with ``sparse_update="lazy"``, a step with a sparse gradient costs its
+    stored entries and no pass over x. For smooth problems without noise, L-BFGS-B needs far fewer calls.
 
     Examples
     --------
