@@ -453,6 +453,7 @@ REFUSED_OPTIONS = [
     ({"bounds": [(0, 2), (1, 0)]}, ValueError, r"bounds\[1\]: expected a lower bound that is at most the upper one"),
     ({"bounds": [(0, 2), (np.nan, 0)]}, ValueError, r"bounds\[1\]: expected a lower bound"),
     ({"bounds": [(0, 2), (-1, 0)]}, ValueError, r"bounds\[1\]: expected x0 within the bounds.*-1.0, 0.0.*x0\[1\] = -2"),
+    ({"bounds": [(0, 0.5), (-3, 0)]}, ValueError, r"bounds\[0\]: expected x0 within the bounds, got \(0.0, 0.5\)"),
     ({"bounds": [(2, None), (-3, 0)]}, ValueError, r"bounds\[0\]: expected x0 within the bounds"),
     ({"bounds": [(np.inf, np.inf)] * 2}, ValueError, r"bounds\[0\]: expected x0 within the bounds"),
     ({"bounds": 3}, TypeError, "bounds: expected scipy.optimize.Bounds or a sequence"),
@@ -1039,7 +1040,7 @@ def test_the_norm_of_sparse_windows(convert):
     given = {"window": 3, "gtol": 1e-9, "ftol": -1}
     result = fit(lambda x: 1.0, np.zeros(30), jac=lambda x: convert(gradients[next(count)]), **given)
     assert (result.success, result.nit) == (True, 2)  # the mean of the first three is 0
-    gradients[2, 1] = 0
+    gradients[2, 1], gradients[3, 1], gradients[4, 1] = 0, 1, -1  # what the first window leaves must not come back
     count = iter(range(6))
     result = fit(lambda x: 1.0, np.zeros(30), jac=lambda x: convert(gradients[next(count)]), **given)
     assert (result.success, result.nit) == (True, 5)

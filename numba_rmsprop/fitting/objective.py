@@ -101,10 +101,8 @@ def as_vector(result: Any, x: FloatArray) -> Dense | Rows:
     """
     if scipy.sparse.issparse(result):
         _check(result, x)
-        rows = as_gradient(result.astype(x.dtype, copy=False), x, "x", NOWHERE)
-        return Rows(
-            rows.values.copy(), cast(Rows, rows).indices.copy()
-        )  # they are kept, and jac may write its own anew
+        rows = cast(Rows, as_gradient(result.astype(x.dtype, copy=False), x, "x", NOWHERE))
+        return Rows(rows.values.copy(), rows.indices.copy())  # they are kept, and jac may write its own anew
     if isinstance(result, np.ma.MaskedArray):
         raise ValueError("jac: expected an array or a sparse array, got a masked array; fill it first")
     values = np.asarray(result)
