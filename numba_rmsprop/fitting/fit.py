@@ -11,7 +11,6 @@ import numpy as np
 
 from ..gradients import Dense, Rows
 from ..kernels.stopping import (
-    BEST,
     CONVERGED,
     NOT_FINITE,
     OUT_OF_CALLS,
@@ -19,10 +18,12 @@ from ..kernels.stopping import (
     RUNNING,
     STOPPED,
     judge,
+    slack,
     start_progress,
 )
 from ..variables import FloatArray
 from .iterate import Iterate, WatchedRMSprop
+from .limits import PRECISION
 from .means import Means
 from .objective import Objective
 
@@ -122,31 +123,27 @@ class Fit:
         means, rules, optimizer = self._means, self._rules, self._optimizer
         mean = means.value
         norm = means.norm(self._iterate.x, self._iterate.limits) if rules.gtol >= 0 else math.inf
-        if rules.window == 1 and mean > self._about_the_best():
-            norm = math.inf  # another point is returned, and it is that one's gradient that has to be small
-        ftol = rules.ftol
-        if ftol > 0 and optimizer.highest_rate > 0:  # or else a slow step would pass for the end
-            ftol *= optimizer.rate / optimizer.highest_rate
+        noisy = rules.window > 1
+        precision = math.inf if noisy else PRECISION * float(np.finfo(self._iterate.x.dtype).eps)
+        ftol = slack(rules.ftol, optimizer.rate / optimizer.highest_rate if optimizer.highest_rate > 0 else 1.0, 0.0)
         # Steps that were lost in rounding, or had a rate of 0, are no sign of a minimum.
-        improved, status = judge(mean, norm, self._moving_steps, self._progress, rules.gtol, ftol, rules.patience)
-        if improved or (rules.window == 1 and norm <= rules.gtol):
+        keep, status = judge(
+            mean, norm, self._moving_steps, self._progress, rules.gtol, ftol, rules.patience, precision
+        )
+        if keep:
             self._keep(mean, gradient)
         if status == CONVERGED:
+            verb = "fallen" if noisy else "changed"
             self.message = "Optimization terminated successfully: " + (
                 f"no element of the projected gradient is above gtol ({norm:.3g} <= {rules.gtol:.3g})."
                 if norm <= rules.gtol
-                else f"fun has not fallen by more than ftol ({rules.ftol:.3g}) in {rules.patience} steps."
+                else f"fun has not {verb} by more than ftol ({rules.ftol:.3g}) in {rules.patience} steps."
             )
         self._watch(self.nit, mean, optimizer.rate)
         means.clear()
         self._moving_steps = 0
         self._judged = True
         return int(status)
-
-    def _about_the_best(self) -> float:
-        """Return the lowest value so far and a few roundings: among such points, the smaller gradient decides."""
-        best = float(self._progress[BEST])
-        return best + 10 * float(np.finfo(self._iterate.x.dtype).eps) * abs(best) if math.isfinite(best) else best
 
     def _out_of_budget(self) -> int:
         objective, rules = self._objective, self._rules

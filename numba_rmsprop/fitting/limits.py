@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from typing import Any
 
 import numpy as np
@@ -11,13 +10,13 @@ from numpy.typing import NDArray
 from ..hyperparameters import check_number, evaluate_learning_rate
 from ..kernels.fits import Constants, Limits
 from ..optimizer import RMSprop
-from ..schedules import ExponentialDecay
-
-FIRST_RATE, LAST_RATE = 1e-1, 1e-8
-"""Between which the learning rate falls where none is given."""
+from .options import as_count, as_real, falling_rate
 
 DEFAULTS = {"rho": 0.99, "momentum": 0.9, "epsilon": 1e-30}
 """Hyperparameters that differ from those of RMSprop, whose epsilon would be large beside the slopes of many fits."""
+
+PRECISION = 10.0
+"""What rounding may change an objective by, in units of its last place."""
 
 HYPERPARAMETERS = (
     *("rho", "momentum", "epsilon", "centered", "decay", "weight_decay", "clipvalue", "clipnorm", "epsilon_in_sqrt"),
@@ -27,11 +26,11 @@ HYPERPARAMETERS = (
 def as_limits(maxiter: Any, gtol: Any, ftol: Any, patience: Any, dtype: np.dtype[Any]) -> Limits:
     """Return what ends a fit; None stands for a tolerance that is never met."""
     return Limits(
-        maxiter=_whole("maxiter", maxiter, 0),
+        maxiter=as_count("maxiter", maxiter, 0),
         gtol=_tolerance("gtol", gtol),
         ftol=_tolerance("ftol", ftol),
-        patience=_whole("patience", patience, 1),
-        precision=4.0 * float(np.finfo(dtype).eps),
+        patience=as_count("patience", patience, 1),
+        precision=PRECISION * float(np.finfo(dtype).eps),
         highest_rate=0.0,  # known when the rates of all steps are
     )
 
@@ -43,9 +42,7 @@ def as_optimizer(learning_rate: Any, maxiter: int, hyperparameters: dict[str, An
             raise TypeError(f"{name}: expected one of {', '.join(HYPERPARAMETERS)}, got an unknown argument")
         if callable(value):
             raise TypeError(f"{name}: expected a number, the same for all steps, got {value!r}")
-    if learning_rate is None:
-        learning_rate = ExponentialDecay(FIRST_RATE, max(maxiter, 1), LAST_RATE / FIRST_RATE)
-    return RMSprop(learning_rate, **DEFAULTS | hyperparameters)
+    return RMSprop(falling_rate(maxiter) if learning_rate is None else learning_rate, **DEFAULTS | hyperparameters)
 
 
 def learning_rates(optimizer: RMSprop, maxiter: int) -> NDArray[np.float64]:
@@ -78,20 +75,8 @@ def has_momentum(optimizer: RMSprop) -> bool:
     return "momentum" in optimizer.get_slot_names()
 
 
-def _whole(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name}: expected an integer, got {value!r}")
-    if value < least:
-        raise ValueError(f"{name}: expected {least} or more, got {value}")
-    return int(value)
-
-
 def _tolerance(name: str, value: Any) -> float:
-    if value is None:
-        return -1.0
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name}: expected a number or None, got {value!r}")
-    number = float(value)
-    if not 0 <= number < np.inf:
-        raise ValueError(f"{name}: expected 0 or more, finite, or None, got {value!r}")
+    number = -1.0 if value is None else as_real(name, value)
+    if value is not None and number < 0:
+        raise ValueError(f"{name}: expected 0 or more, or None, got {value!r}")
     return number

@@ -73,7 +73,7 @@ def minimize_many(
         See ``ftol``.
     learning_rate : float, schedule, callable or None
         As in :class:`~numba_rmsprop.RMSprop`; every schedule works, since its rates are computed beforehand. None
-        stands for one that falls exponentially from 0.1 to 1e-8 in ``maxiter`` steps.
+        stands for one that falls exponentially from 0.1 to 1e-7 in ``maxiter`` steps.
     progress : bool
         Show a progress bar (with tqdm).
     **hyperparameters

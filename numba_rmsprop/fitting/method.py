@@ -107,9 +107,9 @@ def rmsprop(
         Success when no element of the gradient by x is larger, projected onto the bounds: where x would leave them,
         an element counts for as far as x can go. Below 0 for never.
     ftol : float, default 1e-9
-        Success when ``fun`` has not fallen by more than ``ftol`` times its size for ``patience`` steps. While the
-        learning rate is a fraction of its highest so far, so is ``ftol``, since ``fun`` falls more slowly then wherever
-        x is. Below 0 for never.
+        Success when ``fun`` has neither fallen nor risen by more than ``ftol`` times its size for ``patience`` steps;
+        with a ``window``, when it has not fallen. While the learning rate is a fraction of its highest so far, so is
+        ``ftol``, since ``fun`` changes more slowly then wherever x is. Below 0 for never.
     patience : int, optional
         See ``ftol``. By default 3/10 of ``maxiter``, but at least 100.
     window : int, default 1

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ..kernels.stopping import CONVERGED, NOT_FINITE, OUT_OF_CALLS, OUT_OF_STEPS, RAISED, STOPPED
 
 MESSAGES = {
-    CONVERGED: "Converged: the gradient is within gtol, or the function has not fallen by ftol within patience steps.",
+    CONVERGED: "Converged: the gradient is within gtol, or the function has not changed by ftol in patience steps.",
     OUT_OF_STEPS: "Stopped after maxiter steps without meeting a tolerance.",
     OUT_OF_CALLS: "Stopped after maxfev calls of the function without meeting a tolerance.",
     NOT_FINITE: "Stopped at NaN or infinity, of the function or its gradient; x is the best point before.",

@@ -7,6 +7,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from .bars import bar
+
 
 class Watchers:
     """A context that is called with each window of a fit: ``watchers(nit, mean, rate)``.
@@ -34,7 +36,7 @@ class Watchers:
     """
 
     def __init__(self, maxiter: int, progress: bool, history: bool) -> None:
-        self._bar: Any = _bar(maxiter) if progress else None
+        self._bar: Any = bar(maxiter, "step") if progress else None
         self._kept: list[tuple[int, float, float]] | None = [] if history else None
 
     def __enter__(self) -> Self:
@@ -60,11 +62,3 @@ class Watchers:
             "fun": np.array([mean for _, mean, _ in kept], np.float64),
             "learning_rate": np.array([rate for _, _, rate in kept], np.float64),
         }
-
-
-def _bar(maxiter: int) -> Any:
-    try:
-        from tqdm import tqdm
-    except ImportError as error:
-        raise ImportError("progress=True: expected tqdm to be installed, as with pip install tqdm") from error
-    return tqdm(total=maxiter, unit="step")

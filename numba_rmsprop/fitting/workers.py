@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from contextlib import nullcontext
 
 import numba
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ..interrupts import asked_to_stop
 from ..kernels.memory import PLAIN
 from ..threads import new_counters
+from .bars import bar
 
 TICK = 0.1
 """Seconds between two looks at how far the workers are."""
@@ -28,7 +29,7 @@ class Workers:
 
     def __init__(self, fits: int, progress: str | None) -> None:
         self.fits = fits
-        self.progress = progress
+        self._progress = progress
         self.count = 1 if PLAIN else max(1, min(int(numba.get_num_threads()), fits))
         self.stop: NDArray[np.int64] = np.zeros((1, 8), np.int64)
         self.errors: dict[int, Exception] = {}
@@ -51,17 +52,19 @@ class Workers:
             For each worker, where ``share`` writes the fit it is at.
         """
         self._counters[:] = 0
+        shown = None if self._progress is None else bar(self.fits, "fit", self._progress)
         threads = [
             threading.Thread(target=self._work, args=(share, worker, current[worker]), daemon=True)
             for worker in range(self.count)
         ]
-        with asked_to_stop(self._ask), _bar(self.progress, self.fits) as bar:
+        with asked_to_stop(self._ask), shown or nullcontext():
             for thread in threads:
                 thread.start()
             for thread in threads:
                 while thread.is_alive():
                     thread.join(TICK)
-                    bar.update(self._begun() - bar.n)
+                    if shown is not None:
+                        shown.update(self._begun() - shown.n)
 
     def _work(self, share: Callable[..., None], worker: int, current: NDArray[np.int64]) -> None:
         while True:
@@ -80,24 +83,3 @@ class Workers:
         """Return how many fits the workers have taken: of each part, no more than it has."""
         ends = np.arange(self.count + 1) * self.fits // self.count
         return int(np.minimum(self._counters[:, 0], np.diff(ends)).sum())
-
-
-class _NoBar:
-    n = 0
-
-    def update(self, n: int) -> None:
-        """Show nothing."""
-
-    def __enter__(self) -> _NoBar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
-def _bar(name: str | None, total: int) -> Any:
-    if name is None:
-        return _NoBar()
-    from tqdm.auto import tqdm  # here, since it is an extra
-
-    return tqdm(total=total, desc=name, unit="fit")

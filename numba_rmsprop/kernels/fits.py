@@ -196,8 +196,10 @@ def fit(
         norm = largest_slope(x, scratch.gradient, space.lengths, space)
         rate = learning_rates[min(steps, learning_rates.size - 1)]
         ftol = slack(limits.ftol, rate / limits.highest_rate, limits.precision)
-        improved, status = judge(np.float64(cost), norm, 1, scratch.progress, limits.gtol, ftol, limits.patience)
-        if improved:
+        keep, status = judge(
+            np.float64(cost), norm, 1, scratch.progress, limits.gtol, ftol, limits.patience, limits.precision
+        )
+        if keep:
             best = np.float64(cost)
             for j in range(x.size):
                 scratch.best[j] = x[j]

@@ -29,8 +29,8 @@ def start_progress(progress: Any) -> None:
 
 
 @compiled
-def judge(mean: Any, norm: Any, steps: Any, progress: Any, gtol: Any, ftol: Any, patience: Any) -> Any:
-    """Return ``(improved, status)`` after a window of steps.
+def judge(mean: Any, norm: Any, steps: Any, progress: Any, gtol: Any, ftol: Any, patience: Any, precision: Any) -> Any:
+    """Return ``(keep, status)`` after a window of steps.
 
     Parameters
     ----------
@@ -46,32 +46,43 @@ def judge(mean: Any, norm: Any, steps: Any, progress: Any, gtol: Any, ftol: Any,
         Converged when ``norm <= gtol``; below 0 for never.
     ftol : float
         Converged when the mean has neither fallen nor risen by more than ``ftol`` times its size for ``patience``
-        steps; below 0 for never. That it has not fallen would not do: while the learning rate is high, a fit may
-        come upon a low point by luck and not find another one for long.
+        steps; below 0 for never.
     patience : int
         See ``ftol``.
+    precision : float
+        What rounding may change the objective by, relative to its size. Infinity where there is noise in it, so that
+        it will go on to rise and fall: then it is enough for ``ftol`` that the mean has not fallen. Without noise that
+        would not do: while the learning rate is high, a fit may come upon a low point by luck, and not find another
+        one for long.
 
     Returns
     -------
-    improved : bool
-        Whether the mean is the lowest so far.
+    keep : bool
+        Whether this is the point to return: that with the lowest mean, or one as low, up to rounding, whose gradient
+        is within ``gtol``.
     status : int
         :data:`RUNNING`, :data:`CONVERGED` or :data:`NOT_FINITE`.
     """
     if not (np.isfinite(mean) and norm >= 0):  # a norm may be infinite, since nobody asks, but not NaN
         return False, NOT_FINITE
-    improved = mean < progress[BEST]
-    if improved:
+    lowest = mean < progress[BEST]
+    if lowest:
         progress[BEST] = mean
+    noisy = precision == np.inf
     reference = progress[REFERENCE]
-    if reference < np.inf and abs(mean - reference) <= ftol * abs(reference):
+    change = reference - mean if noisy else abs(reference - mean)
+    if reference < np.inf and change <= ftol * abs(reference):
         progress[STALE] += steps
     else:
         progress[REFERENCE] = mean
         progress[STALE] = 0.0
-    if norm <= gtol or (ftol >= 0 and progress[STALE] >= patience):
-        return improved, CONVERGED
-    return improved, RUNNING
+    # Of a fit that has settled where it is worse than it was, the point that it will return has not converged.
+    above, size = mean - progress[BEST], abs(progress[BEST])
+    if norm <= gtol and (noisy or above <= precision * size):
+        return lowest or not noisy, CONVERGED
+    if ftol >= 0 and progress[STALE] >= patience and (noisy or above <= max(ftol, precision) * size):
+        return lowest, CONVERGED
+    return lowest, RUNNING
 
 
 @compiled
