@@ -9,9 +9,10 @@ CHECKED := $(addprefix tests/,test_bounds.py test_exact.py test_clipping.py test
 
 .PHONY: demo compare bench bench-peers test soak fuzz lint clean
 
-demo: .venv/with-examples  ## train word vectors and a classifier on the documentation of NumPy and SciPy
+demo: .venv/with-examples  ## word vectors and a classifier of the documentation of NumPy and SciPy, and a map of decay times
 	$(BIN)/python examples/word_vectors.py --out demo
 	$(BIN)/python examples/sparse_classifier.py --out demo
+	$(BIN)/python examples/decay_maps.py --out demo
 
 compare: .venv/with-bench  ## the same, beside gensim's Word2Vec and scikit-learn
 	$(BIN)/python examples/word_vectors.py --out demo --compare
