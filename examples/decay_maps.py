@@ -5,7 +5,8 @@
 
 Each pixel's echoes decay as ``amplitude * exp(-t / tau)``, with normal noise. The images are made here, so the truth is
 known. SciPy's curve_fit, in a loop over a sample of the pixels, starts at the same points and has the same derivatives;
-its time for all pixels is extrapolated from the sample. It runs on one thread.
+its time for all pixels is extrapolated from the sample. It runs on one thread, and needs no compiling. Where there is
+hardly more signal than noise (``--noise 0.3``), a third of the fits here do not converge, and nearly all of SciPy's do.
 
 Writes the maps (safetensors) and a figure into the folder ``--out``, and one line of JSON.
 """
