@@ -23,7 +23,7 @@ from ..kernels.stopping import (
 )
 from ..variables import FloatArray
 from .iterate import Iterate, WatchedRMSprop
-from .limits import PRECISION
+from .limits import near_the_best
 from .means import Means
 from .objective import Objective
 
@@ -124,12 +124,10 @@ class Fit:
         mean = means.value
         norm = means.norm(self._iterate.x, self._iterate.limits) if rules.gtol >= 0 else math.inf
         noisy = rules.window > 1
-        precision = math.inf if noisy else PRECISION * float(np.finfo(self._iterate.x.dtype).eps)
+        near = math.inf if noisy else near_the_best(self._iterate.x.dtype)
         ftol = slack(rules.ftol, optimizer.rate / optimizer.highest_rate if optimizer.highest_rate > 0 else 1.0, 0.0)
         # Steps that were lost in rounding, or had a rate of 0, are no sign of a minimum.
-        keep, status = judge(
-            mean, norm, self._moving_steps, self._progress, rules.gtol, ftol, rules.patience, precision
-        )
+        keep, status = judge(mean, norm, self._moving_steps, self._progress, rules.gtol, ftol, rules.patience, near)
         if keep:
             self._keep(mean, gradient)
         if status == CONVERGED:

@@ -12,11 +12,11 @@ from ..kernels.fits import Constants, Limits
 from ..optimizer import RMSprop
 from .options import as_count, as_real, falling_rate
 
+RATES = 1e-2, 1e-8
+"""Between which the learning rate falls where none is given. With the rho below, a first step is ten times as long."""
+
 DEFAULTS = {"rho": 0.99, "momentum": 0.9, "epsilon": 1e-30}
 """Hyperparameters that differ from those of RMSprop, whose epsilon would be large beside the slopes of many fits."""
-
-PRECISION = 10.0
-"""What rounding may change an objective by, in units of its last place."""
 
 HYPERPARAMETERS = (
     *("rho", "momentum", "epsilon", "centered", "decay", "weight_decay", "clipvalue", "clipnorm", "epsilon_in_sqrt"),
@@ -30,9 +30,19 @@ def as_limits(maxiter: Any, gtol: Any, ftol: Any, patience: Any, dtype: np.dtype
         gtol=_tolerance("gtol", gtol),
         ftol=_tolerance("ftol", ftol),
         patience=as_count("patience", patience, 1),
-        precision=PRECISION * float(np.finfo(dtype).eps),
+        precision=10.0 * float(np.finfo(dtype).eps),
+        near=near_the_best(dtype),
         highest_rate=0.0,  # known when the rates of all steps are
     )
+
+
+def near_the_best(dtype: np.dtype[Any]) -> float:
+    """Return how far above the lowest value seen, relative to its size, a point may be and still have converged.
+
+    More than rounding, which in a sum of squares is that of the data and not of the residuals; far less than anybody
+    would tell two minima by.
+    """
+    return float(np.sqrt(np.finfo(dtype).eps))
 
 
 def as_optimizer(learning_rate: Any, maxiter: int, hyperparameters: dict[str, Any]) -> RMSprop:
@@ -42,7 +52,9 @@ def as_optimizer(learning_rate: Any, maxiter: int, hyperparameters: dict[str, An
             raise TypeError(f"{name}: expected one of {', '.join(HYPERPARAMETERS)}, got an unknown argument")
         if callable(value):
             raise TypeError(f"{name}: expected a number, the same for all steps, got {value!r}")
-    return RMSprop(falling_rate(maxiter) if learning_rate is None else learning_rate, **DEFAULTS | hyperparameters)
+    return RMSprop(
+        falling_rate(maxiter, *RATES) if learning_rate is None else learning_rate, **DEFAULTS | hyperparameters
+    )
 
 
 def learning_rates(optimizer: RMSprop, maxiter: int) -> NDArray[np.float64]:

@@ -60,7 +60,9 @@ def minimize_many(
         Each a number, or an array of shape (parameters,) or (fits, parameters).
     x_scale : float, array_like or "x0"
         Typical sizes of the parameters, of those shapes; or "x0", the sizes that they start with (1 for those that
-        start at 0). A learning rate of 0.01 moves a parameter by about a hundredth of that at a step.
+        start at 0). A step changes a parameter by about the learning rate times that; the first one, while the mean
+        square still grows, by up to 1/sqrt(1 - rho) times as much, and steps in one direction by up to
+        1/(1 - momentum) times as much.
     maxiter : int
         Most steps of a fit.
     gtol : float or None
@@ -73,7 +75,7 @@ def minimize_many(
         See ``ftol``.
     learning_rate : float, schedule, callable or None
         As in :class:`~numba_rmsprop.RMSprop`; every schedule works, since its rates are computed beforehand. None
-        stands for one that falls exponentially from 0.1 to 1e-7 in ``maxiter`` steps.
+        stands for one that falls exponentially from 0.01 to 1e-8 in ``maxiter`` steps.
     progress : bool
         Show a progress bar (with tqdm).
     **hyperparameters

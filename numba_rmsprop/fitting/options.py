@@ -96,13 +96,13 @@ def as_patience(value: Any, maxiter: int) -> int:
     return max(100, round(PATIENCE * maxiter)) if value is None else as_count("patience", value, 1)
 
 
-def falling_rate(steps: int) -> ExponentialDecay:
-    """Return the default learning rate of a fit of ``steps`` steps.
+def falling_rate(steps: int, first: float = FIRST_RATE, last: float = LAST_RATE) -> ExponentialDecay:
+    """Return the default learning rate of a fit of ``steps`` steps: from ``first`` to ``last``.
 
     >>> float(falling_rate(100)(0)), f"{falling_rate(100)(100):.3g}"
     (0.1, '1e-07')
     """
-    return ExponentialDecay(FIRST_RATE, max(steps, 1), LAST_RATE / FIRST_RATE)
+    return ExponentialDecay(first, max(steps, 1), last / first)
 
 
 def as_start(x0: Any) -> FloatArray:

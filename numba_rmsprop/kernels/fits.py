@@ -53,6 +53,7 @@ class Limits(NamedTuple):
     patience: Any
     precision: Any
     """What rounding may change an objective by, relative to its size."""
+    near: Any
     highest_rate: Any
     """The highest learning rate of all steps."""
 
@@ -197,7 +198,7 @@ def fit(
         rate = learning_rates[min(steps, learning_rates.size - 1)]
         ftol = slack(limits.ftol, rate / limits.highest_rate, limits.precision)
         keep, status = judge(
-            np.float64(cost), norm, 1, scratch.progress, limits.gtol, ftol, limits.patience, limits.precision
+            np.float64(cost), norm, 1, scratch.progress, limits.gtol, ftol, limits.patience, limits.near
         )
         if keep:
             best = np.float64(cost)
@@ -230,8 +231,12 @@ def largest_slope(x: Any, gradient: Any, lengths: Any, space: Any) -> float:
         room = np.float64(x[j] - space.lower[j] if slope > 0 else space.upper[j] - x[j])
         if lengths is None:
             largest = max(largest, min(abs(slope), room))
-        elif room > 0 and slope != 0:
-            largest = max(largest, abs(slope) / np.sqrt(lengths[j]) / np.sqrt(lengths[x.size]))
+        elif lengths[j] > 0:
+            if room > 0 and slope != 0:
+                largest = max(largest, abs(slope) / np.sqrt(lengths[j]) / np.sqrt(lengths[x.size]))
+        elif space.lower[j] < space.upper[j]:
+            # The model does not depend on it here, as where a step has led to 0 everywhere: no sign of a minimum.
+            largest = np.inf
     return largest
 
 

@@ -29,7 +29,7 @@ def start_progress(progress: Any) -> None:
 
 
 @compiled
-def judge(mean: Any, norm: Any, steps: Any, progress: Any, gtol: Any, ftol: Any, patience: Any, precision: Any) -> Any:
+def judge(mean: Any, norm: Any, steps: Any, progress: Any, gtol: Any, ftol: Any, patience: Any, near: Any) -> Any:
     """Return ``(keep, status)`` after a window of steps.
 
     Parameters
@@ -49,17 +49,18 @@ def judge(mean: Any, norm: Any, steps: Any, progress: Any, gtol: Any, ftol: Any,
         steps; below 0 for never.
     patience : int
         See ``ftol``.
-    precision : float
-        What rounding may change the objective by, relative to its size. Infinity where there is noise in it, so that
-        it will go on to rise and fall: then it is enough for ``ftol`` that the mean has not fallen. Without noise that
+    near : float
+        How far above the lowest mean, relative to its size, a point may be and still have converged: one that is
+        further above has settled where it is worse than it was. Infinity where there is noise in the mean, so that it
+        will go on to rise and fall: then it is enough for ``ftol`` that the mean has not fallen. Without noise that
         would not do: while the learning rate is high, a fit may come upon a low point by luck, and not find another
         one for long.
 
     Returns
     -------
     keep : bool
-        Whether this is the point to return: that with the lowest mean, or one as low, up to rounding, whose gradient
-        is within ``gtol``.
+        Whether this is the point to return: that with the lowest mean, or one near it whose gradient is within
+        ``gtol``.
     status : int
         :data:`RUNNING`, :data:`CONVERGED` or :data:`NOT_FINITE`.
     """
@@ -68,7 +69,7 @@ def judge(mean: Any, norm: Any, steps: Any, progress: Any, gtol: Any, ftol: Any,
     lowest = mean < progress[BEST]
     if lowest:
         progress[BEST] = mean
-    noisy = precision == np.inf
+    noisy = near == np.inf
     reference = progress[REFERENCE]
     change = reference - mean if noisy else abs(reference - mean)
     if reference < np.inf and change <= ftol * abs(reference):
@@ -76,11 +77,10 @@ def judge(mean: Any, norm: Any, steps: Any, progress: Any, gtol: Any, ftol: Any,
     else:
         progress[REFERENCE] = mean
         progress[STALE] = 0.0
-    # Of a fit that has settled where it is worse than it was, the point that it will return has not converged.
     above, size = mean - progress[BEST], abs(progress[BEST])
-    if norm <= gtol and (noisy or above <= precision * size):
+    if norm <= gtol and (noisy or above <= near * size):
         return lowest or not noisy, CONVERGED
-    if ftol >= 0 and progress[STALE] >= patience and (noisy or above <= max(ftol, precision) * size):
+    if ftol >= 0 and progress[STALE] >= patience and (noisy or above <= near * size):
         return lowest, CONVERGED
     return lowest, RUNNING
 
