@@ -40,18 +40,23 @@ def check_number(name: str, value: Any) -> float:
         If it is not finite, or outside its bounds.
     """
     low, high = BOUNDS[name]
+    number = as_float(name, value)
+    if not (low <= number <= high and math.isfinite(number)):
+        upper = f" <= {high:g}" if math.isfinite(high) else ", finite"
+        raise ValueError(f"{name}: expected {low:g} <= {name}{upper}, got {number!r}")
+    return number
+
+
+def as_float(name: str, value: Any) -> float:
+    """Return a real number as a float, which may be infinite or NaN; raise TypeError for anything else."""
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
     if isinstance(value, (bool, np.bool)) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: expected a real number, got {value!r} ({type(value).__name__})")
     try:
-        number = float(value)
+        return float(value)
     except OverflowError:  # an integer may have more digits than a float can
-        number = -math.inf if value < 0 else math.inf
-    if not (low <= number <= high and math.isfinite(number)):
-        upper = f" <= {high:g}" if math.isfinite(high) else ", finite"
-        raise ValueError(f"{name}: expected {low:g} <= {name}{upper}, got {number!r}")
-    return number
+        return -math.inf if value < 0 else math.inf
 
 
 def check(name: str, value: Any) -> Any:

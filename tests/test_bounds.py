@@ -1,8 +1,10 @@
 """Accesses out of bounds are seen under NUMBA_BOUNDSCHECK=1, with which alone `make test` runs this file."""
 
+import numba
 import numpy as np
 import pytest
 
+from numba_rmsprop import curve_fit_many, minimize_many
 from numba_rmsprop.kernels.catching_up import copy_share, flush_rows, gather_catching_up, gather_rows
 from numba_rmsprop.kernels.csr import step_csr
 from numba_rmsprop.kernels.dense import step_dense, step_many
@@ -86,3 +88,33 @@ def test_a_row_that_is_not_there_is_seen(kernel, row):
 def test_other_accesses_out_of_bounds_are_seen(kernel):
     with pytest.raises(IndexError):
         OTHERS[kernel]()
+
+
+@numba.njit
+def distance(x, row):
+    return (x[0] - row[0]) ** 2 + (x[1] - row[1][1]) ** 2
+
+
+@numba.njit
+def distance_slopes(x, row, out):
+    out[0], out[1] = 2 * (x[0] - row[0]), 2 * (x[1] - row[1][1])
+
+
+@numba.njit
+def line(x, b1, b2):
+    return b1 + b2 * x
+
+
+@pytest.mark.parametrize("jac", [distance_slopes, "complex", None])
+def test_fits_stay_within_their_arrays(jac):
+    targets = np.arange(5.0), np.arange(10.0).reshape(5, 2)
+    given = {"maxiter": 20, "centered": True, "clipnorm": 1.0, "bounds": (-1.0, 9.0)}
+    fits = minimize_many(distance, np.zeros((5, 2)), targets, jac=jac, **given)
+    assert set(fits.status) <= {0, 1}, fits.message
+
+
+def test_curves_stay_within_their_arrays():
+    x = np.linspace(0.0, 1.0, 7)
+    fits = curve_fit_many(line, x, 1 + np.arange(3.0)[:, np.newaxis] * x, [1.0, 1.0], loss="cauchy", maxiter=20)
+    assert set(fits.status) <= {0, 1}, fits.message
+    assert np.isfinite(fits.pcov).all()

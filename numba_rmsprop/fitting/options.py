@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..hyperparameters import as_float
 from ..schedules import ExponentialDecay
 from ..variables import DTYPES, FloatArray
 
@@ -42,14 +43,7 @@ def as_count(name: str, value: Any, low: int) -> int:
 
 def as_real(name: str, value: Any) -> float:
     """Return a finite number as a float."""
-    if isinstance(value, np.ndarray) and value.ndim == 0:
-        value = value[()]
-    if isinstance(value, (bool, np.bool)) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name}: expected a real number, got {value!r} ({type(value).__name__})")
-    try:
-        number = float(value)
-    except OverflowError:  # an integer may have more digits than a float can
-        number = math.inf
+    number = as_float(name, value)
     if not math.isfinite(number):
         raise ValueError(f"{name}: expected a finite number, got {number!r}")
     return number
