@@ -65,6 +65,8 @@ class Workers:
                     thread.join(TICK)
                     if shown is not None:
                         shown.update(self._begun() - shown.n)
+            if shown is not None:
+                shown.update(self._begun() - shown.n)  # they may all have ended before the first look
 
     def _work(self, share: Callable[..., None], worker: int, current: NDArray[np.int64]) -> None:
         while True:
@@ -72,7 +74,8 @@ class Workers:
                 with np.errstate(all="ignore"):  # as compiled code, for when Numba is told to compile nothing
                     share(worker, self._counters, self.stop)
             except Exception as error:  # noqa: BLE001 - whatever the user's function raises; it is told in the result
-                self.errors[int(current[0])] = error
+                # Its traceback would keep the frames, and with them all data, for each fit that raises.
+                self.errors[int(current[0])] = error.with_traceback(None)
             else:
                 return
 
