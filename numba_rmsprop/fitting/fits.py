@@ -57,7 +57,7 @@ class Fits:
         self.workers = Workers(len(x0), progress)
         self._scale = as_scale(x_scale, x0)
         self._bounds = as_bounds(bounds, x0, name)
-        self._spaces = [self._space() for _ in range(self.workers.count)]
+        self.spaces = [self._space() for _ in range(self.workers.count)]
 
     def run(self, optimizer: RMSprop, limits: kernels.Limits) -> kernels.Results:
         """Take the steps of all fits. Those that were not begun when Ctrl-C came have ``fun`` NaN."""
@@ -71,10 +71,10 @@ class Fits:
         )
         rates, numbers = learning_rates(optimizer, limits.maxiter), constants(optimizer, self.x0.dtype)
         limits = limits._replace(highest_rate=float(rates.max()))
-        scratch = [self._scratch(optimizer) for _ in self._spaces]
+        scratch = [self._scratch(optimizer) for _ in self.spaces]
 
         def share(worker: int, counters: NDArray[np.int64], stop: NDArray[np.int64]) -> None:
-            fixed = self.functions, self.x0, self.data, self._spaces[worker]
+            fixed = self.functions, self.x0, self.data, self.spaces[worker]
             own = scratch[worker], worker, counters, stop
             kernels.run_fits(*fixed, rates, numbers, limits, results, *own)
 

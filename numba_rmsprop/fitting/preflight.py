@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numba.core.errors import NumbaError
 
+from ..kernels.fits import Space
 from ..kernels.slopes import complex_steps, model_slopes, objective_slopes
 from ..variables import FloatArray
 from .fits import Fits
@@ -33,7 +34,7 @@ def check_objective(fits: Fits) -> None:
     if functions.slopes is objective_slopes:
         _check_gradient(functions.jac, x, row)
     if functions.slopes is complex_steps:
-        _check_analytic("fun", lambda at: _called("fun", functions.fun, at, row), x)
+        _check_analytic("fun", lambda at: _called("fun", functions.fun, at, row), x, fits.spaces[0])
 
 
 def check_model(fits: Fits) -> None:
@@ -52,7 +53,7 @@ def check_model(fits: Fits) -> None:
         for slope in slopes:
             _check_real("jac", slope)
     if functions.slopes is complex_steps:
-        _check_analytic("model", lambda at: _called("model", functions.fun, point, *at), x)
+        _check_analytic("model", lambda at: _called("model", functions.fun, point, *at), x, fits.spaces[0])
 
 
 def first_row(data: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -113,12 +114,12 @@ def _depends(first: FloatArray, second: FloatArray) -> Any:
     return ~((first == second) | (np.isnan(first) & np.isnan(second)))
 
 
-def _check_analytic(name: str, function: Callable[[Any], Any], x: FloatArray) -> None:
+def _check_analytic(name: str, function: Callable[[Any], Any], x: FloatArray, space: Space) -> None:
     """Refuse complex steps where they differ from central differences at the first start."""
-    eps = float(np.finfo(x.dtype).eps)
+    eps, complex_step = float(np.finfo(x.dtype).eps), float(space.complex_step)
     for j in range(x.size):
         at = x.astype(np.complex64 if x.dtype == np.float32 else np.complex128)
-        at[j] += 1j * eps
+        at[j] += 1j * complex_step
         result = function(at)
         if result is RAISED:
             return
@@ -127,16 +128,17 @@ def _check_analytic(name: str, function: Callable[[Any], Any], x: FloatArray) ->
                 f'{name}: expected a complex number for complex parameters, since jac="complex", got {_kind(result)}; '
                 "pass jac=None for central differences"
             )
-        step = eps ** (1 / 3) * max(1.0, abs(float(x[j])))
+        size = max(abs(float(space.scale[0, j])), abs(float(x[j]))) or 1.0  # a time may be nanoseconds, in seconds
+        step = eps ** (1 / 3) * size
         above, below = x.copy(), x.copy()
         above[j] += step
         below[j] -= step
         ends = function(above), function(below)
         if RAISED in ends or not np.isfinite(ends).all():
             continue
-        slope = result.imag / eps
+        slope = float(result.imag) / complex_step
         difference = (ends[0] - ends[1]) / (float(above[j]) - float(below[j]))
-        rounding = 100 * eps ** (2 / 3) * max(abs(ends[0]), abs(ends[1])) / max(1.0, abs(float(x[j])))
+        rounding = 100 * eps ** (2 / 3) * max(abs(ends[0]), abs(ends[1])) / size
         if abs(slope - difference) > 0.1 * max(abs(slope), abs(difference)) + rounding:
             raise ValueError(
                 f'{name}: expected an analytic function, since jac="complex"; at the first start its slope along '
