@@ -87,10 +87,14 @@ def native(name: str, array: Any) -> NDArray[Any]:
     """Return a numeric array in the machine's own byte order, which Numba asks for and FITS files do not have."""
     if isinstance(array, np.ma.MaskedArray):
         raise TypeError(f"{name}: expected an array without a mask; to leave points out, give them a sigma of infinity")
-    converted = np.asarray(array)
-    if converted.dtype.kind not in "biufc":
-        raise TypeError(f"{name}: expected an array of numbers, got {converted.dtype}")
-    return converted if converted.dtype.isnative else converted.astype(converted.dtype.newbyteorder("="))
+    try:
+        converted = np.asarray(array)
+    except ValueError as error:  # lists of different lengths
+        raise ValueError(f"{name}: expected an array of numbers; {error}") from None
+    dtype = converted.dtype
+    if dtype.kind not in "biufc" or dtype.char in "egG":  # half and long double, which Numba does not know
+        raise TypeError(f"{name}: expected an array of numbers that Numba knows, got {dtype}")
+    return converted if dtype.isnative else converted.astype(dtype.newbyteorder("="))
 
 
 def as_data(data: Any, fits: int) -> tuple[Any, ...]:
@@ -143,7 +147,9 @@ def as_scale(x_scale: Any, x0: FloatArray) -> FloatArray:
 
 def _like_starts(name: str, value: Any, x0: FloatArray) -> FloatArray:
     try:
-        return np.broadcast_to(np.asarray(value, x0.dtype), x0.shape)
+        array = np.asarray(value)
+        with np.errstate(over="ignore"):  # a bound beyond what float32 holds is infinite
+            return np.broadcast_to(array.astype(x0.dtype, casting="same_kind", copy=False), x0.shape)
     except (TypeError, ValueError):
         raise ValueError(
             f"{name}: expected a number, or an array of shape {x0.shape} or {x0.shape[1:]}, got {value!r:.100}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import Any
 
 import numpy as np
@@ -113,17 +114,19 @@ def curve_fit_many(
     check_compiled("model", model)
     check_signature("model", model, 1 + len(parameters), f"model(x, {', '.join(parameters)})")
     slopes = slopes_of(jac, model_slopes, 1 + len(parameters), f"jac(x, {', '.join(parameters)})")
-    if loss not in LOSSES:
+    if not isinstance(loss, str) or loss not in LOSSES:
         raise ValueError(f"loss: expected one of {', '.join(LOSSES)}, got {loss!r}")
-    width = np.asarray(f_scale)
-    refuse("f_scale", ~(np.isfinite(width) & (width > 0)), width, "a finite number above 0")
+    if isinstance(f_scale, bool) or not isinstance(f_scale, numbers.Real):
+        raise TypeError(f"f_scale: expected a number, got {f_scale!r:.100}")
+    if not 0 < f_scale < np.inf:
+        raise ValueError(f"f_scale: expected a finite number above 0, got {f_scale!r}")
     limits = as_limits(maxiter, gtol, ftol, patience, np.dtype(np.float64))
     optimizer = as_optimizer(learning_rate, limits.maxiter, hyperparameters)
     fits = Fits(
         Functions(curve_cost, slopes, model, jac if slopes is model_slopes else None, LOSSES[loss]),
         start,
         # Tuples of one are what all fits share.
-        (curves, as_sigma(sigma, curves), (float(width),), (tuple(start[0]),), *as_predictors(xdata, curves)),
+        (curves, as_sigma(sigma, curves), (float(f_scale),), (tuple(start[0]),), *as_predictors(xdata, curves)),
         bounds=bounds,
         x_scale=x_scale,
         name="p0",
@@ -165,6 +168,8 @@ def as_sigma(sigma: Any, curves: NDArray[Any]) -> Any:
     if sigma is None:
         return (None,)
     array = native("sigma", sigma)
+    if array.dtype.kind == "c":
+        raise TypeError(f"sigma: expected real numbers, got {array.dtype}")
     refuse("sigma", ~(array > 0), array, "a number above 0")
     return _like_curves("sigma", array, curves, ())
 
@@ -190,13 +195,13 @@ def covariances(triangles: FloatArray, costs: FloatArray, points: int, absolute_
     parameters = triangles.shape[1]
     for begin in range(0, len(triangles), BLOCK):
         block, cost = triangles[begin : begin + BLOCK], costs[begin : begin + BLOCK]
-        found = np.isfinite(block).all(axis=(1, 2))
+        found = np.isfinite(block).all(axis=(1, 2)) & np.isfinite(cost)
         _, values, vectors = np.linalg.svd(block[found])
         kept = values > np.finfo(np.float64).eps * max(points, parameters) * values[:, :1]
         vectors *= np.divide(1.0, values, out=np.zeros_like(values), where=kept)[:, :, np.newaxis]
         inverse = vectors.transpose(0, 2, 1) @ vectors
         if not absolute_sigma:
             freedom = points - parameters
-            inverse *= (2 * cost[found] / freedom if freedom > 0 else np.full(len(inverse), np.inf))[:, None, None]
+            inverse = inverse * (2 * cost[found] / freedom)[:, None, None] if freedom > 0 else np.inf  # not 0 · inf
         block[found], block[~found] = inverse, np.inf
     return triangles

@@ -29,15 +29,15 @@ forgotten: until then, the default rate has fallen by a factor of 63."""
 
 
 def as_count(name: str, value: Any, low: int) -> int:
-    """Return an integer of at least ``low``."""
+    """Return an integer of at least ``low``, which compiled code can hold."""
     try:
         if isinstance(value, (bool, np.bool)):
             raise TypeError
         count = operator.index(value)
     except TypeError:
         raise TypeError(f"{name}: expected an integer, got {value!r} ({type(value).__name__})") from None
-    if count < low:
-        raise ValueError(f"{name}: expected an integer of at least {low}, got {count}")
+    if not low <= count < 2**63:
+        raise ValueError(f"{name}: expected an integer of at least {low}, and less than 2**63, got {count}")
     return count
 
 
