@@ -69,9 +69,11 @@ def curve_cost(functions: Any, x: Any, row: Any, space: Any, gradient: Any) -> A
     for j in range(x.size + 1):
         lengths[j] = 0.0
     for i in range(ydata.size):
+        uncertainty = item_or_one(sigma, i)
+        if uncertainty == np.inf:
+            continue  # left out, whatever is there: NaN too
         point = point_of(row[4:], i)
         value = functions.slopes(call_model, functions.fun, functions.jac, x, point, like, space, slopes)
-        uncertainty = item_or_one(sigma, i)
         residual = (value - ydata[i]) / uncertainty
         rho, first, _ = functions.loss((residual / f_scale) ** 2)
         cost += f_scale**2 * rho
@@ -101,9 +103,11 @@ def curve_triangle(functions: Any, x: Any, row: Any, space: Any, triangle: Any) 
         for j in range(x.size):
             triangle[k, j] = 0.0
     for i in range(ydata.size):
+        uncertainty = item_or_one(sigma, i)
+        if uncertainty == np.inf:
+            continue  # left out, whatever is there: NaN too
         point = point_of(row[4:], i)
         value = functions.slopes(call_model, functions.fun, functions.jac, x, point, like, space, slopes)
-        uncertainty = item_or_one(sigma, i)
         z = ((value - ydata[i]) / uncertainty / f_scale) ** 2
         _, first, second = functions.loss(z)
         weight = np.sqrt(max(first + 2.0 * second * z, EPSILON)) / uncertainty
