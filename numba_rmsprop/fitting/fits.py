@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..kernels import fits as kernels
 from ..kernels.slopes import complex_steps
-from ..kernels.stopping import RAISED, STOPPED
+from ..kernels.stopping import BEST, RAISED, STOPPED
 from ..optimizer import RMSprop
 from ..variables import FloatArray
 from .arguments import as_bounds, as_scale
@@ -76,7 +76,11 @@ class Fits:
         def share(worker: int, counters: NDArray[np.int64], stop: NDArray[np.int64]) -> None:
             fixed = self.functions, self.x0, self.data, self.spaces[worker]
             own = scratch[worker], worker, counters, stop
-            kernels.run_fits(*fixed, rates, numbers, limits, results, *own)
+            try:
+                kernels.run_fits(*fixed, rates, numbers, limits, results, *own)
+            except Exception:
+                _keep_best(results, scratch[worker])
+                raise
 
         self._share_out(share, scratch)
         for i in self.workers.errors:
@@ -121,3 +125,10 @@ class Fits:
             progress=np.zeros(3 + 2 * PADDING)[PADDING : PADDING + 3],
             current=np.zeros(1 + 2 * PADDING, np.int64)[PADDING : PADDING + 1],
         )
+
+
+def _keep_best(results: kernels.Results, scratch: kernels.Scratch) -> None:
+    """Write the best point of a fit in which a function raised, as those that end by themselves do."""
+    i, lowest = scratch.current[0], scratch.progress[BEST]
+    results.x[i] = scratch.best
+    results.fun[i] = lowest if np.isfinite(lowest) else np.nan
