@@ -41,6 +41,16 @@ def threads(request):
 
 
 @pytest.fixture
+def no_fit_may_start(monkeypatch):
+    """Many fits must be refused before any of them starts."""
+
+    def run(*_):
+        raise AssertionError("a fit has started")
+
+    monkeypatch.setattr("numba_rmsprop.fitting.workers.Workers.run", run)
+
+
+@pytest.fixture
 def launches(monkeypatch):
     """Make every step a parallel launch, however small."""
     monkeypatch.setattr("numba_rmsprop.threads.SERIAL_ITEMS", 0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba.core.errors import NumbaError
 from numpy.typing import NDArray
 
 from ..kernels import fits as kernels
@@ -90,7 +89,7 @@ class Fits:
     def _share_out(self, share: Any, scratch: list[kernels.Scratch]) -> None:
         try:
             share(0, np.zeros((1, 8), np.int64), np.ones((1, 8), np.int64))  # compiles, and stops before the first fit
-        except NumbaError as error:
+        except Exception as error:  # not only Numba's: NotImplementedError, for a comparison of complex numbers
             raise TypeError(f"the functions cannot be compiled for these arguments: {error}") from error
         self.workers.run(share, [own.current for own in scratch])
 
