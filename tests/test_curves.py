@@ -329,3 +329,15 @@ def test_complex_steps_are_checked_at_the_size_of_the_parameters():
     """A decay within nanoseconds, in seconds."""
     found = curve_fit_many(decay, 1e-9 * T, curves(), START * [1, 1e9], jac="complex", maxiter=0)
     assert np.isfinite(found.pcov).all()
+
+
+@numba.njit
+def cut_off(t, amplitude, rate):
+    return amplitude * np.exp(-rate * t) if rate < 3.0 else 0.0 * amplitude
+
+
+def test_where_the_model_depends_on_nothing_no_fit_has_converged():
+    curves = np.full((1, T.size), 1e-3)
+    found = curve_fit_many(cut_off, T, curves, [1.0, 2.9], learning_rate=0.5, maxiter=50)
+    assert found.popt[0, 1] > 3  # the first steps lead there, where the cost is lower
+    assert not found.success.any()

@@ -800,7 +800,7 @@ def test_bounds_of_one_number_and_none():
 def test_fixed_elements(scale, jac, dtype):
     x0 = np.array([0.1, -2.0, 0.7], dtype)
     fun = Counted(square)
-    given = {"bounds": [(0.1, 0.1), (None, None), (0.7, 0.7)], "x_scale": scale, "maxiter": 3000}
+    given = {"bounds": [(0.1, 0.1), (None, None), (0.7, 0.7)], "x_scale": scale, "maxiter": 1000, "gtol": 1e-4}
     result = fit(fun, x0, jac=jac, **given)
     assert result.success
     assert all(x[0] == x0[0] and x[2] == x0[2] for x in fun.xs)

@@ -54,7 +54,8 @@ def minimize_many(
         as ``Shared(array)``.
     jac : function compiled by numba.njit, "complex" or None
         Where gradients come from: ``jac(x, row, out)``, which writes every element of ``out``; complex steps, for a
-        ``fun`` that is analytic (no abs, no comparisons of the parameters), as exact as a derivative by hand; None,
+        ``fun`` that is analytic (no abs, no comparisons of the parameters, and of what may be negative no power but
+        ``** 2``, since the others go through an angle that swallows the step), as exact as a derivative by hand; None,
         central differences, with two calls of ``fun`` for each parameter, as have complex steps with one.
     bounds : (lower, upper) or scipy.optimize.Bounds, optional
         Each a number, or an array of shape (parameters,) or (fits, parameters).

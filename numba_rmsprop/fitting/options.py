@@ -36,8 +36,10 @@ def as_count(name: str, value: Any, low: int) -> int:
         count = operator.index(value)
     except TypeError:
         raise TypeError(f"{name}: expected an integer, got {value!r} ({type(value).__name__})") from None
-    if not low <= count < 2**63:
-        raise ValueError(f"{name}: expected an integer of at least {low}, and less than 2**63, got {count}")
+    if count < low:
+        raise ValueError(f"{name}: expected an integer of at least {low}, got {count}")
+    if count >= 2**63:
+        raise ValueError(f"{name}: expected an integer below 2**63, got {count}")
     return count
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import UserDict
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,13 @@ MESSAGES = {
 """What each status means."""
 
 
-def messages_of(status: NDArray[np.int8], errors: dict[int, Exception]) -> dict[int, str]:
+class Messages(UserDict[int, str]):
+    """What each status means. No dict, since SciPy prints those in a result only if their keys are strings."""
+
+
+def messages_of(status: NDArray[np.int8], errors: dict[int, Exception]) -> Messages:
     """Return the message of each status that there is; that of what was raised tells the first of the fits."""
-    messages = {int(code): MESSAGES[int(code)] for code in np.unique(status)}
+    messages = Messages({int(code): MESSAGES[int(code)] for code in np.unique(status)})
     if errors:
         first = min(errors)
         messages[RAISED] = f"The function raised in {len(errors)} fits; in fit {first}: {errors[first]!r}"
