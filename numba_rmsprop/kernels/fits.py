@@ -214,7 +214,7 @@ def fit(
         steps += 1
 
 
-@compiled
+@compiled_inline
 def largest_slope(x: Any, gradient: Any, lengths: Any, space: Any) -> float:
     """Return how far from a minimum the gradient says that x is, in its largest element; or NaN.
 
@@ -240,7 +240,7 @@ def largest_slope(x: Any, gradient: Any, lengths: Any, space: Any) -> float:
     return largest
 
 
-@compiled
+@compiled_inline
 def take_step(learning_rate: Any, constants: Any, space: Any, scratch: Any) -> None:
     """Take a step of RMSprop in ``x / scale``, and go back within the bounds."""
     x, scaled, gradient = scratch.x, scratch.scaled, scratch.gradient

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .jit import compiled
+from .jit import compiled, compiled_inline
 
 RUNNING = -1
 CONVERGED = 0
@@ -28,7 +28,7 @@ def start_progress(progress: Any) -> None:
     progress[STALE] = 0.0
 
 
-@compiled
+@compiled_inline
 def judge(mean: Any, norm: Any, steps: Any, progress: Any, gtol: Any, ftol: Any, patience: Any, near: Any) -> Any:
     """Return ``(keep, status)`` after a window of steps.
 
@@ -85,7 +85,7 @@ def judge(mean: Any, norm: Any, steps: Any, progress: Any, gtol: Any, ftol: Any,
     return lowest, RUNNING
 
 
-@compiled
+@compiled_inline
 def slack(ftol: Any, pace: Any, precision: Any) -> Any:
     """Return by how much, relative to its size, an objective without noise may change and still count as flat.
 
