@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Where torch for CPUs alone comes from; on Linux, PyPI's brings CUDA along.
 TORCH_INDEX ?=
-PYTEST := $(BIN)/python -m pytest -n 2
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
 # Together they launch every kernel.
 CHECKED := $(addprefix tests/,test_bounds.py test_exact.py test_clipping.py test_threads.py)
 

@@ -12,6 +12,9 @@ from test_many import PLAIN, bits, needs_jit
 from numba_rmsprop import curve_fit_many
 from numba_rmsprop.schedules import ExponentialDecay
 
+# On one worker, since each compiles the same functions anew.
+pytestmark = pytest.mark.xdist_group("curves")
+
 T = np.linspace(0.1, 3.0, 12)
 TRUTH = np.array([[2.0, 0.5], [5.0, 1.5], [0.5, 1.0]])
 START = TRUTH * [[1.1, 0.9]]
@@ -341,3 +344,28 @@ def test_where_the_model_depends_on_nothing_no_fit_has_converged():
     found = curve_fit_many(cut_off, T, curves, [1.0, 2.9], learning_rate=0.5, maxiter=50)
     assert found.popt[0, 1] > 3  # the first steps lead there, where the cost is lower
     assert not found.success.any()
+
+
+@pytest.mark.parametrize("unit", [1e-17, 1e-9, 1e9])
+def test_the_unit_of_the_data_does_not_matter(unit):
+    curve = decay(T, 1.0, 1.2) + np.random.default_rng(0).normal(0, 0.02, T.size)
+    expected = curve_fit_many(decay, T, curve[np.newaxis], [1.0, 1.0])
+    found = curve_fit_many(decay, T, unit * curve[np.newaxis], [unit, 1.0])
+    assert found.success.all()
+    np.testing.assert_allclose(found.popt / [unit, 1.0], expected.popt, rtol=1e-6)
+
+
+def test_points_that_are_left_out_are_no_degrees_of_freedom():
+    sigma = np.full((2, T.size), 0.1)
+    sigma[0, 5:], sigma[1] = np.inf, np.inf
+    curves = np.tile(decay(T, 1.0, 1.2) + np.random.default_rng(0).normal(0, 0.02, T.size), (2, 1))
+    found = curve_fit_many(decay, T, curves, [1.0, 1.2], sigma, maxiter=300)
+    alone = curve_fit_many(decay, T[:5], curves[:1, :5], [1.0, 1.2], sigma[:1, :5], maxiter=300)
+    np.testing.assert_allclose(found.pcov[0], alone.pcov[0], rtol=1e-9)
+    assert np.isinf(found.pcov[1]).all()
+
+
+def test_an_amplitude_that_its_bound_holds_at_zero_has_converged():
+    found = curve_fit_many(decay, T, np.full((1, T.size), -0.01), [0.1, 1.0], bounds=(0.0, np.inf), maxiter=500)
+    assert found.popt[0, 0] == 0
+    assert found.success.all()

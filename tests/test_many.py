@@ -12,6 +12,9 @@ from test_schedules import ALL as SCHEDULES
 
 from numba_rmsprop import Shared, minimize_many
 
+# On one worker, since each compiles the same functions anew.
+pytestmark = pytest.mark.xdist_group("many")
+
 PLAIN = numba.config.DISABLE_JIT
 needs_jit = pytest.mark.skipif(PLAIN, reason="what Numba compiles, and refuses, is not asked")
 TOLERANCE = {np.float32: 1e-3, np.float64: 1e-9}
@@ -286,3 +289,8 @@ def test_the_best_point_before_the_end_is_kept():
     assert (found.x[:2] > 0.3).all()
     np.testing.assert_array_equal(found.fun, -found.x[:, 0])
     assert found.nit[2] == 9
+
+
+@pytest.mark.parametrize("rate", [0.0, lambda step: 0.01 if step < 20 else 0.0])
+def test_steps_that_do_not_move_are_no_sign_of_a_minimum(rate):
+    assert not minimize_many(no_data, [[1.0]], learning_rate=rate, maxiter=300).success.any()

@@ -15,6 +15,9 @@ from test_processes import can_fork, results
 
 from numba_rmsprop import Shared, minimize_many
 
+# On one worker, since each compiles the same functions anew.
+pytestmark = pytest.mark.xdist_group("many")
+
 
 def writes_to_x(x, row):
     x[0] = -1.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 
-def bar(total: int, unit: str, name: str | None = None) -> Any:
-    """Return a progress bar.
+def need_tqdm() -> Any:
+    """Return the class of progress bars.
 
     Raises
     ------
@@ -17,4 +17,9 @@ def bar(total: int, unit: str, name: str | None = None) -> Any:
         from tqdm.auto import tqdm  # here, since it is an extra
     except ImportError as error:
         raise ImportError("progress=True: expected tqdm to be installed, as with pip install tqdm") from error
-    return tqdm(total=total, desc=name, unit=unit)
+    return tqdm
+
+
+def bar(total: int, unit: str, name: str | None = None) -> Any:
+    """Return a progress bar; raises as :func:`need_tqdm` does."""
+    return need_tqdm()(total=total, desc=name, unit=unit)

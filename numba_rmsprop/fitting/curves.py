@@ -120,13 +120,14 @@ def curve_fit_many(
         raise TypeError(f"f_scale: expected a number, got {f_scale!r:.100}")
     if not 0 < f_scale < np.inf:
         raise ValueError(f"f_scale: expected a finite number above 0, got {f_scale!r}")
-    limits = as_limits(maxiter, gtol, ftol, patience, np.dtype(np.float64))
-    optimizer = as_optimizer(learning_rate, limits.maxiter, hyperparameters)
+    limits = as_limits(maxiter, gtol, ftol, patience, start.dtype)
+    optimizer = as_optimizer(learning_rate, limits.maxiter, hyperparameters, start.dtype)
+    uncertainties = as_sigma(sigma, curves)
     fits = Fits(
         Functions(curve_cost, slopes, model, jac if slopes is model_slopes else None, LOSSES[loss]),
         start,
         # Tuples of one are what all fits share.
-        (curves, as_sigma(sigma, curves), (float(f_scale),), (tuple(start[0]),), *as_predictors(xdata, curves)),
+        (curves, uncertainties, (float(f_scale),), (tuple(start[0]),), *as_predictors(xdata, curves)),
         bounds=bounds,
         x_scale=x_scale,
         name="p0",
@@ -136,7 +137,7 @@ def curve_fit_many(
     found = fits.run(optimizer, limits)
     return result(
         popt=found.x,
-        pcov=covariances(found.triangles, found.fun, curves.shape[1], absolute_sigma),
+        pcov=covariances(found.triangles, found.fun, uncertainties, curves.shape, absolute_sigma),
         cost=found.fun,
         nit=found.nit,
         status=found.status,
@@ -181,27 +182,38 @@ def _like_curves(name: str, array: NDArray[Any], curves: NDArray[Any], *also: tu
     return np.broadcast_to(array, curves.shape)
 
 
-def covariances(triangles: FloatArray, costs: FloatArray, points: int, absolute_sigma: bool) -> FloatArray:
+def covariances(
+    triangles: FloatArray, costs: FloatArray, sigma: Any, shape: tuple[int, ...], absolute_sigma: bool
+) -> FloatArray:
     """Return the covariance of each fit's parameters as scipy.optimize.curve_fit has it, in place of ``triangles``.
 
     That is the pseudo-inverse of JᵀJ, by the singular values of J, times ``2 cost / (points - parameters)`` unless
-    ``absolute_sigma``.
+    ``absolute_sigma``. Points of infinite sigma are none.
 
     Parameters
     ----------
     triangles : ndarray, shape (fits, parameters, parameters)
         R of each QR decomposition of J, with the same singular values; not finite where there is none.
+    costs : ndarray, shape (fits,)
+    sigma : ndarray, shape (fits, points), or a tuple of None
+    shape : tuple of int
+        (fits, points).
     """
     parameters = triangles.shape[1]
     for begin in range(0, len(triangles), BLOCK):
         block, cost = triangles[begin : begin + BLOCK], costs[begin : begin + BLOCK]
-        found = np.isfinite(block).all(axis=(1, 2)) & np.isfinite(cost)
+        points = np.full(len(block), shape[1])
+        if isinstance(sigma, np.ndarray):
+            points = np.isfinite(sigma[begin : begin + BLOCK]).sum(axis=1)
+        found = np.isfinite(block).all(axis=(1, 2)) & np.isfinite(cost) & (points > 0)
+        freedom = (points - parameters)[found]
         _, values, vectors = np.linalg.svd(block[found])
-        kept = values > np.finfo(np.float64).eps * max(points, parameters) * values[:, :1]
-        vectors *= np.divide(1.0, values, out=np.zeros_like(values), where=kept)[:, :, np.newaxis]
-        inverse = vectors.transpose(0, 2, 1) @ vectors
-        if not absolute_sigma:
-            freedom = points - parameters
-            inverse = inverse * (2 * cost[found] / freedom)[:, None, None] if freedom > 0 else np.inf  # not 0 · inf
+        kept = values > np.finfo(np.float64).eps * max(shape[1], parameters) * values[:, :1]
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            vectors *= np.divide(1.0, values, out=np.zeros_like(values), where=kept)[:, :, np.newaxis]
+            inverse = vectors.transpose(0, 2, 1) @ vectors
+            if not absolute_sigma:
+                inverse *= (2 * cost[found] / freedom)[:, np.newaxis, np.newaxis]
+                inverse[freedom <= 0] = np.inf
         block[found], block[~found] = inverse, np.inf
     return triangles

@@ -122,7 +122,7 @@ class Fits:
             mg=self._array()[np.newaxis] if optimizer.centered else None,
             momentum=self._array()[np.newaxis] if has_momentum(optimizer) else None,
             progress=np.zeros(3 + 2 * PADDING)[PADDING : PADDING + 3],
-            current=np.zeros(1 + 2 * PADDING, np.int64)[PADDING : PADDING + 1],
+            current=np.zeros(2 + 2 * PADDING, np.int64)[PADDING : PADDING + 2],
         )
 
 
@@ -131,3 +131,4 @@ def _keep_best(results: kernels.Results, scratch: kernels.Scratch) -> None:
     i, lowest = scratch.current[0], scratch.progress[BEST]
     results.x[i] = scratch.best
     results.fun[i] = lowest if np.isfinite(lowest) else np.nan
+    results.nit[i] = scratch.current[1]

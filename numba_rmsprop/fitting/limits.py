@@ -15,12 +15,13 @@ from .options import as_count, as_real, falling_rate
 RATES = 1e-2, 1e-8
 """Between which the learning rate falls where none is given. With the rho below, a first step is ten times as long."""
 
-DEFAULTS = {"rho": 0.99, "momentum": 0.9, "epsilon": 1e-30}
-"""Hyperparameters that differ from those of RMSprop, whose epsilon would be large beside the slopes of many fits."""
+RHO, MOMENTUM = 0.99, 0.9
+"""Defaults that differ from those of RMSprop."""
 
-HYPERPARAMETERS = (
-    *("rho", "momentum", "epsilon", "centered", "decay", "weight_decay", "clipvalue", "clipnorm", "epsilon_in_sqrt"),
-)
+HYPERPARAMETERS = [
+    *("rho", "momentum", "epsilon", "centered", "decay", "weight_decay"),
+    *("clipvalue", "clipnorm", "epsilon_in_sqrt"),
+]
 
 
 def as_limits(maxiter: Any, gtol: Any, ftol: Any, patience: Any, dtype: np.dtype[Any]) -> Limits:
@@ -45,23 +46,26 @@ def near_the_best(dtype: np.dtype[Any]) -> float:
     return float(np.sqrt(np.finfo(dtype).eps))
 
 
-def as_optimizer(learning_rate: Any, maxiter: int, hyperparameters: dict[str, Any]) -> RMSprop:
+def as_optimizer(learning_rate: Any, maxiter: int, hyperparameters: dict[str, Any], dtype: np.dtype[Any]) -> RMSprop:
     """Return an optimizer with the hyperparameters of a fit, all of which were checked."""
     for name, value in hyperparameters.items():
         if name not in HYPERPARAMETERS:
             raise TypeError(f"{name}: expected one of {', '.join(HYPERPARAMETERS)}, got an unknown argument")
         if callable(value):
             raise TypeError(f"{name}: expected a number, the same for all steps, got {value!r}")
-    return RMSprop(
-        falling_rate(maxiter, *RATES) if learning_rate is None else learning_rate, **DEFAULTS | hyperparameters
-    )
+    # An epsilon of a certain size would be large beside the slopes of data in small units: amperes, or fluxes.
+    defaults = {"rho": RHO, "momentum": MOMENTUM, "epsilon": float(np.finfo(dtype).tiny)}
+    if learning_rate is None:
+        learning_rate = falling_rate(maxiter, *RATES)
+    return RMSprop(learning_rate, **defaults | hyperparameters)
 
 
 def learning_rates(optimizer: RMSprop, maxiter: int) -> NDArray[np.float64]:
     """Return the learning rate of each step, or of all."""
     given, decay = optimizer.learning_rate, check_number("decay", optimizer.decay)
     steps = maxiter if callable(given) or decay > 0 else 1
-    return np.array([evaluate_learning_rate(given, decay, step) for step in range(max(steps, 1))])
+    rates = (evaluate_learning_rate(given, decay, step) for step in range(max(steps, 1)))
+    return np.fromiter(rates, np.float64, max(steps, 1))
 
 
 def constants(optimizer: RMSprop, dtype: np.dtype[Any]) -> Constants:

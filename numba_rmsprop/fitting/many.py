@@ -58,7 +58,7 @@ def minimize_many(
         ``** 2``, since the others go through an angle that swallows the step), as exact as a derivative by hand; None,
         central differences, with two calls of ``fun`` for each parameter, as have complex steps with one.
     bounds : (lower, upper) or scipy.optimize.Bounds, optional
-        Each a number, or an array of shape (parameters,) or (fits, parameters).
+        Each a number, or an array of shape (parameters,) or (fits, parameters). Not pairs, as ``minimize`` has them.
     x_scale : float, array_like or "x0"
         Typical sizes of the parameters, of those shapes; or "x0", the sizes that they start with (1 for those that
         start at 0). A step changes a parameter by about the learning rate times that; the first one, while the mean
@@ -78,9 +78,10 @@ def minimize_many(
         As in :class:`~numba_rmsprop.RMSprop`; every schedule works, since its rates are computed beforehand. None
         stands for one that falls exponentially from 0.01 to 1e-8 in ``maxiter`` steps.
     progress : bool
-        Show a progress bar (with tqdm).
+        Show a progress bar, for which tqdm must be installed.
     **hyperparameters
-        Numbers, as in :class:`~numba_rmsprop.RMSprop`: rho (here 0.99 by default), momentum (0.9), epsilon (1e-30),
+        Numbers, as in :class:`~numba_rmsprop.RMSprop`: rho (here 0.99 by default), momentum (0.9), epsilon
+        (the smallest normal number, so that units do not matter),
         centered, decay, weight_decay, clipvalue, clipnorm (of each fit), epsilon_in_sqrt.
 
     Returns
@@ -92,6 +93,8 @@ def minimize_many(
 
     Raises
     ------
+    ImportError
+        If ``progress`` is wanted and tqdm is not installed.
     TypeError
         If a function is not compiled, cannot be called or compiled for these arguments, or an argument is of the wrong
         kind.
@@ -101,9 +104,10 @@ def minimize_many(
 
     Notes
     -----
-    The first call with a function compiles it and the loop around it, which takes seconds. Ctrl-C ends the call with
-    what has been found so far; a second one raises KeyboardInterrupt. A fit that comes upon NaN ends there, and the
-    others go on. Where each fit is a sum of squares, :func:`~numba_rmsprop.curve_fit_many` knows better when to end.
+    The first call with a function compiles it and the loop around it, which takes seconds. While fits run, Ctrl-C ends
+    the call with what has been found so far; a second one raises KeyboardInterrupt. A fit that comes upon NaN ends
+    there, and the others go on. Where each fit is a sum of squares, :func:`~numba_rmsprop.curve_fit_many` knows better
+    when to end.
 
     Examples
     --------
@@ -127,7 +131,7 @@ def minimize_many(
     check_signature("fun", fun, 2, "fun(x, row)")
     slopes = slopes_of(jac, objective_slopes, 3, "jac(x, row, out)")
     limits = as_limits(maxiter, gtol, ftol, patience, start.dtype)
-    optimizer = as_optimizer(learning_rate, limits.maxiter, hyperparameters)
+    optimizer = as_optimizer(learning_rate, limits.maxiter, hyperparameters, start.dtype)
     fits = Fits(
         Functions(objective_cost, slopes, fun, jac if slopes is objective_slopes else None, None),
         start,

@@ -129,7 +129,7 @@ def rmsprop(
     history : bool, default False
         Keep nit, fun (its mean) and learning_rate of each window, as arrays in ``result.history``.
     \*\*hyperparameters
-        Other arguments of :class:`~numba_rmsprop.RMSprop`: rho, momentum, centered, clipnorm, ...
+        Other arguments of :class:`~numba_rmsprop.RMSprop`: rho, epsilon, centered, clipnorm, ...
 
     Returns
     -------

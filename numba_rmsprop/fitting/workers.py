@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..interrupts import asked_to_stop
 from ..kernels.memory import PLAIN
 from ..threads import new_counters
-from .bars import bar
+from .bars import bar, need_tqdm
 
 TICK = 0.1
 """Seconds between two looks at how far the workers are."""
@@ -28,17 +28,14 @@ class Workers:
     """
 
     def __init__(self, fits: int, progress: str | None) -> None:
+        if progress is not None:
+            need_tqdm()  # now, and not after seconds of compiling
         self.fits = fits
         self._progress = progress
         self.count = 1 if PLAIN else max(1, min(int(numba.get_num_threads()), fits))
         self.stop: NDArray[np.int64] = np.zeros((1, 8), np.int64)
         self.errors: dict[int, Exception] = {}
         self._counters = new_counters(self.count)
-
-    @property
-    def interrupted(self) -> bool:
-        """Whether Ctrl-C has come."""
-        return bool(self.stop[0, 0])
 
     def run(self, share: Callable[..., None], current: list[NDArray[np.int64]]) -> None:
         """Call ``share(worker, counters, stop)`` in each thread, until none has anything left.
@@ -58,13 +55,18 @@ class Workers:
             for worker in range(self.count)
         ]
         with asked_to_stop(self._ask), shown or nullcontext():
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                while thread.is_alive():
-                    thread.join(TICK)
-                    if shown is not None:
-                        shown.update(self._begun() - shown.n)
+            try:
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    while thread.is_alive():
+                        thread.join(TICK)
+                        if shown is not None:
+                            busy = sum(map(threading.Thread.is_alive, threads))
+                            shown.update(max(self._begun() - busy - shown.n, 0))
+            finally:  # a second Ctrl-C, or no more threads to be had: those that run are not to go on unseen
+                if any(map(threading.Thread.is_alive, threads)):
+                    self._ask()
             if shown is not None:
                 shown.update(self._begun() - shown.n)  # they may all have ended before the first look
 

@@ -80,7 +80,7 @@ def curve_cost(functions: Any, x: Any, row: Any, space: Any, gradient: Any) -> A
         weight = first / uncertainty
         for j in range(x.size):
             gradient[j] += weight * residual * slopes[j]
-            lengths[j] += weight / uncertainty * slopes[j] ** 2
+            lengths[j] += weight / uncertainty * np.float64(slopes[j]) ** 2
         lengths[x.size] += first * residual**2
     return 0.5 * cost
 

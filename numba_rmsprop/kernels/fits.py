@@ -97,7 +97,7 @@ class Scratch(NamedTuple):
     momentum: Any
     progress: Any
     current: Any
-    """The fit, in an array of one element, so that it is known which one raised."""
+    """The fit, and how many steps it has taken, so that it is known which one raised and when."""
 
 
 @compiled_for_functions
@@ -145,6 +145,7 @@ def run_fits(
         if i < 0:
             return
         scratch.current[0] = i
+        scratch.current[1] = 0
         own = Space(
             scratch.scale,
             space.lower[i],
@@ -191,14 +192,14 @@ def fit(
 ) -> Any:
     """Take steps until one of the limits is met; return ``(lowest cost, steps, status)``."""
     x, best = scratch.x, np.nan
-    steps = 0
+    steps, moved = 0, 0
     while True:
         cost = functions.cost(functions, x, row, space, scratch.gradient)
         norm = largest_slope(x, scratch.gradient, space.lengths, space)
         rate = learning_rates[min(steps, learning_rates.size - 1)]
         ftol = slack(limits.ftol, rate / limits.highest_rate, limits.precision)
         keep, status = judge(
-            np.float64(cost), norm, 1, scratch.progress, limits.gtol, ftol, limits.patience, limits.near
+            np.float64(cost), norm, moved, scratch.progress, limits.gtol, ftol, limits.patience, limits.near
         )
         if keep:
             best = np.float64(cost)
@@ -210,8 +211,9 @@ def fit(
             status = STOPPED
         if status != RUNNING:
             return best, steps, status
-        take_step(rate, constants, space, scratch)
+        moved = take_step(rate, constants, space, scratch)
         steps += 1
+        scratch.current[1] = steps
 
 
 @compiled_inline
@@ -224,6 +226,7 @@ def largest_slope(x: Any, gradient: Any, lengths: Any, space: Any) -> float:
     squares of the columns' lengths, and then that of the residuals'.
     """
     largest = 0.0
+    held = idle = False
     for j in range(x.size):
         slope = np.float64(gradient[j])
         if not np.isfinite(slope):
@@ -231,18 +234,25 @@ def largest_slope(x: Any, gradient: Any, lengths: Any, space: Any) -> float:
         room = np.float64(x[j] - space.lower[j] if slope > 0 else space.upper[j] - x[j])
         if lengths is None:
             largest = max(largest, min(abs(slope), room))
+        elif not np.isfinite(lengths[j]):
+            return np.inf
         elif lengths[j] > 0:
             if room > 0 and slope != 0:
                 largest = max(largest, abs(slope) / np.sqrt(lengths[j]) / np.sqrt(lengths[x.size]))
+            held |= room == 0
         elif space.lower[j] < space.upper[j]:
-            # The model does not depend on it here, as where a step has led to 0 everywhere: no sign of a minimum.
-            largest = np.inf
-    return largest
+            idle = True
+    # A model that does not depend on a parameter, as where a step has led to 0 everywhere, is no sign of a minimum;
+    # but an amplitude that its bound holds at 0 leaves the others without a say.
+    return np.inf if idle and not held else largest
 
 
 @compiled_inline
-def take_step(learning_rate: Any, constants: Any, space: Any, scratch: Any) -> None:
-    """Take a step of RMSprop in ``x / scale``, and go back within the bounds."""
+def take_step(learning_rate: Any, constants: Any, space: Any, scratch: Any) -> int:
+    """Take a step of RMSprop in ``x / scale``, and go back within the bounds; return 1, or 0 if x is what it was.
+
+    A step that was lost in rounding, or had a rate of 0, is no sign of a minimum.
+    """
     x, scaled, gradient = scratch.x, scratch.scaled, scratch.gradient
     real = x.dtype.type
     for j in range(x.size):
@@ -273,11 +283,16 @@ def take_step(learning_rate: Any, constants: Any, space: Any, scratch: Any) -> N
         store_mg(scratch.mg, 0, j, mg)
         store_momentum(scratch.momentum, 0, j, momentum)
         store_var(scaled, 0, j, var)
+    moved = 0
     for j in range(x.size):
+        before = x[j]
         x[j] = scaled[0, j] * space.scale[j]
         if x[j] < space.lower[j] or x[j] > space.upper[j]:
             x[j] = min(max(x[j], space.lower[j]), space.upper[j])
             scaled[0, j] = x[j] / space.scale[j]
+        if x[j] != before:
+            moved = 1
+    return moved
 
 
 @compiled_inline
