@@ -214,7 +214,7 @@ def test_steps_are_those_of_plain_numpy(case):
 
 
 @given(cases(), st.sampled_from(["csr", "csc", "coo", "lil", "dok"]), st.sampled_from(["exact", "lazy"]))
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_sparse_steps_are_those_of_plain_numpy(case, form, mode):
     x0, bounds, x_scale, gradients, options = case
     touched = [g != 0 for g in gradients] if mode == "lazy" else None

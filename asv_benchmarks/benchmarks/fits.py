@@ -127,7 +127,7 @@ def _torch_curves(library: str, t: Any, data: Any, start: Any, count: int) -> St
 class Overhead(steps._Timed):
     """Fits whose functions cost next to nothing, on one thread, beside these functions alone."""
 
-    params = (steps.sizes(100, 2000), QUADRATIC)
+    params = (steps.sizes(100, 2000), steps.sizes(*QUADRATIC))
     param_names = ("fits", "library")
 
     def setup(self, fits: int, library: str) -> None:
@@ -138,7 +138,7 @@ class Overhead(steps._Timed):
 class Curves(steps._Timed):
     """Two decays to 24 points, on one thread and on two."""
 
-    params = (steps.sizes(100, 2000), [1, 2])
+    params = (steps.sizes(100, 2000), steps.sizes(1, 2))
     param_names = ("fits", "threads")
 
     def setup(self, fits: int, threads: int) -> None:
