@@ -105,11 +105,10 @@ def line(x, b1, b2):
     return b1 + b2 * x
 
 
-@pytest.mark.parametrize("jac", [distance_slopes, None])
-def test_fits_stay_within_their_arrays(jac):
+def test_fits_stay_within_their_arrays():
     targets = np.arange(5.0), np.arange(10.0).reshape(5, 2)
     given = {"maxiter": 20, "centered": True, "clipnorm": 1.0, "bounds": (-1.0, 9.0)}
-    fits = minimize_many(distance, np.zeros((5, 2)), targets, jac=jac, **given)
+    fits = minimize_many(distance, np.zeros((5, 2)), targets, jac=distance_slopes, **given)
     assert set(fits.status) <= {0, 1}, fits.message
 
 
