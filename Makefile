@@ -27,7 +27,7 @@ bench-peers: .venv-peers/installed  ## the same beside torch, TensorFlow, optax 
 
 test: .venv/with-test  ## once compiled, once as plain Python, and the kernels with every index checked
 	$(PYTEST)
-	NUMBA_DISABLE_JIT=1 HYPOTHESIS_PROFILE=short $(PYTEST)
+	NUMBA_DISABLE_JIT=1 $(PYTEST)
 	NUMBA_BOUNDSCHECK=1 HYPOTHESIS_PROFILE=short $(PYTEST) $(CHECKED)
 
 soak: .venv/with-test  ## ten million rows of random steps in constant memory, some minutes
