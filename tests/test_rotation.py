@@ -181,12 +181,13 @@ def resume(folder):
     return manager, RMSprop.load(latest, variables) if latest else new_optimizer(), variables
 
 
-def train_and_save(folder):
+def train_and_save(folder, has_saved):
     manager, opt, variables = resume(folder)
     for t in itertools.count(opt.iterations):
         step(opt, variables, t)
         if t % STEPS_BETWEEN_SAVES == 0:
             manager.save(opt)
+            has_saved.set()
 
 
 @pytest.mark.skipif(
@@ -198,9 +199,12 @@ def test_kills_at_any_moment_lose_no_bit(tmp_path):
     whole, variables = new_optimizer(), new_variables()
     context = multiprocessing.get_context("fork")
     reached, kills_with_left_overs = [], 0
-    for _ in range(200):
-        child = context.Process(target=train_and_save, args=(tmp_path,))
+    for k in range(200):
+        has_saved = context.Event()
+        child = context.Process(target=train_and_save, args=(tmp_path, has_saved))
         child.start()
+        if k % 4:  # the others may be killed before they have done anything
+            assert has_saved.wait(timeout=60)
         time.sleep(rng.uniform(0.005, 0.06))  # only says when to kill: whatever moment it is must do
         os.kill(child.pid, signal.SIGKILL)
         child.join()
