@@ -63,7 +63,8 @@ class Batch:
     def calls(self, gradient: Gradient, rates: StepRates, scale: float) -> list[Call]:
         """Return what :meth:`step` comes to."""
         packed = rates.packed(self._dtype, scale)
-        mg, momentum = packed if self._centered else None, packed if self._has_momentum else None
+        mg = packed if self._centered else None
+        momentum = packed if self._has_momentum and not rates.momentum_rests else None
         workers = workers_for(self._items)
         if workers == 1:
             return [(step_many_serial, self.addresses, self._sizes, mg, momentum, packed)]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .changes import MAX_FLUSHES
-from .history import MAX_RUNS
+from .history import MAX_RUNS, RUN_ITEMS
 from .slots import CLOCK_LIMIT
 from .variables import FloatArray, describe
 
@@ -209,7 +209,7 @@ class _Variable:
     def _check_runs(self, name: str, floor: int, steps: int, *, needed: bool) -> NDArray[np.float64]:
         """Return runs of hyperparameters, which must reach back to the floor where rows may be behind."""
         runs = self.tensor(name, np.float64, None)
-        if runs.ndim != 2 or runs.shape[1] != 4 or len(runs) > MAX_RUNS:
+        if runs.ndim != 2 or runs.shape[1] != RUN_ITEMS or len(runs) > MAX_RUNS:
             self.refuse(f"runs of shape {runs.shape}")
         begins, factors = runs[:, 0], runs[:, 1:]
         right = (
@@ -218,6 +218,7 @@ class _Variable:
             and bool((begins == np.floor(begins)).all())
             and (not len(runs) or (begins[0] >= 0 and begins[-1] < max(steps, 1)))
             and bool((factors[:, :2] >= 0).all() and (factors[:, :2] <= 1).all() and (factors[:, 2] <= 1).all())
+            and bool((factors[:, 3] == 1).all())
         )
         if not right or (needed and not (len(runs) and begins[0] <= floor)):
             self.refuse(f"runs {runs[:3].tolist()} before step {steps}, its floor being {floor}")

@@ -12,13 +12,15 @@ from .rates import StepRates
 
 Arrays: TypeAlias = tuple[NDArray[np.floating], NDArray[np.float64], NDArray[np.float64]]
 
+RUN_ITEMS = 5
+"""The first step of a run, and its numbers."""
 RUNS_AT_START = 16
 MAX_RUNS = 65_536
 """Where the numbers change at every step, a variable is flushed after this many, which bounds the log to 6 MB."""
 
 
 class History:
-    """Runs of equal (rho, momentum, shrink), from which kernels take the factors of a gap.
+    """Runs of equal (rho, momentum, shrink, outer rate), from which kernels take the factors of a gap.
 
     See :mod:`numba_rmsprop.kernels.gaps` for the arrays.
 
@@ -34,7 +36,7 @@ class History:
 
     def clear(self) -> None:
         """Forget every step: no row is behind."""
-        self._runs = np.empty((RUNS_AT_START, 4))
+        self._runs = np.empty((RUNS_AT_START, RUN_ITEMS))
         self._tree = np.zeros((2 * RUNS_AT_START, 4))
         self._count = 0
         self._latest: tuple[float, ...] = ()
@@ -48,20 +50,20 @@ class History:
 
     @property
     def runs(self) -> NDArray[np.float64]:
-        """Rows of (first step, rho, momentum, shrink), in order."""
+        """Rows of (first step, rho, momentum, shrink, outer rate), in order."""
         return self._runs[: self._count]
 
     def has(self, rates: StepRates) -> bool:
         """Return whether the latest run goes on with these numbers, and so nothing is to be noted."""
-        return self._latest[1:] == (rates.rho, rates.momentum, rates.shrink)
+        return self._latest[1:] == rates.when_skipped
 
-    def note(self, step: int, rho: float, momentum: float, shrink: float) -> None:
-        """Record the numbers of step ``step``."""
-        if self._latest[1:] == (rho, momentum, shrink):
+    def note(self, step: int, numbers: tuple[float, ...]) -> None:
+        """Record the numbers of step ``step``, as :attr:`StepRates.when_skipped` gives them."""
+        if self._latest[1:] == numbers:
             return
         self.make_room()
         count = self._count
-        self._latest = step, rho, momentum, shrink
+        self._latest = step, *numbers
         self._runs[count] = self._latest
         self._count = count + 1
         if count:
@@ -74,8 +76,8 @@ class History:
 
     def note_runs(self, runs: NDArray[np.float64]) -> None:
         """Record runs as :attr:`runs` gave them."""
-        for step, rho, momentum, shrink in runs.tolist():
-            self.note(int(step), rho, momentum, shrink)
+        for step, *numbers in runs.tolist():
+            self.note(int(step), tuple(numbers))
 
     def arrays(self, now: int) -> Arrays:
         """Return ``(table, runs, tree)`` for gaps that end before step ``now``."""
@@ -83,7 +85,7 @@ class History:
             return self._single
         runs, latest = self.runs, self._latest
         if not latest:
-            latest = (now, 1.0, 1.0, 1.0)  # no gap: only the table's first column will be read
+            latest = (now, 1.0, 1.0, 1.0, 1.0)  # no gap: only the table's first column will be read
             runs = np.array([latest])
         # With one run, or long after the last change, the table no longer depends on now.
         settled = len(runs) == 1 or now - latest[0] >= TABLE_GAPS
@@ -98,7 +100,7 @@ class History:
     def _grow(self) -> None:
         capacity = 2 * len(self._runs)
         runs = self._runs
-        self._runs = np.empty((capacity, 4))
+        self._runs = np.empty((capacity, RUN_ITEMS))
         self._runs[: len(runs)] = runs
         self._tree = np.zeros((2 * capacity, 4))
         for run in range(len(runs) - 1):

@@ -8,9 +8,24 @@ from .variables import FloatArray
 
 
 class StepRates:
-    """The hyperparameters of one step, evaluated, in the order of :class:`numba_rmsprop.kernels.rule.Rates`."""
+    """The hyperparameters of one step, evaluated, in the order of :class:`numba_rmsprop.kernels.rule.Rates`.
 
-    __slots__ = ("_numbers", "_packed", "learning_rate", "momentum", "rho", "shrink")
+    Parameters
+    ----------
+    learning_rate, rho, momentum, epsilon_inside, epsilon_outside, shrink, clipvalue, outer_rate, coupled_decay : float
+        As there.
+    ascends : bool
+        Whether to go up the gradient.
+    momentum_rests : bool
+        Whether this step leaves the momentum as it is, and goes without it.
+
+    Attributes
+    ----------
+    when_skipped : tuple of float
+        What the step comes to for a row that it leaves out: a run of :mod:`numba_rmsprop.kernels.gaps`.
+    """
+
+    __slots__ = ("_after", "_before", "_packed", "_sign", "learning_rate", "momentum_rests", "when_skipped")
 
     def __init__(
         self,
@@ -21,12 +36,18 @@ class StepRates:
         epsilon_outside: float,
         shrink: float,
         clipvalue: float,
+        *,
+        outer_rate: float = 1.0,
+        coupled_decay: float = 0.0,
+        ascends: bool = False,
+        momentum_rests: bool = False,
     ) -> None:
         self.learning_rate = learning_rate
-        self.rho = rho
-        self.momentum = momentum
-        self.shrink = shrink
-        self._numbers = learning_rate, rho, 1.0 - rho, momentum, epsilon_inside, epsilon_outside, shrink, clipvalue
+        self.momentum_rests = momentum_rests
+        self.when_skipped = (rho, 1.0, shrink, 0.0) if momentum_rests else (rho, momentum, shrink, outer_rate)
+        self._before = learning_rate, rho, 1.0 - rho, momentum, epsilon_inside, epsilon_outside, shrink, clipvalue
+        self._after = outer_rate, coupled_decay
+        self._sign = -1.0 if ascends else 1.0
         self._packed: dict[np.dtype[np.floating], FloatArray] = {}
 
     def packed(self, dtype: np.dtype[np.floating], scale: float = 1.0) -> FloatArray:
@@ -41,4 +62,4 @@ class StepRates:
     def _rounded(self, scale: float, dtype: np.dtype[np.floating]) -> FloatArray:
         # Variables before this one may have taken their step: no warning may become an exception here.
         with np.errstate(over="ignore", under="ignore"):
-            return np.array((*self._numbers, scale), dtype)
+            return np.array((*self._before, self._sign * scale, *self._after), dtype)

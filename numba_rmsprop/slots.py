@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
+from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -63,6 +64,8 @@ class Slots:
         Whether there is weight decay, so that the value of an untouched row moves.
     folder : path-like or None
         Where files hold the slots; None for memory.
+    arrays : mapping of str to ndarray, optional
+        The slots themselves, where they are another's: writable, of the variable's shape.
     """
 
     def __init__(
@@ -74,7 +77,8 @@ class Slots:
         centered: bool,
         exact: bool,
         decays: bool,
-        folder: str | os.PathLike[str] | None,
+        folder: str | os.PathLike[str] | None = None,
+        arrays: Mapping[str, FloatArray] | None = None,
     ) -> None:
         self.var = var
         self.name = name
@@ -86,9 +90,13 @@ class Slots:
         self.folder = None if var.size <= SMALL_ITEMS else folder
         self._forks = threads.forks
         order: Literal["C", "F"] = "F" if var.flags.f_contiguous and not var.flags.c_contiguous else "C"
-        self.rms = zeros(self.folder, var.shape, var.dtype, order)
-        self.momentum = zeros(self.folder, var.shape, var.dtype, order) if momentum else None
-        self.mg = zeros(self.folder, var.shape, var.dtype, order) if centered else None
+
+        def slot(name: str) -> FloatArray:
+            return zeros(self.folder, var.shape, var.dtype, order) if arrays is None else arrays[name]
+
+        self.rms = slot("rms")
+        self.momentum = slot("momentum") if momentum else None
+        self.mg = slot("mg") if centered else None
         self.custom: dict[str, NDArray[Any]] = {}
         self.steps = 0
         self.floor = 0
@@ -120,7 +128,7 @@ class Slots:
         packed = rates.packed(self.dtype, scale)
         with launch_lock:
             if isinstance(gradient, Dense):
-                self._step_dense(gradient, packed)
+                self._step_dense(gradient, rates, packed)
             else:
                 self._step_sparse(gradient, rates, packed)
 
@@ -158,6 +166,8 @@ class Slots:
         """Return what :meth:`step` comes to, where that is one kernel and a number; None where it is more."""
         if not isinstance(gradient, Rows) or self._table is None or self.steps + 1 >= CLOCK_LIMIT:
             return None
+        if rates.momentum_rests and self.momentum is not None:
+            return None
         if self.exact and not self.history.has(rates):
             return None
         self.prepare(gradient)
@@ -189,14 +199,24 @@ class Slots:
     def gather(self, indices: NDArray[np.int64], out: FloatArray) -> None:
         """Copy current rows into ``out``, shape (n, columns), contiguous."""
         with launch_lock:
-            if not self.values_fall_behind or self.clocks is None or self.floor == self.steps:
+            if self.has_values_behind:
+                self.catch_up(indices, out)
+            else:
                 copy_rows(self.var, indices, out)
-                return
+
+    @property
+    def has_values_behind(self) -> bool:
+        """Whether there may be rows whose value is behind."""
+        return self.values_fall_behind and self.clocks is not None and self.floor < self.steps
+
+    def catch_up(self, indices: NDArray[np.int64], out: FloatArray | None = None) -> None:
+        """Catch up some rows, after a sparse step, and copy them into ``out`` if there is one."""
+        with launch_lock:
             self.check_process()
             rows, places = self._reach(indices)
             state, clocks = self._borrow(rows)
             ages, history = (clocks, self.floor, self.steps), self.history.arrays(self.steps)
-            workers = workers_for(out.size)
+            workers = workers_for(len(indices) * math.prod(self.shape[1:]))
 
             def catch_up_and_copy() -> None:
                 if workers == 1:
@@ -271,16 +291,16 @@ class Slots:
                 array[rows] = copied.reshape(len(copied), *array.shape[1:])
         self.row_clocks()[rows] = clocks
 
-    def _step_dense(self, gradient: Dense, rates: FloatArray) -> None:
+    def _step_dense(self, gradient: Dense, rates: StepRates, packed: FloatArray) -> None:
         self.check_process()
         self.changes.everything = True
         self.flush()
-        for grad, *state in as_lines(gradient.values, *self._state):
+        for grad, *state in as_lines(gradient.values, *_at_work(self._state, rates)):
             assert grad is not None
             if worth_a_launch(grad.size):
-                step_dense(grad, tuple(state), rates)
+                step_dense(grad, tuple(state), packed)
             elif grad.size:
-                step_lines(0, len(grad), grad, tuple(state), rates)
+                step_lines(0, len(grad), grad, tuple(state), packed)
         if self.clocks is not None:
             self.steps += 1
             self.floor = self.steps  # every row is current, whatever its clock says
@@ -288,20 +308,23 @@ class Slots:
 
     def _step_sparse(self, gradient: Rows | CSR, rates: StepRates, packed: FloatArray) -> None:
         self.prepare(gradient)
+        if rates.momentum_rests and self.momentum is not None:
+            self.flush()  # what the touched rows have missed would be made up for without their momentum
         history = self.history.arrays(self.steps) if self.exact else None
         rows: Selection = EVERYTHING
         if isinstance(gradient, Rows):
             rows, places = self._reach(gradient.indices)
             state, clocks = self._borrow(rows)
             ages = clocks, self.floor, self.steps
-            call_in_one_go([self._rows_call((places, gradient.values), state, ages, history, packed)])
+            at_work = _at_work(state, rates)
+            call_in_one_go([self._rows_call((places, gradient.values), at_work, ages, history, packed)])
         else:
             state, clocks = self._borrow(rows)
-            self._launch_csr(gradient, state, (clocks, self.floor, self.steps), history, packed)
+            self._launch_csr(gradient, _at_work(state, rates), (clocks, self.floor, self.steps), history, packed)
         if self._table is None:
             self._give_back(rows, state, clocks)
         if self.exact:
-            self.history.note(self.steps, rates.rho, rates.momentum, rates.shrink)
+            self.history.note(self.steps, rates.when_skipped)
         self.steps += 1
         if self.history.full:
             self.flush()
@@ -340,6 +363,11 @@ def zeros(
         if hasattr(os, "posix_fallocate"):  # where a disk is full, to write a page that has no place ends the process
             os.posix_fallocate(file.fileno(), 0, math.prod(shape) * dtype.itemsize)
         return np.asarray(np.memmap(file, dtype, "w+", shape=shape, order=order))
+
+
+def _at_work(state: State, rates: StepRates) -> State:
+    """Return what a step reads and writes of a state."""
+    return (*state[:3], None) if rates.momentum_rests else state
 
 
 def _copy_as_table(array: FloatArray) -> FloatArray:

@@ -298,7 +298,7 @@ def back_in_time(tensors, metadata):
         (flushes(0), "flushes at steps .0."),
         (flushes("x"), "flushes at steps .'x'."),
         (flushes(2, 2), "expected an array 'variables.0.flush.1'"),
-        (lambda tensors, _: tensors.update({"variables.0.flush.0": np.ones((1, 4)) * 1.5}), "has runs"),
+        (lambda tensors, _: tensors.update({"variables.0.flush.0": np.ones((1, 5)) * 1.5}), "has runs"),
         (lambda _, metadata: metadata.update(variables="0"), "has 0 variables|expected 0 variables"),
         (lambda _, metadata: metadata.update(include_variables="false"), "variables in all files, or in none"),
     ],
@@ -329,7 +329,7 @@ def test_forged_flushes_do_not_move_values_that_are_not_in_the_file(tmp_path, mo
     before = table.copy()
 
     def flush(tensors, metadata):
-        tensors["variables.0.flush.0"] = tensors["variables.0.runs"] * [1, 1, 1, momentum > 0]
+        tensors["variables.0.flush.0"] = tensors["variables.0.runs"] * [1, 1, 1, momentum > 0, 1]
         flushes(2)(tensors, metadata)
 
     forge(tmp_path / "delta", flush)

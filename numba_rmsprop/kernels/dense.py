@@ -88,3 +88,11 @@ def step_many(workers: Integer, addresses: Any, sizes: Any, mg: Any, momentum: A
     give_none_away(counters)
     for worker in prange(workers):
         _step_share(np.int64(worker), workers, addresses, sizes, mg, momentum, rates, counters)
+
+
+@compiled
+def add_one(addresses: Any, like: Any) -> None:
+    """Add 1 to the number at each address, of the dtype of ``like``."""
+    for k in range(addresses.size):
+        number = line_at(addresses[k], 1, like)
+        number[0, 0] += 1

@@ -267,6 +267,8 @@ def take_step(learning_rate: Any, constants: Any, space: Any, scratch: Any) -> i
         real(1.0 - learning_rate * constants.weight_decay),
         constants.clipvalue,
         real(1.0),
+        real(1.0),
+        real(0.0),
     )
     if constants.clipnorm < np.inf:
         rates = scaled_down(rates, gradient, constants.clipnorm)
@@ -314,4 +316,6 @@ def scaled_down(rates: Any, gradient: Any, clipnorm: Any) -> Any:
         rates.shrink,
         rates.clipvalue,
         gradient.dtype.type(scale),
+        rates.outer_rate,
+        rates.coupled_decay,
     )

@@ -1,15 +1,15 @@
 """What the steps that a row has missed do to it: the factors of a gap.
 
 A skipped step has gradient 0 and so is a linear map of ``(rms, momentum, var)``; a gap is the product of such maps
-(:class:`~numba_rmsprop.kernels.rule.Factors`). They depend on the step's rho, momentum and shrink alone, which are
-kept as *runs*: row ``i`` of ``runs`` is ``(first step, rho, momentum, shrink)``, and it holds until the next run
-starts. With constant hyperparameters there is one run, whatever the number of steps.
+(:class:`~numba_rmsprop.kernels.rule.Factors`). They depend on the step's rho, momentum, shrink and outer rate alone,
+which are kept as *runs*: row ``i`` of ``runs`` is ``(first step, rho, momentum, shrink, outer rate)``, and it holds
+until the next run starts. With constant hyperparameters there is one run, whatever the number of steps.
 
 Three arrays answer for any gap, and travel as the tuple ``history``:
 
 ``table``, shape (4, TABLE_GAPS), of the variable's dtype
     Column ``gap`` holds the factors of the latest ``gap`` steps: the common gaps are a look-up.
-``runs``, shape (runs, 4), float64
+``runs``, shape (runs, 5), float64
     As above.
 ``tree``, shape (2 * capacity, 4), float64
     A segment tree over the factors of whole, finished runs, so that a gap over n runs takes 2·log2(n) products.
@@ -42,12 +42,18 @@ def then(first: Any, second: Any) -> Factors:
 
 
 @inlined
+def _once(run: Integer, runs: Any) -> Factors:
+    """Return the factors of one step of a run."""
+    return Factors(runs[run, 1], runs[run, 2], runs[run, 3], runs[run, 2] * runs[run, 4])
+
+
+@inlined
 def repeated(run: Integer, steps: Integer, runs: Any) -> Factors:
     """Return the factors of ``steps`` steps of one run, by repeated squaring.
 
     A closed form of the drift divides by (shrink - momentum), which may be 0; squaring has no such case.
     """
-    square = Factors(runs[run, 1], runs[run, 2], runs[run, 3], runs[run, 2])
+    square = _once(run, runs)
     result = Factors(1.0, 1.0, 1.0, 0.0)
     while steps > 0:
         if steps & 1:
@@ -128,7 +134,7 @@ def fill_table(now: Integer, table: Any, runs: Any) -> None:
         table[3, gap] = factors.drift
         while run > 0 and now - gap - 1 < runs[run, 0]:
             run -= 1
-        factors = then(Factors(runs[run, 1], runs[run, 2], runs[run, 3], runs[run, 2]), factors)
+        factors = then(_once(run, runs), factors)
 
 
 @inlined

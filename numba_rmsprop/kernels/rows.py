@@ -47,7 +47,7 @@ from .memory import (
     store_var,
 )
 from .prefetch import prefetch_item, prefetch_row
-from .rule import catch_up, clip, unpack_rates, update
+from .rule import catch_up, clip, couple, unpack_rates, update
 from .shares import give_none_away, next_share
 
 ROWS_AHEAD = 6
@@ -94,7 +94,8 @@ def step_row(
     for j in range(grads.shape[1]):
         var, rms, mg, momentum = load_element(state, row, j)
         var, rms, mg, momentum = catch_up(var, rms, mg, momentum, factors)
-        new = update(var, clip(load_grad(grads, i, j), rates), rms, mg, momentum, rates)
+        grad = couple(clip(load_grad(grads, i, j), rates), var, rates)
+        new = update(var, grad, rms, mg, momentum, rates)
         store_element(state, row, j, new)
 
 

@@ -8,7 +8,7 @@ References
 ----------
 Tieleman and Hinton, "Lecture 6.5 - RMSProp", COURSERA: Neural Networks for Machine Learning, 2012. The centered form:
 Graves, https://arxiv.org/abs/1308.0850, equations 38-45. The places of epsilon and of the learning rate follow
-tf.keras.optimizers.RMSprop.
+tf.keras.optimizers.RMSprop, or torch.optim.RMSprop: the rates say which.
 """
 
 from __future__ import annotations
@@ -36,7 +36,12 @@ class Rates(NamedTuple):
     clipvalue: Any
     """Infinite where there is none."""
     scale: Any
-    """What the clipping of norms leaves of the gradient; 1 where there is none."""
+    """What the clipping of norms leaves of the gradient; 1 where there is none. Negative to ascend."""
+    outer_rate: Any
+    """Multiplies the momentum as the value takes it: 1 where the learning rate stands inside the momentum (TensorFlow),
+    the learning rate where it stands outside (PyTorch), and ``learning_rate`` is 1."""
+    coupled_decay: Any
+    """How much of the value is added to the gradient: L2, which also enters the mean square; 0 where there is none."""
 
 
 class Factors(NamedTuple):
@@ -55,7 +60,9 @@ class Factors(NamedTuple):
 @inlined
 def unpack_rates(rates: Any) -> Rates:
     """Name the entries of the array that came with the launch."""
-    return Rates(rates[0], rates[1], rates[2], rates[3], rates[4], rates[5], rates[6], rates[7], rates[8])
+    return Rates(
+        *(rates[0], rates[1], rates[2], rates[3], rates[4], rates[5], rates[6], rates[7], rates[8], rates[9], rates[10])
+    )
 
 
 @inlined
@@ -66,6 +73,12 @@ def clip(grad: Any, rates: Any) -> Any:
     if grad < -rates.clipvalue:
         grad = -rates.clipvalue
     return grad * rates.scale
+
+
+@inlined
+def couple(grad: Any, var: Any, rates: Any) -> Any:
+    """Add the L2 decay to a gradient. Without one, the value does not enter, which may be infinite."""
+    return grad + rates.coupled_decay * var if rates.coupled_decay != 0 else grad
 
 
 @compiled_inline
@@ -86,7 +99,7 @@ def update(var: Any, grad: Any, rms: Any, mg: Any, momentum: Any, rates: Any) ->
         new_momentum = None
     else:
         new_momentum = rates.momentum * momentum + step
-        step = new_momentum
+        step = rates.outer_rate * new_momentum
     return var * rates.shrink - step, rms, new_mg, new_momentum
 
 
