@@ -1,0 +1,6 @@
+"""RMSprop for PyTorch on CPUs, with sparse gradients: ``pip install "numba-rmsprop[torch]"``."""
+
+from .embedding import Embedding, EmbeddingBag
+from .rmsprop import RMSprop
+
+__all__ = ["Embedding", "EmbeddingBag", "RMSprop"]

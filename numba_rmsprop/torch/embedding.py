@@ -1,0 +1,164 @@
+"""Embeddings whose forward pass reads current rows."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from . import behind
+
+
+class _Current(nn.Module):
+    """What both have in common: a table whose rows are brought up to date before anybody sees them."""
+
+    weight: Tensor
+
+    def __getstate__(self) -> dict[str, Any]:
+        behind.flush(self.weight)  # copies and pickles are read elsewhere
+        return self.__dict__.copy()
+
+    def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        behind.flush(self.weight)
+        super()._save_to_state_dict(*args, **kwargs)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        behind.flush(self.weight)  # or else what rows have missed would move those that are loaded
+        super()._load_from_state_dict(*args, **kwargs)
+
+
+class Embedding(_Current, nn.Embedding):
+    """An nn.Embedding with sparse gradients whose forward pass catches up the rows it reads.
+
+    With momentum, a sparse step of :class:`~numba_rmsprop.torch.RMSprop` in exact mode leaves the rows that it does
+    not touch behind; this brings them up to date when they are looked up, and all of them for ``state_dict``, copies
+    and pickles. With other optimizers it is an nn.Embedding.
+
+    Parameters
+    ----------
+    num_embeddings, embedding_dim, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse, _weight, _freeze, \
+device, dtype
+        Those of torch.nn.Embedding, where ``sparse`` is False by default. ``max_norm`` acts on current rows.
+
+    Notes
+    -----
+    Whoever reads ``weight`` itself calls ``optimizer.flush()`` before.
+
+    Examples
+    --------
+    >>> from numba_rmsprop.torch import RMSprop
+    >>> table = Embedding(1000, 4)
+    >>> optimizer = RMSprop(table.parameters(), momentum=0.9)
+    >>> for step in range(3):
+    ...     loss = table(torch.tensor([7, step])).square().sum()
+    ...     optimizer.zero_grad()
+    ...     loss.backward()
+    ...     optimizer.step()
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        padding_idx: int | None = None,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        sparse: bool = True,
+        _weight: Tensor | None = None,
+        _freeze: bool = False,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(
+            num_embeddings,
+            embedding_dim,
+            padding_idx,
+            max_norm,
+            norm_type,
+            scale_grad_by_freq,
+            sparse,
+            _weight,
+            _freeze,
+            device,
+            dtype,
+        )
+
+    @classmethod
+    def from_pretrained(cls, embeddings: Tensor, *args: Any, sparse: bool = True, **kwargs: Any) -> Self:
+        """Return an embedding of these rows, as torch.nn.Embedding.from_pretrained does."""
+        made: Self = super().from_pretrained(embeddings, *args, sparse=sparse, **kwargs)
+        return made
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - PyTorch's name
+        """Return the rows at the indices ``input``."""
+        behind.catch_up(self.weight, input)
+        found: Tensor = super().forward(input)
+        return found
+
+
+class EmbeddingBag(_Current, nn.EmbeddingBag):
+    """An nn.EmbeddingBag with sparse gradients whose forward pass catches up the rows it reads.
+
+    See :class:`Embedding`. PyTorch has no sparse gradients for ``mode="max"``.
+
+    Parameters
+    ----------
+    num_embeddings, embedding_dim, max_norm, norm_type, scale_grad_by_freq, mode, sparse, _weight, \
+include_last_offset, padding_idx, device, dtype
+        Those of torch.nn.EmbeddingBag, where ``sparse`` is False by default.
+
+    Examples
+    --------
+    >>> bags = EmbeddingBag(1000, 4, mode="sum")
+    >>> bags(torch.tensor([[1, 2], [3, 3]])).shape
+    torch.Size([2, 4])
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        mode: str = "mean",
+        sparse: bool = True,
+        _weight: Tensor | None = None,
+        include_last_offset: bool = False,
+        padding_idx: int | None = None,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(
+            num_embeddings,
+            embedding_dim,
+            max_norm,
+            norm_type,
+            scale_grad_by_freq,
+            mode,
+            sparse,
+            _weight,
+            include_last_offset,
+            padding_idx,
+            device,
+            dtype,
+        )
+
+    @classmethod
+    def from_pretrained(cls, embeddings: Tensor, *args: Any, sparse: bool = True, **kwargs: Any) -> Self:
+        """Return bags of these rows, as torch.nn.EmbeddingBag.from_pretrained does."""
+        made: Self = super().from_pretrained(embeddings, *args, sparse=sparse, **kwargs)
+        return made
+
+    def forward(
+        self,
+        input: Tensor,  # noqa: A002 - PyTorch's name
+        offsets: Tensor | None = None,
+        per_sample_weights: Tensor | None = None,
+    ) -> Tensor:
+        """Return the sum or mean of each bag of indices."""
+        behind.catch_up(self.weight, input)
+        found: Tensor = super().forward(input, offsets, per_sample_weights)
+        return found

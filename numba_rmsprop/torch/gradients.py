@@ -1,0 +1,71 @@
+"""What ``parameter.grad`` may be: checked, and brought into a form that slots step with."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..gradients import Dense, Rows, check_rows
+from ..variables import FloatArray
+from .arrays import STORED_AS, as_array
+from .state import ParameterState, describe
+
+
+def as_gradient(grad: Tensor, own: ParameterState) -> Dense | Rows:
+    """Check a gradient against its parameter and return it without a copy where it can be.
+
+    Raises
+    ------
+    TypeError
+        If its layout, device or dtype is another.
+    ValueError
+        If its shape does not fit.
+    IndexError
+        If an index is out of bounds, which PyTorch does not check of every gradient.
+    """
+    name = f"gradient of {own.name}"
+    if grad.dtype is not own.dtype or grad.device.type != "cpu" or grad.shape != own.parameter.shape:
+        raise TypeError(
+            f"{describe(name, grad)} on {grad.device}: expected {own.dtype}, shape {tuple(own.parameter.shape)}, on the CPU"
+        )
+    if grad.layout is torch.sparse_coo and grad.sparse_dim() > 0:
+        return _as_rows(grad.detach(), own, name)
+    if grad.layout is torch.sparse_coo:
+        grad = grad.detach().to_dense()
+    if grad.layout is not torch.strided:
+        raise TypeError(f"{describe(name, grad)}: expected a strided or sparse COO tensor, got {grad.layout}")
+    values = own.as_line_of(as_array(grad))
+    if values.ndim > 2 and not values.flags.c_contiguous and own.slots.var.flags.c_contiguous:
+        values = np.ascontiguousarray(values)  # or else it would be stepped one short line at a time
+    return Dense(_apart(values, own))
+
+
+def _as_rows(grad: Tensor, own: ParameterState, name: str) -> Rows:
+    indices, values = grad._indices(), grad._values()
+    if grad.sparse_dim() > 1:
+        indices, values = _whole_rows(grad)
+    if values.dtype in STORED_AS:
+        values = values.float()
+    entries = as_array(values)
+    if own.axes is not None:
+        entries = entries.transpose(own.axes)
+    var = own.slots.var
+    table = np.ascontiguousarray(entries).reshape(len(entries), math.prod(var.shape[1:]))
+    rows, apart = check_rows(indices[0].numpy(), table, len(var), name, own.occupied)
+    return Rows(table if apart else table.copy(), rows)
+
+
+def _whole_rows(grad: Tensor) -> tuple[Tensor, Tensor]:
+    """Return indices, shape (1, n), and rows of a gradient that is sparse along more than its first axis."""
+    rows, places = torch.unique(grad._indices()[0], return_inverse=True)
+    values = torch.zeros((len(rows), *grad.shape[1:]), dtype=grad.dtype)
+    values.index_put_((places, *grad._indices()[1:]), grad._values(), accumulate=True)
+    return rows[None], values
+
+
+def _apart(values: FloatArray, own: ParameterState) -> FloatArray:
+    """Return a copy of what the step would write before it is read."""
+    return values.copy() if own.occupied.reached_by(values) else values

@@ -1,0 +1,237 @@
+"""RMSprop as torch.optim has it, with sparse gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..settings import MODES
+from ..threads import launch_lock
+from .arrays import STORED_AS
+from .state import SLOTS, check_parameter
+from .steps import Group, Steps
+
+
+class RMSprop(torch.optim.Optimizer):
+    """torch.optim.RMSprop for parameters on the CPU, dense and sparse.
+
+    Per element, with gradient g (negated with ``maximize``) at each step::
+
+        g   <- g + weight_decay·param
+        square_avg <- alpha·square_avg + (1 - alpha)·g²
+        grad_avg   <- alpha·grad_avg + (1 - alpha)·g                      (centered)
+        v    = square_avg, or max(square_avg - grad_avg², 0)              (centered)
+        without momentum:  param <- param - lr·g / (sqrt(v) + eps)
+        with momentum:     buffer <- momentum·buffer + g / (sqrt(v) + eps);  param <- param - lr·buffer
+
+    Parameters
+    ----------
+    params : iterable of Tensor, of (str, Tensor), or of dict
+        What to optimize, or parameter groups, as for every torch.optim.Optimizer: on the CPU, of float32, float64,
+        complex64, complex128, bfloat16 or float16. The state of the last two is float32.
+    lr : float or Tensor, default 0.01
+        The learning rate, which schedulers change.
+    alpha : float, default 0.99
+        How much of the mean square stays from step to step: what TensorFlow, and the rest of this package, call rho.
+    eps : float, default 1e-8
+        Keeps the division from 0.
+    weight_decay : float, default 0
+        L2 penalty, which enters the mean square; not with sparse gradients in exact mode.
+    momentum : float, default 0
+        Also what OneCycleLR changes. A step with 0 leaves the buffer as it is and goes without it.
+    centered : bool, default False
+        Divide by the estimated standard deviation and not the root of the mean square.
+    maximize : bool, default False
+        Go up the gradient.
+    sparse_update : {"exact", "lazy"}, default "exact"
+        What a sparse gradient means for the rows it leaves out: "exact", a gradient of 0, computed when the row is next
+        needed; "lazy", no step at all. An option of parameter groups like the others.
+
+    Raises
+    ------
+    ValueError
+        If a number is negative, or a parameter comes twice.
+    TypeError
+        If a parameter is on another device, or of another dtype.
+
+    Notes
+    -----
+    Parameters, gradients and state are read and written where they lie. ``state_dict`` is that of torch.optim.RMSprop
+    and loads there, as theirs loads here.
+
+    With momentum, rows that a sparse step does not touch move too, but only when they are needed:
+    :class:`~numba_rmsprop.torch.Embedding` and :class:`~numba_rmsprop.torch.EmbeddingBag` see to that; with others, call
+    :meth:`catch_up` before you read rows, or :meth:`flush` before you read a table.
+
+    References
+    ----------
+    https://docs.pytorch.org/docs/stable/generated/torch.optim.RMSprop.html, whose ``capturable``, ``foreach`` and
+    ``differentiable`` have no meaning here. The clamp at 0 is ours: rounding may leave less, and PyTorch NaN.
+
+    Examples
+    --------
+    >>> from numba_rmsprop.torch import Embedding
+    >>> table = Embedding(1000, 2, _weight=torch.zeros(1000, 2))
+    >>> optimizer = RMSprop(table.parameters(), lr=0.1)
+    >>> table(torch.tensor([7, 7])).sum().backward()
+    >>> optimizer.step()
+    >>> table.weight[7]
+    tensor([-1., -1.], grad_fn=<SelectBackward0>)
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 0.01,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        momentum: float = 0,
+        centered: bool = False,
+        maximize: bool = False,
+        *,
+        sparse_update: str = "exact",
+    ) -> None:
+        if isinstance(lr, Tensor) and lr.numel() != 1:
+            raise ValueError("Tensor lr must be 1-element")
+        numbers = {"learning rate": lr, "epsilon value": eps, "momentum value": momentum}
+        numbers |= {"weight_decay value": weight_decay, "alpha value": alpha}
+        for name, value in numbers.items():
+            if not value >= 0.0:
+                raise ValueError(f"Invalid {name}: {value}")
+        self._steps = Steps()
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "alpha": alpha,
+            "eps": eps,
+            "centered": centered,
+            "weight_decay": weight_decay,
+            "maximize": maximize,
+            "sparse_update": sparse_update,
+        }
+        super().__init__(params, defaults)
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Take one step; a call that raises leaves every parameter and state as it was.
+
+        Parameters
+        ----------
+        closure : callable, optional
+            Computes the loss and its gradients anew; called first.
+
+        Returns
+        -------
+        loss
+            What ``closure`` returned, or None.
+
+        Raises
+        ------
+        ValueError
+            If ``weight_decay`` meets a sparse gradient in exact mode.
+        TypeError
+            If a parameter or gradient is of a kind that cannot be stepped.
+        IndexError
+            If a sparse gradient has an index out of bounds.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        with launch_lock:
+            self._steps.take(self.param_groups, self.state)
+        return loss
+
+    def catch_up(self, parameter: Tensor, indices: Tensor) -> None:
+        """Bring rows of a parameter up to date, which steps with sparse gradients have left behind.
+
+        Parameters
+        ----------
+        parameter : Tensor
+            One of this optimizer's.
+        indices : Tensor of int, any shape
+            Rows, which may repeat.
+        """
+        own = self._steps.known.get(id(parameter))
+        if own is not None:
+            own.catch_up(indices)
+
+    def flush(self, *parameters: Tensor) -> None:
+        """Bring every row of the given parameters up to date, or of all, and of their state."""
+        chosen = set(map(id, parameters))
+        for key, own in self._steps.known.items():
+            if not chosen or key in chosen:
+                own.flush()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as torch.optim.RMSprop does, every row current.
+
+        Its tensors are the optimizer's own: save or copy them before the next step.
+        """
+        self.flush()
+        found: dict[str, Any] = super().state_dict()
+        return found
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what :meth:`state_dict` returned, or that of torch.optim.RMSprop.
+
+        Raises
+        ------
+        ValueError
+            If its groups do not fit, or ask for ``differentiable`` or ``capturable``.
+        """
+        for own in self._steps.known.values():
+            # Whoever has loaded the model before the optimizer wants the rows as they were loaded.
+            if not own.was_changed_by_others:
+                own.flush()
+        for group in state_dict["param_groups"]:
+            for name in ("differentiable", "capturable"):
+                if group.get(name):
+                    raise ValueError(f"state_dict: expected {name}=False, got {group[name]!r}")
+        modes = [group["sparse_update"] for group in self.param_groups]
+        super().load_state_dict(state_dict)
+        for group, saved, mode in zip(self.param_groups, state_dict["param_groups"], modes, strict=True):
+            if "sparse_update" not in saved:  # it comes from torch.optim.RMSprop
+                group["sparse_update"] = mode
+            for parameter, number in zip(group["params"], saved["params"], strict=True):
+                if parameter.dtype in STORED_AS and number in state_dict["state"]:
+                    # PyTorch has rounded it to the parameter's dtype.
+                    found = state_dict["state"][number]
+                    self.state[parameter].update({key: found[key] for key in SLOTS if key in found})
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Add a parameter group, as torch.optim.Optimizer does.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is in a group already, or ``sparse_update`` is unknown.
+        TypeError
+            If a parameter is on another device, or of another dtype.
+        """
+        super().add_param_group(param_group)
+        number = len(self.param_groups) - 1
+        group = self.param_groups[number]
+        try:
+            if group["sparse_update"] not in MODES:
+                raise ValueError(f"sparse_update: expected one of {MODES}, got {group['sparse_update']!r}")
+            for k, parameter in enumerate(group["params"]):
+                check_parameter(parameter, f"parameter {k} of group {number}")
+        except (TypeError, ValueError):
+            self.param_groups.pop()
+            raise
+
+    def __getstate__(self) -> dict[str, Any]:
+        self.flush()
+        found: dict[str, Any] = super().__getstate__()
+        return found
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._steps = Steps()
+        for group in self.param_groups:
+            for name, value in self.defaults.items():
+                group.setdefault(name, value)

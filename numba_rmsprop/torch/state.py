@@ -1,0 +1,190 @@
+"""A parameter and its state, as slots over the same memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..slots import Slots
+from ..variables import Occupied, as_variable
+from .arrays import DTYPES, STORED_AS, as_array, order_of_axes, state_dtype, zeros_as
+
+SLOTS = {"square_avg": "rms", "momentum_buffer": "momentum", "grad_avg": "mg"}
+"""What PyTorch calls the slots."""
+
+
+def describe(name: str, tensor: Tensor) -> str:
+    """Return how messages call a tensor.
+
+    >>> describe("params[0]", torch.zeros(3, 2))
+    'params[0] (torch.float32, shape (3, 2))'
+    """
+    return f"{name} ({tensor.dtype}, shape {tuple(tensor.shape)})"
+
+
+def check_parameter(parameter: Tensor, name: str) -> None:
+    """Raise unless kernels can step a parameter.
+
+    Raises
+    ------
+    TypeError
+        If it is of another dtype, sparse, or on another device than the CPU.
+    """
+    if parameter.device.type != "cpu":
+        raise TypeError(
+            f"{describe(name, parameter)} is on {parameter.device}; expected a parameter on the CPU (torch.optim.RMSprop "
+            "takes the others; parameters of both kinds go to two optimizers)"
+        )
+    if parameter.layout is not torch.strided:
+        raise TypeError(f"{describe(name, parameter)}: expected a strided parameter, got {parameter.layout}")
+    if parameter.dtype not in DTYPES:
+        raise TypeError(f"{describe(name, parameter)}: expected one of {DTYPES}")
+
+
+class ParameterState:
+    """The slots of a parameter, whose arrays are the memory of the parameter and of its entry in ``optimizer.state``.
+
+    Parameters
+    ----------
+    parameter : Tensor
+        The parameter.
+    found : dict
+        Its entry in ``optimizer.state`` so far; what is missing is made, and nothing written into it.
+    group : dict
+        Its parameter group.
+    name : str
+        What messages call it.
+
+    Attributes
+    ----------
+    tensors : dict of str to Tensor
+        What its entry is to be.
+    was_read : bool
+        Whether rows of it have been caught up since its last step.
+    """
+
+    def __init__(self, parameter: Tensor, found: dict[str, Any], group: dict[str, Any], name: str) -> None:
+        check_parameter(parameter, name)
+        self.parameter = parameter
+        self.name = name
+        self.was_read = False
+        self.version = -1
+        self._pointer = parameter.data_ptr()
+        self._shape = parameter.shape
+        self._stride = parameter.stride()
+        self.items = parameter.numel()
+        self.dtype = parameter.dtype
+        self.exact = group["sparse_update"] == "exact"
+        self.centered = bool(group["centered"])
+        self.tensors: dict[str, Tensor] = {"step": _as_step(found.get("step", 0.0))}
+        for key in SLOTS:
+            wanted = {"momentum_buffer": group["momentum"] > 0, "grad_avg": self.centered}.get(key, True)
+            if wanted or key in found:
+                self.tensors[key] = _as_slot(found.get(key), parameter, f"state[{name}][{key!r}]")
+        var = as_array(parameter)
+        self.axes = order_of_axes(var)
+        arrays = {SLOTS[key]: self.as_line_of(as_array(tensor)) for key, tensor in self.tensors.items() if key in SLOTS}
+        self.slots = Slots(
+            as_variable(self.as_line_of(var), name),
+            name,
+            momentum="momentum" in arrays,
+            centered=self.centered,
+            exact=self.exact,
+            decays=False,
+            arrays=arrays,
+        )
+        self.occupied = Occupied([self.slots.var, *arrays.values()])
+
+    @property
+    def small(self) -> bool:
+        """Whether its dense steps are for a batch."""
+        return self.slots.small and self.dtype not in STORED_AS
+
+    def lies_like(self, grad: Tensor) -> bool:
+        """Return whether a dense gradient can be read as it lies, element by element, for a contiguous parameter."""
+        return (
+            grad.layout is torch.strided
+            and grad.dtype is self.dtype
+            and grad.numel() == self.items
+            and grad.is_contiguous()
+            and grad.is_cpu
+            and not grad.is_neg()
+            and not grad.is_conj()
+        )
+
+    def as_line_of(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Return an array of the parameter's shape with its axes in the order of the parameter's memory."""
+        return array if self.axes is None else array.transpose(self.axes)
+
+    def fits(self, found: dict[str, Any] | None, group: dict[str, Any]) -> bool:
+        """Return whether parameter, state and group are what they were, so that the arrays still are their memory."""
+        parameter, tensors = self.parameter, self.tensors
+        if found is None or parameter.data_ptr() != self._pointer:
+            return False
+        for key, tensor in tensors.items():
+            if found.get(key) is not tensor:
+                return False
+        return (
+            parameter.shape == self._shape
+            and parameter.stride() == self._stride
+            and group["centered"] == self.centered
+            and (group["sparse_update"] == "exact") == self.exact
+            and ("momentum_buffer" in tensors or not group["momentum"] > 0)
+        )
+
+    def catch_up(self, indices: Tensor) -> None:
+        """Catch up the rows at ``indices``, of any shape; indices out of bounds are for others to refuse."""
+        self.was_read = True
+        if not self.slots.has_values_behind:
+            return
+        rows = indices.detach().to(torch.int64).reshape(-1).numpy()
+        if not rows.size or rows.min() < 0 or rows.max() >= len(self.slots.var):
+            return
+        # What is current stays so, and autograd need not hear of it.
+        late = rows[self.slots.row_clocks()[rows] < self.slots.steps]
+        if late.size:
+            self.slots.catch_up(late)
+            self.wrote()
+
+    def flush(self) -> None:
+        """Catch up all rows."""
+        self.was_read = True
+        slots = self.slots
+        if slots.clocks is not None and slots.exact and slots.floor < slots.steps:
+            moved = slots.has_values_behind
+            slots.flush()
+            if moved:
+                self.wrote()
+
+    def wrote(self) -> None:
+        """Let autograd know that the parameter has changed."""
+        if not self.parameter.is_inference():
+            torch.autograd.graph.increment_version(self.parameter)
+            self.version = self.parameter._version
+
+    @property
+    def was_changed_by_others(self) -> bool:
+        """Whether somebody else has written to the parameter since."""
+        return not self.parameter.is_inference() and self.parameter._version != self.version
+
+
+def _as_step(step: Any) -> Tensor:
+    if isinstance(step, Tensor):
+        return step
+    in_double = torch.get_default_dtype() is torch.float64  # as PyTorch's own optimizers count
+    return torch.tensor(float(step), dtype=torch.float64 if in_double else torch.float32)
+
+
+def _as_slot(tensor: Tensor | None, parameter: Tensor, name: str) -> Tensor:
+    """Return a slot's tensor as kernels can step it: the same one where it can be."""
+    if tensor is None:
+        return zeros_as(parameter)
+    if tensor.shape != parameter.shape:
+        raise ValueError(f"{name}: expected shape {tuple(parameter.shape)}, got {tuple(tensor.shape)}")
+    if tensor.dtype is state_dtype(parameter.dtype) and tensor.device.type == "cpu":
+        if tensor.stride() == parameter.stride():
+            return tensor
+    return zeros_as(parameter).copy_(tensor.detach())

@@ -1,0 +1,195 @@
+"""One step over parameter groups: everything is looked at, then everything is written."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..batches import Batch
+from ..gradients import Gradient, Rows
+from ..interrupts import Uninterrupted
+from ..kernels.dense import add_one
+from ..rates import StepRates
+from ..slots import Slots
+from . import behind
+from .gradients import as_gradient
+from .state import ParameterState, describe
+
+Group: TypeAlias = dict[str, Any]
+States: TypeAlias = dict[Tensor, dict[str, Any]]
+Part: TypeAlias = tuple[Slots | Batch, Gradient, StepRates]
+
+
+class Steps:
+    """What is remembered from step to step: where parameters and their state lie, and what is stepped together."""
+
+    def __init__(self) -> None:
+        self.known: dict[int, ParameterState] = {}
+        self._rates: dict[int, tuple[tuple[float, ...], StepRates]] = {}
+        self._batches: dict[Any, tuple[list[ParameterState], Batch | None]] = {}
+        self._counters = Counters([])
+        self._has_warned = False
+
+    def take(self, groups: Sequence[Group], states: States) -> None:
+        """Step every parameter that has a gradient."""
+        parts: list[Part] = []
+        stepped: list[ParameterState] = []
+        for number, group in enumerate(groups):
+            self._look_at(group, number, states, parts, stepped)
+        counters = self._counters if self._counters.of == stepped else Counters(stepped)
+        for slots, gradient, _ in parts:
+            slots.prepare(gradient)
+        interrupts = Uninterrupted()
+        try:
+            interrupts.hold()
+            if counters is not self._counters:
+                self._register(stepped, states)
+                self._counters = counters
+            for slots, gradient, rates in parts:
+                slots.step(gradient, rates, 1.0)
+            counters.add_one()
+            _note_writes(stepped)
+        finally:
+            interrupts.release()
+
+    def _look_at(
+        self, group: Group, number: int, states: States, parts: list[Part], stepped: list[ParameterState]
+    ) -> None:
+        """Check the gradients of a group, and append what is to be done with them."""
+        parameters = group["params"]
+        rates = self._rates_of(group, number)
+        may_batch = len(set(map(id, parameters))) == len(parameters)  # PyTorch only warns of repeated ones
+        small: dict[Any, tuple[list[ParameterState], list[Tensor]]] = {}
+        for k, parameter in enumerate(parameters):
+            grad = parameter.grad
+            if grad is None:
+                continue
+            own = self.known.get(id(parameter))
+            if own is None or not own.fits(states.get(parameter), group):
+                own = ParameterState(parameter, states.get(parameter, {}), group, f"parameter {k} of group {number}")
+            stepped.append(own)
+            if may_batch and own.small and own.lies_like(grad):
+                members, grads = small.setdefault((own.dtype, len(own.tensors), own.centered), ([], []))
+                members.append(own)
+                grads.append(grad)
+                continue
+            gradient = as_gradient(grad, own)
+            if isinstance(gradient, Rows):
+                self._check_sparse(own, group)
+            parts.append((own.slots, gradient, rates))
+        for kind, (members, grads) in small.items():
+            batch = self._batch((number, kind), members)
+            if batch is None:
+                parts += [(own.slots, as_gradient(grad, own), rates) for own, grad in zip(members, grads, strict=True)]
+            else:
+                batch.addresses[:, 0] = [grad.data_ptr() for grad in grads]
+                parts.append((batch, batch.gradient, rates))
+
+    def _batch(self, key: Any, members: list[ParameterState]) -> Batch | None:
+        """Return the batch of these parameters; None where some share memory, and must be stepped one by one."""
+        found, batch = self._batches.get(key, ([], None))
+        if found != members:
+            ends = sorted((own.slots.var.ctypes.data, own.slots.var.nbytes) for own in members)
+            apart = all(low + size <= high for (low, size), (high, _) in pairwise(ends))
+            batch = Batch([own.slots for own in members]) if apart else None
+            self._batches[key] = members, batch
+        return batch
+
+    def _rates_of(self, group: Group, number: int) -> StepRates:
+        learning_rate, decay, momentum = float(group["lr"]), float(group["weight_decay"]), float(group["momentum"])
+        alpha, epsilon, maximize = float(group["alpha"]), float(group["eps"]), bool(group["maximize"])
+        given = learning_rate, alpha, epsilon, decay, momentum, maximize
+        latest = self._rates.get(number)
+        if latest is not None and latest[0] == given:
+            return latest[1]
+        has_momentum = momentum > 0
+        rates = StepRates(
+            learning_rate=1.0 if has_momentum else learning_rate,
+            rho=alpha,
+            momentum=momentum,
+            epsilon_inside=0.0,
+            epsilon_outside=epsilon,
+            shrink=1.0,
+            clipvalue=np.inf,
+            outer_rate=learning_rate if has_momentum else 1.0,
+            coupled_decay=decay,
+            ascends=maximize,
+            momentum_rests=not has_momentum,
+        )
+        self._rates[number] = given, rates
+        return rates
+
+    def _check_sparse(self, own: ParameterState, group: Group) -> None:
+        if own.exact and group["weight_decay"] != 0:
+            raise ValueError(
+                f"{describe(own.name, own.parameter)}: weight_decay={group['weight_decay']} with a sparse gradient. "
+                "PyTorch's weight decay enters the mean square, and so would move all rows at every step, each in its "
+                "own way. Expected weight_decay=0 in its group; or sparse_update='lazy', which decays a row when it is "
+                "touched; or dense gradients (sparse=False)"
+            )
+        if own.slots.has_values_behind and not own.was_read and not self._has_warned:
+            self._has_warned = True
+            warnings.warn(
+                f"{describe(own.name, own.parameter)}: with momentum, rows that a step does not touch fall behind, and "
+                "no row was caught up since the last step, so the forward pass may have read old values. Take "
+                "numba_rmsprop.torch.Embedding or EmbeddingBag, or call optimizer.catch_up(parameter, indices) before "
+                "you read rows, or optimizer.flush() before you read all",
+                stacklevel=6,
+            )
+
+    def _register(self, stepped: list[ParameterState], states: States) -> None:
+        for own in stepped:
+            before = self.known.get(id(own.parameter))
+            if before is not own:
+                if before is not None:
+                    before.flush()
+                states[own.parameter].update(own.tensors)
+                self.known[id(own.parameter)] = own
+
+
+def _note_writes(stepped: list[ParameterState]) -> None:
+    torch.autograd.graph.increment_version([own.parameter for own in stepped if not own.parameter.is_inference()])
+    for own in stepped:
+        if own.slots.clocks is not None and own.slots.values_fall_behind:
+            behind.note(own)
+            own.was_read = False
+            own.version = own.parameter._version
+
+
+class Counters:
+    """The ``step`` of some parameters.
+
+    Parameters
+    ----------
+    of : list of ParameterState
+        The parameters.
+    """
+
+    def __init__(self, of: list[ParameterState]) -> None:
+        self.of = of
+        self._others: list[Tensor] = []
+        self._addresses: dict[np.dtype[Any], NDArray[np.int64]] = {}
+        addresses: dict[np.dtype[Any], list[int]] = {}
+        for step in (own.tensors["step"] for own in of):
+            if step.dtype in (torch.float32, torch.float64) and step.device.type == "cpu" and not step.requires_grad:
+                addresses.setdefault(step.numpy().dtype, []).append(step.data_ptr())
+            else:
+                self._others.append(step)
+        self._addresses = {dtype: np.array(found, np.int64) for dtype, found in addresses.items()}
+
+    def add_one(self) -> None:
+        """Count one step of each."""
+        for dtype, addresses in self._addresses.items():
+            add_one(addresses, _LIKE[dtype])
+        for step in self._others:
+            step += 1
+
+
+_LIKE = {np.dtype(kind): np.empty(0, kind) for kind in (np.float32, np.float64)}
