@@ -83,7 +83,7 @@ class Slots:
         self.var = var
         self.name = name
         self.shape = var.shape
-        self.dtype = var.dtype
+        self.dtype = var.dtype if arrays is None else arrays["rms"].dtype
         self.small = 0 < var.size <= SMALL_ITEMS and var.flags.c_contiguous
         self.exact = exact
         self.values_fall_behind = exact and (momentum or decays)
@@ -102,12 +102,12 @@ class Slots:
         self.floor = 0
         self.clocks: NDArray[np.int32] | None = None
         self._seen: NDArray[np.uint8] | None = None
-        self.history = History(var.dtype)
+        self.history = History(self.dtype)
         self.changes = Changes()
         self._table = self._as_table()
         self._links = row_links(0)
-        self._scratch = row_scratch(0, np.empty((0, 0), var.dtype))
-        self._sums = np.zeros((0, 0), var.dtype)
+        self._scratch = row_scratch(0, np.empty((0, 0), self.dtype))
+        self._sums = np.zeros((0, 0), self.dtype)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in ("_table", "_seen")}

@@ -69,13 +69,18 @@ def as_variable(var: Any, name: str) -> FloatArray:
         )
     if var.dtype not in DTYPES:
         raise TypeError(f"{describe(name, var)}: expected dtype float32 or float64 in native byte order")
+    check_memory(var, name)
+    return var
+
+
+def check_memory(var: NDArray[Any], name: str) -> None:
+    """Raise ValueError if an array is read-only, not aligned, or its elements share memory with one another."""
     if not var.flags.writeable:
         raise ValueError(f"{describe(name, var)} is read-only; expected a writable array, which is updated in place")
     if not var.flags.aligned:
         raise ValueError(f"{describe(name, var)} is not aligned in memory; pass an aligned copy, as np.array makes it")
     if var.size and _overlaps_itself(var):
         raise ValueError(f"{describe(name, var)}: its elements share memory (strides {var.strides}); pass a copy")
-    return var
 
 
 class Occupied:

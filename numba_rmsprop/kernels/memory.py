@@ -5,6 +5,9 @@ every row, whether one of them overlaps another before it vectorises (24 ns for 
 tests). So each load and store carries the name of its array as an alias scope. None stands for an array that a variant
 lacks: loading from it gives None, and storing into it does nothing.
 
+Elements of 16 bits are floats that Numba does not have: uint16 holds a bfloat16 and int16 a float16. They are read as
+float32, and written rounded to the nearest, to the even one of two that are as near.
+
 Indices are not wrapped around: they must not be negative. Under ``NUMBA_BOUNDSCHECK=1`` all of this gives way to plain
 indexing, which Numba checks; an index that is negative is refused there too, since it is taken as unsigned.
 """
@@ -23,6 +26,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
 
+from .halves import narrow, narrowed, widen, widened, width
 from .jit import Integer, compiled_inline
 
 PLAIN = numba.config.DISABLE_JIT or numba.config.BOUNDSCHECK  # type: ignore[attr-defined]
@@ -54,12 +58,12 @@ def _accessors(scope: str) -> tuple[Callable[..., Any], Callable[..., None]]:
 
         @compiled_inline
         def load_element(array: Any, i: Any, j: Any) -> Any:
-            return None if array is None else array[np.uint64(i), np.uint64(j)]
+            return None if array is None else widen(array[np.uint64(i), np.uint64(j)])
 
         @compiled_inline
         def store_element(array: Any, i: Any, j: Any, value: Any) -> None:
             if array is not None:
-                array[np.uint64(i), np.uint64(j)] = value
+                array[np.uint64(i), np.uint64(j)] = narrow(value, array)
 
         return load_element, store_element
 
@@ -71,9 +75,9 @@ def _accessors(scope: str) -> tuple[Callable[..., Any], Callable[..., None]]:
         def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             loaded = builder.load(_pointer(context, builder, signature.args[0], arguments[0], arguments[1:]))
             _tag(builder.module, loaded, scope)
-            return loaded
+            return widened(builder, loaded, array.dtype)
 
-        return array.dtype(array, types.intp, types.intp), emit
+        return width(array.dtype)(array, types.intp, types.intp), emit
 
     @intrinsic
     def store(typing_context: Any, array: Any, i: Any, j: Any, value: Any) -> Any:
@@ -82,10 +86,10 @@ def _accessors(scope: str) -> tuple[Callable[..., Any], Callable[..., None]]:
 
         def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             pointer = _pointer(context, builder, signature.args[0], arguments[0], arguments[1:3])
-            _tag(builder.module, builder.store(arguments[3], pointer), scope)
+            _tag(builder.module, builder.store(narrowed(builder, arguments[3], array.dtype), pointer), scope)
             return context.get_dummy_value()
 
-        return types.void(array, types.intp, types.intp, array.dtype), emit
+        return types.void(array, types.intp, types.intp, width(array.dtype)), emit
 
     return load, store
 

@@ -27,7 +27,8 @@ def as_array(tensor: Tensor) -> NDArray[Any]:
     if found.is_complex():
         found = torch.view_as_real(found.resolve_conj())
     found = found.resolve_neg()
-    return found.view(STORED_AS.get(found.dtype, found.dtype)).numpy()
+    array: NDArray[Any] = found.view(STORED_AS.get(found.dtype, found.dtype)).numpy()
+    return array
 
 
 def order_of_axes(array: NDArray[Any]) -> tuple[int, ...] | None:

@@ -29,7 +29,8 @@ def as_gradient(grad: Tensor, own: ParameterState) -> Dense | Rows:
     name = f"gradient of {own.name}"
     if grad.dtype is not own.dtype or grad.device.type != "cpu" or grad.shape != own.parameter.shape:
         raise TypeError(
-            f"{describe(name, grad)} on {grad.device}: expected {own.dtype}, shape {tuple(own.parameter.shape)}, on the CPU"
+            f"{describe(name, grad)} on {grad.device}: expected {own.dtype}, shape {tuple(own.parameter.shape)}, "
+            "on the CPU"
         )
     if grad.layout is torch.sparse_coo and grad.sparse_dim() > 0:
         return _as_rows(grad.detach(), own, name)

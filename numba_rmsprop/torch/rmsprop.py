@@ -62,9 +62,9 @@ class RMSprop(torch.optim.Optimizer):
     Parameters, gradients and state are read and written where they lie. ``state_dict`` is that of torch.optim.RMSprop
     and loads there, as theirs loads here.
 
-    With momentum, rows that a sparse step does not touch move too, but only when they are needed:
-    :class:`~numba_rmsprop.torch.Embedding` and :class:`~numba_rmsprop.torch.EmbeddingBag` see to that; with others, call
-    :meth:`catch_up` before you read rows, or :meth:`flush` before you read a table.
+    With momentum, rows that a sparse step does not touch move too, but only when they are needed. An
+    :class:`~numba_rmsprop.torch.Embedding` or :class:`~numba_rmsprop.torch.EmbeddingBag` sees to that; with others,
+    call :meth:`catch_up` before you read rows, or :meth:`flush` before you read a table.
 
     References
     ----------

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..slots import Slots
-from ..variables import Occupied, as_variable
+from ..variables import Occupied, check_memory
 from .arrays import DTYPES, STORED_AS, as_array, order_of_axes, state_dtype, zeros_as
 
 SLOTS = {"square_avg": "rms", "momentum_buffer": "momentum", "grad_avg": "mg"}
@@ -35,8 +35,8 @@ def check_parameter(parameter: Tensor, name: str) -> None:
     """
     if parameter.device.type != "cpu":
         raise TypeError(
-            f"{describe(name, parameter)} is on {parameter.device}; expected a parameter on the CPU (torch.optim.RMSprop "
-            "takes the others; parameters of both kinds go to two optimizers)"
+            f"{describe(name, parameter)} is on {parameter.device}; expected a parameter on the CPU (others are for "
+            "torch.optim.RMSprop: two optimizers for a model of both)"
         )
     if parameter.layout is not torch.strided:
         raise TypeError(f"{describe(name, parameter)}: expected a strided parameter, got {parameter.layout}")
@@ -87,8 +87,9 @@ class ParameterState:
         var = as_array(parameter)
         self.axes = order_of_axes(var)
         arrays = {SLOTS[key]: self.as_line_of(as_array(tensor)) for key, tensor in self.tensors.items() if key in SLOTS}
+        check_memory(var, name)
         self.slots = Slots(
-            as_variable(self.as_line_of(var), name),
+            self.as_line_of(var),
             name,
             momentum="momentum" in arrays,
             centered=self.centered,
@@ -184,7 +185,6 @@ def _as_slot(tensor: Tensor | None, parameter: Tensor, name: str) -> Tensor:
         return zeros_as(parameter)
     if tensor.shape != parameter.shape:
         raise ValueError(f"{name}: expected shape {tuple(parameter.shape)}, got {tuple(tensor.shape)}")
-    if tensor.dtype is state_dtype(parameter.dtype) and tensor.device.type == "cpu":
-        if tensor.stride() == parameter.stride():
-            return tensor
+    if tensor.dtype is state_dtype(parameter.dtype) and tensor.is_cpu and tensor.stride() == parameter.stride():
+        return tensor
     return zeros_as(parameter).copy_(tensor.detach())
