@@ -27,14 +27,14 @@ from .limits import limit_dense, limit_rows
 Step = Callable[[], object]
 Floats = NDArray[np.float32]
 
-OURS, LIMIT = "numba_rmsprop", "limit"
+OURS, OURS_TORCH, LIMIT = "numba_rmsprop", "numba_rmsprop.torch", "limit"
 TORCH, FOREACH, FUSED_ADAM, FUSED_ADAGRAD = "torch", "torch foreach", "torch fused Adam", "torch fused Adagrad"
 SPARSE_ADAM, FBGEMM, OPTAX, TENSORFLOW = "torch SparseAdam", "fbgemm Adagrad", "optax", "tensorflow"
 NUMPY, NUMPY_CLIP = "np.take", "np.take clip"
 DELTA, FULL = "delta", "all"
 
-DENSE = (OURS, LIMIT, TORCH, FOREACH, FUSED_ADAM, FUSED_ADAGRAD, OPTAX, TENSORFLOW)
-ROWS = (OURS, LIMIT, SPARSE_ADAM, FBGEMM, TORCH, TENSORFLOW)
+DENSE = (OURS, LIMIT, OURS_TORCH, TORCH, FOREACH, FUSED_ADAM, FUSED_ADAGRAD, OPTAX, TENSORFLOW)
+ROWS = (OURS, LIMIT, OURS_TORCH, SPARSE_ADAM, FBGEMM, TORCH, TENSORFLOW)
 
 RHO = 0.9
 
@@ -81,6 +81,11 @@ def torch_module() -> Any:
     return torch
 
 
+def ours_for_torch() -> Any:
+    """Import our optimizer for torch, which must be installed."""
+    return importlib.import_module("numba_rmsprop.torch").RMSprop
+
+
 def use_threads(count: int) -> None:
     """Let Numba use so many threads, or tell asv to skip."""
     if count > numba.config.NUMBA_NUM_THREADS:
@@ -123,6 +128,7 @@ def dense(library: str, sizes: list[int], **options: Any) -> Step:
         return _tensorflow([(grad, grad.shape) for grad in gradients])
     torch = torch_module()
     make, settings = {
+        OURS_TORCH: (ours_for_torch(), {"alpha": RHO}),
         TORCH: (torch.optim.RMSprop, {"alpha": RHO, "foreach": False}),
         FOREACH: (torch.optim.RMSprop, {"alpha": RHO, "foreach": True}),
         FUSED_ADAM: (torch.optim.Adam, {"fused": True}),
@@ -182,7 +188,7 @@ def rows(library: str, shape: tuple[int, int], indices: NDArray[np.int64], **opt
         return lambda: opt.apply_gradients([(grad, table)])
     if library == LIMIT:
         state = np.ones(shape, np.float32), np.ones(shape, np.float32), None, None
-        rates = np.array(Rates(1e-3, RHO, 1 - RHO, 0.0, 0.0, 1e-7, 1.0, np.inf, 1.0), np.float32)
+        rates = np.array(Rates(1e-3, RHO, 1 - RHO, 0.0, 0.0, 1e-7, 1.0, np.inf, 1.0, 1.0, 0.0), np.float32)
         return lambda: limit_rows(numba.get_num_threads(), indices, values, state, rates)
     if library == TENSORFLOW:
         return _tensorflow([((values, indices), shape)])
@@ -193,9 +199,10 @@ def rows(library: str, shape: tuple[int, int], indices: NDArray[np.int64], **opt
     sparse = torch.sparse_coo_tensor(
         torch.from_numpy(indices[np.newaxis]), torch.from_numpy(values), shape, check_invariants=False
     )
-    if library == SPARSE_ADAM:
+    if library in (OURS_TORCH, SPARSE_ADAM):
         parameter.grad = sparse
-        return torch.optim.SparseAdam([parameter]).step
+        settings = {"alpha": RHO} if library == OURS_TORCH else {}
+        return (ours_for_torch() if library == OURS_TORCH else torch.optim.SparseAdam)([parameter], **settings).step
     parameter.grad = sparse.to_dense()
     return torch.optim.RMSprop([parameter], alpha=RHO).step
 

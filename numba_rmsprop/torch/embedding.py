@@ -46,6 +46,7 @@ device, dtype
 
     Examples
     --------
+    >>> import torch
     >>> from numba_rmsprop.torch import RMSprop
     >>> table = Embedding(1000, 4)
     >>> optimizer = RMSprop(table.parameters(), momentum=0.9)
@@ -110,6 +111,7 @@ include_last_offset, padding_idx, device, dtype
 
     Examples
     --------
+    >>> import torch
     >>> bags = EmbeddingBag(1000, 4, mode="sum")
     >>> bags(torch.tensor([[1, 2], [3, 3]])).shape
     torch.Size([2, 4])
