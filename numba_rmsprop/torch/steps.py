@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any, TypeAlias
 
@@ -20,6 +20,7 @@ from ..rates import StepRates
 from ..slots import Slots
 from . import behind
 from .gradients import as_gradient
+from .plans import WORTH_A_PLAN, Plan
 from .state import ParameterState, describe
 
 Group: TypeAlias = dict[str, Any]
@@ -32,42 +33,63 @@ class Steps:
 
     def __init__(self) -> None:
         self.known: dict[int, ParameterState] = {}
+        self._plans: dict[int, Plan] = {}
         self._rates: dict[int, tuple[tuple[float, ...], StepRates]] = {}
         self._batches: dict[Any, tuple[list[ParameterState], Batch | None]] = {}
-        self._counters = Counters([])
+        self._written = Written([])
         self._has_warned = False
 
     def take(self, groups: Sequence[Group], states: States) -> None:
         """Step every parameter that has a gradient."""
         parts: list[Part] = []
         stepped: list[ParameterState] = []
+        batched: list[tuple[int, list[ParameterState], Batch]] = []
         for number, group in enumerate(groups):
-            self._look_at(group, number, states, parts, stepped)
-        counters = self._counters if self._counters.of == stepped else Counters(stepped)
+            rates = self._rates_of(group, number)
+            plan = self._plans.get(number)
+            if plan is not None and plan.fits(group, states):
+                stepped += plan.members
+                parts.append((plan.batch, plan.batch.gradient, rates))
+                if plan.rest:
+                    self._look_at(plan.rest, group, number, rates, states, parts, stepped)
+            else:
+                every = enumerate(group["params"])
+                batched += self._look_at(every, group, number, rates, states, parts, stepped)
+        written = self._written if self._written.are(stepped) else Written(stepped)
         for slots, gradient, _ in parts:
             slots.prepare(gradient)
+        self._write(parts, written, states)
+        for number, members, batch in batched:
+            self._plans[number] = Plan(groups[number], members, batch, states)
+
+    def _write(self, parts: list[Part], written: Written, states: States) -> None:
         interrupts = Uninterrupted()
         try:
             interrupts.hold()
-            if counters is not self._counters:
-                self._register(stepped, states)
-                self._counters = counters
+            if written is not self._written:
+                self._register(written.parameters, states)
+                self._written = written
             for slots, gradient, rates in parts:
                 slots.step(gradient, rates, 1.0)
-            counters.add_one()
-            _note_writes(stepped)
+            written.note()
         finally:
             interrupts.release()
 
     def _look_at(
-        self, group: Group, number: int, states: States, parts: list[Part], stepped: list[ParameterState]
-    ) -> None:
-        """Check the gradients of a group, and append what is to be done with them."""
-        parameters = group["params"]
-        rates = self._rates_of(group, number)
-        may_batch = len(set(map(id, parameters))) == len(parameters)  # PyTorch only warns of repeated ones
+        self,
+        parameters: Iterable[tuple[int, Tensor]],
+        group: Group,
+        number: int,
+        rates: StepRates,
+        states: States,
+        parts: list[Part],
+        stepped: list[ParameterState],
+    ) -> list[tuple[int, list[ParameterState], Batch]]:
+        """Check gradients, append what is to be done with them, and return batches that are worth a plan."""
+        # PyTorch only warns of a parameter that comes twice, and steps it twice.
+        may_batch = len(set(map(id, group["params"]))) == len(group["params"])
         small: dict[Any, tuple[list[ParameterState], list[Tensor]]] = {}
-        for k, parameter in enumerate(parameters):
+        for k, parameter in parameters:
             grad = parameter.grad
             if grad is None:
                 continue
@@ -76,7 +98,7 @@ class Steps:
                 own = ParameterState(parameter, states.get(parameter, {}), group, f"parameter {k} of group {number}")
             stepped.append(own)
             if may_batch and own.small and own.lies_like(grad):
-                members, grads = small.setdefault((own.dtype, len(own.tensors), own.centered), ([], []))
+                members, grads = small.setdefault((own.dtype, frozenset(own.tensors)), ([], []))
                 members.append(own)
                 grads.append(grad)
                 continue
@@ -84,13 +106,17 @@ class Steps:
             if isinstance(gradient, Rows):
                 self._check_sparse(own, group)
             parts.append((own.slots, gradient, rates))
+        found = []
         for kind, (members, grads) in small.items():
             batch = self._batch((number, kind), members)
             if batch is None:
                 parts += [(own.slots, as_gradient(grad, own), rates) for own, grad in zip(members, grads, strict=True)]
-            else:
-                batch.addresses[:, 0] = [grad.data_ptr() for grad in grads]
-                parts.append((batch, batch.gradient, rates))
+                continue
+            batch.addresses[:, 0] = [grad.data_ptr() for grad in grads]
+            parts.append((batch, batch.gradient, rates))
+            if len(members) >= WORTH_A_PLAN:
+                found = [(number, members, batch)]
+        return found
 
     def _batch(self, key: Any, members: list[ParameterState]) -> Batch | None:
         """Return the batch of these parameters; None where some share memory, and must be stepped one by one."""
@@ -154,42 +180,43 @@ class Steps:
                 self.known[id(own.parameter)] = own
 
 
-def _note_writes(stepped: list[ParameterState]) -> None:
-    torch.autograd.graph.increment_version([own.parameter for own in stepped if not own.parameter.is_inference()])
-    for own in stepped:
-        if own.slots.clocks is not None and own.slots.values_fall_behind:
-            behind.note(own)
-            own.was_read = False
-            own.version = own.parameter._version
-
-
-class Counters:
-    """The ``step`` of some parameters.
+class Written:
+    """The parameters that a step writes, and what is to be told of it: to their ``step``, autograd, and others.
 
     Parameters
     ----------
-    of : list of ParameterState
-        The parameters.
+    parameters : list of ParameterState
+        The parameters, all of the call.
     """
 
-    def __init__(self, of: list[ParameterState]) -> None:
-        self.of = of
-        self._others: list[Tensor] = []
-        self._addresses: dict[np.dtype[Any], NDArray[np.int64]] = {}
+    def __init__(self, parameters: list[ParameterState]) -> None:
+        self.parameters = parameters
+        self._versioned = [own.parameter for own in parameters if not own.parameter.is_inference()]
+        self._may_fall_behind = [own for own in parameters if own.slots.values_fall_behind]
+        self._counted_by_others: list[Tensor] = []
         addresses: dict[np.dtype[Any], list[int]] = {}
-        for step in (own.tensors["step"] for own in of):
-            if step.dtype in (torch.float32, torch.float64) and step.device.type == "cpu" and not step.requires_grad:
+        for step in (own.tensors["step"] for own in parameters):
+            if step.dtype in (torch.float32, torch.float64) and step.is_cpu and not step.requires_grad:
                 addresses.setdefault(step.numpy().dtype, []).append(step.data_ptr())
             else:
-                self._others.append(step)
-        self._addresses = {dtype: np.array(found, np.int64) for dtype, found in addresses.items()}
+                self._counted_by_others.append(step)
+        self._counters: list[tuple[NDArray[np.int64], NDArray[Any]]] = [
+            (np.array(found, np.int64), np.empty(0, dtype)) for dtype, found in addresses.items()
+        ]
 
-    def add_one(self) -> None:
-        """Count one step of each."""
-        for dtype, addresses in self._addresses.items():
-            add_one(addresses, _LIKE[dtype])
-        for step in self._others:
+    def are(self, parameters: list[ParameterState]) -> bool:
+        """Return whether these are the ones."""
+        return self.parameters == parameters
+
+    def note(self) -> None:
+        """Note that they have taken a step."""
+        for addresses, like in self._counters:
+            add_one(addresses, like)
+        for step in self._counted_by_others:
             step += 1
-
-
-_LIKE = {np.dtype(kind): np.empty(0, kind) for kind in (np.float32, np.float64)}
+        torch.autograd.graph.increment_version(self._versioned)
+        for own in self._may_fall_behind:
+            if own.slots.clocks is not None:
+                behind.note(own)
+                own.was_read = False
+                own.version = own.parameter._version
