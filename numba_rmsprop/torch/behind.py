@@ -1,41 +1,99 @@
-"""Whose rows may be behind: for a forward pass, which knows the parameter and not its optimizer."""
+"""Rows that may be behind, as a forward pass asks for them, which knows the parameter and not its optimizer."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from .state import ParameterState
-
-# The state of a parameter lives on as long as the parameter: what rows have missed is part of its value, also where the
-# optimizer is gone.
-_states: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+from ..slots import Slots
 
 
-def note(own: ParameterState) -> None:
-    """Note that rows of a parameter fall behind from now on; what another optimizer has left is made up for first."""
-    other = of(own.parameter)
-    if other is not own:
-        if other is not None:
-            other.flush()
-        _states[own.parameter] = own
+class Table:
+    """The slots of a parameter, and who has read it. It does not hold the parameter, only the memory.
+
+    Parameters
+    ----------
+    slots : Slots
+        The slots.
+
+    Attributes
+    ----------
+    was_read : bool
+        Whether rows have been caught up since the last step.
+    version : int
+        The parameter's version after the last write from here.
+    """
+
+    def __init__(self, slots: Slots) -> None:
+        self.slots = slots
+        self.was_read = False
+        self.version = -1
+
+    def catch_up(self, parameter: Tensor, indices: Tensor) -> None:
+        """Catch up the rows at ``indices``, of any shape; indices out of bounds are for others to refuse."""
+        self.was_read = True
+        slots = self.slots
+        if not slots.has_values_behind:
+            return
+        rows = indices.detach().to(torch.int64).reshape(-1).numpy()
+        if not rows.size or rows.min() < 0 or rows.max() >= len(slots.var):
+            return
+        late = rows[slots.row_clocks()[rows] < slots.steps]
+        if late.size:  # what is current stays so, and autograd need not hear of it
+            slots.catch_up(late)
+            self.note_write(parameter)
+
+    def flush(self, parameter: Tensor) -> None:
+        """Catch up all rows."""
+        self.was_read = True
+        moves = self.slots.has_values_behind
+        self.slots.flush()
+        if moves:
+            self.note_write(parameter)
+
+    def note_step(self, parameter: Tensor) -> None:
+        """Note that a step has left rows behind, and make up for what another optimizer has left before."""
+        other = _tables.get(parameter)
+        if other is not self:
+            if other is not None:
+                other.flush(parameter)
+            _tables[parameter] = self
+        self.was_read = False
+        self.version = parameter._version
+
+    def note_write(self, parameter: Tensor) -> None:
+        """Let autograd know that the parameter has changed."""
+        if not parameter.is_inference():
+            torch.autograd.graph.increment_version(parameter)
+            self.version = parameter._version
+
+    def retire(self, parameter: Tensor) -> None:
+        """Let another state take over: with rows as they are here, or as somebody else has written them since."""
+        if not self.was_changed(parameter):
+            self.flush(parameter)
+        if _tables.get(parameter) is self:
+            del _tables[parameter]
+
+    def was_changed(self, parameter: Tensor) -> bool:
+        """Return whether somebody else has written to the parameter since."""
+        return not parameter.is_inference() and parameter._version != self.version
 
 
-def of(parameter: Tensor) -> ParameterState | None:
-    """Return the state that knows how far behind the rows of a parameter are, if any are."""
-    found: ParameterState | None = _states.get(parameter)
-    return found
+# A table lives on as long as its parameter: what rows have missed is part of their value, also where the optimizer is
+# gone.
+_tables: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
 def catch_up(parameter: Tensor, indices: Tensor) -> None:
-    """Catch up some rows of a parameter."""
-    own = of(parameter)
-    if own is not None:
-        own.catch_up(indices)
+    """Catch up some rows of a parameter, if any are behind."""
+    table: Table | None = _tables.get(parameter)
+    if table is not None:
+        table.catch_up(parameter, indices)
 
 
 def flush(parameter: Tensor) -> None:
-    """Catch up all rows of a parameter."""
-    own = of(parameter)
-    if own is not None:
-        own.flush()
+    """Catch up all rows of a parameter, if any are behind."""
+    table: Table | None = _tables.get(parameter)
+    if table is not None:
+        table.flush(parameter)

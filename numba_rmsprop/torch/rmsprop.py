@@ -157,14 +157,14 @@ class RMSprop(torch.optim.Optimizer):
         """
         own = self._steps.known.get(id(parameter))
         if own is not None:
-            own.catch_up(indices)
+            own.table.catch_up(parameter, indices)
 
     def flush(self, *parameters: Tensor) -> None:
         """Bring every row of the given parameters up to date, or of all, and of their state."""
         chosen = set(map(id, parameters))
         for key, own in self._steps.known.items():
             if not chosen or key in chosen:
-                own.flush()
+                own.table.flush(own.parameter)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as torch.optim.RMSprop does, every row current.
@@ -185,8 +185,7 @@ class RMSprop(torch.optim.Optimizer):
         """
         for own in self._steps.known.values():
             # Whoever has loaded the model before the optimizer wants the rows as they were loaded.
-            if not own.was_changed_by_others:
-                own.flush()
+            own.table.retire(own.parameter)
         for group in state_dict["param_groups"]:
             for name in ("differentiable", "capturable"):
                 if group.get(name):

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..slots import Slots
 from ..variables import Occupied, check_memory
 from .arrays import DTYPES, STORED_AS, as_array, order_of_axes, state_dtype, zeros_as
+from .behind import Table
 
 SLOTS = {"square_avg": "rms", "momentum_buffer": "momentum", "grad_avg": "mg"}
 """What PyTorch calls the slots."""
@@ -62,16 +63,16 @@ class ParameterState:
     ----------
     tensors : dict of str to Tensor
         What its entry is to be.
-    was_read : bool
-        Whether rows of it have been caught up since its last step.
+    slots : Slots
+        The slots.
+    table : Table
+        Who has read them.
     """
 
     def __init__(self, parameter: Tensor, found: dict[str, Any], group: dict[str, Any], name: str) -> None:
         check_parameter(parameter, name)
         self.parameter = parameter
         self.name = name
-        self.was_read = False
-        self.version = -1
         self._pointer = parameter.data_ptr()
         self._shape = parameter.shape
         self._stride = parameter.stride()
@@ -97,6 +98,7 @@ class ParameterState:
             decays=False,
             arrays=arrays,
         )
+        self.table = Table(self.slots)
         self.occupied = Occupied([self.slots.var, *arrays.values()])
 
     @property
@@ -135,41 +137,6 @@ class ParameterState:
             and (group["sparse_update"] == "exact") == self.exact
             and ("momentum_buffer" in tensors or not group["momentum"] > 0)
         )
-
-    def catch_up(self, indices: Tensor) -> None:
-        """Catch up the rows at ``indices``, of any shape; indices out of bounds are for others to refuse."""
-        self.was_read = True
-        if not self.slots.has_values_behind:
-            return
-        rows = indices.detach().to(torch.int64).reshape(-1).numpy()
-        if not rows.size or rows.min() < 0 or rows.max() >= len(self.slots.var):
-            return
-        # What is current stays so, and autograd need not hear of it.
-        late = rows[self.slots.row_clocks()[rows] < self.slots.steps]
-        if late.size:
-            self.slots.catch_up(late)
-            self.wrote()
-
-    def flush(self) -> None:
-        """Catch up all rows."""
-        self.was_read = True
-        slots = self.slots
-        if slots.clocks is not None and slots.exact and slots.floor < slots.steps:
-            moved = slots.has_values_behind
-            slots.flush()
-            if moved:
-                self.wrote()
-
-    def wrote(self) -> None:
-        """Let autograd know that the parameter has changed."""
-        if not self.parameter.is_inference():
-            torch.autograd.graph.increment_version(self.parameter)
-            self.version = self.parameter._version
-
-    @property
-    def was_changed_by_others(self) -> bool:
-        """Whether somebody else has written to the parameter since."""
-        return not self.parameter.is_inference() and self.parameter._version != self.version
 
 
 def _as_step(step: Any) -> Tensor:

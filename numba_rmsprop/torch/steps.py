@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, TypeAlias
 
@@ -18,7 +19,6 @@ from ..interrupts import Uninterrupted
 from ..kernels.dense import add_one
 from ..rates import StepRates
 from ..slots import Slots
-from . import behind
 from .gradients import as_gradient
 from .plans import WORTH_A_PLAN, Plan
 from .state import ParameterState, describe
@@ -26,6 +26,17 @@ from .state import ParameterState, describe
 Group: TypeAlias = dict[str, Any]
 States: TypeAlias = dict[Tensor, dict[str, Any]]
 Part: TypeAlias = tuple[Slots | Batch, Gradient, StepRates]
+
+
+@dataclass
+class Work:
+    """What a step comes to, as far as it has been looked at."""
+
+    states: States
+    parts: list[Part] = field(default_factory=list)
+    stepped: list[ParameterState] = field(default_factory=list)
+    new: dict[int, ParameterState] = field(default_factory=dict)
+    worth_a_plan: list[tuple[int, list[ParameterState], Batch]] = field(default_factory=list)
 
 
 class Steps:
@@ -41,51 +52,40 @@ class Steps:
 
     def take(self, groups: Sequence[Group], states: States) -> None:
         """Step every parameter that has a gradient."""
-        parts: list[Part] = []
-        stepped: list[ParameterState] = []
-        batched: list[tuple[int, list[ParameterState], Batch]] = []
+        work = Work(states)
         for number, group in enumerate(groups):
             rates = self._rates_of(group, number)
             plan = self._plans.get(number)
-            if plan is not None and plan.fits(group, states):
-                stepped += plan.members
-                parts.append((plan.batch, plan.batch.gradient, rates))
-                if plan.rest:
-                    self._look_at(plan.rest, group, number, rates, states, parts, stepped)
-            else:
-                every = enumerate(group["params"])
-                batched += self._look_at(every, group, number, rates, states, parts, stepped)
-        written = self._written if self._written.are(stepped) else Written(stepped)
-        for slots, gradient, _ in parts:
+            if plan is None or not plan.fits(group, states):
+                self._look_at(enumerate(group["params"]), group, number, rates, work)
+                continue
+            work.stepped += plan.members
+            work.parts.append((plan.batch, plan.batch.gradient, rates))
+            if plan.rest:
+                self._look_at(plan.rest, group, number, rates, work)
+        written = self._written if self._written.parameters == work.stepped else Written(work.stepped)
+        for slots, gradient, _ in work.parts:
             slots.prepare(gradient)
-        self._write(parts, written, states)
-        for number, members, batch in batched:
+        self._write(work, written)
+        for number, members, batch in work.worth_a_plan:
             self._plans[number] = Plan(groups[number], members, batch, states)
 
-    def _write(self, parts: list[Part], written: Written, states: States) -> None:
+    def _write(self, work: Work, written: Written) -> None:
         interrupts = Uninterrupted()
         try:
             interrupts.hold()
-            if written is not self._written:
-                self._register(written.parameters, states)
-                self._written = written
-            for slots, gradient, rates in parts:
+            self._register(work)
+            self._written = written
+            for slots, gradient, rates in work.parts:
                 slots.step(gradient, rates, 1.0)
             written.note()
         finally:
             interrupts.release()
 
     def _look_at(
-        self,
-        parameters: Iterable[tuple[int, Tensor]],
-        group: Group,
-        number: int,
-        rates: StepRates,
-        states: States,
-        parts: list[Part],
-        stepped: list[ParameterState],
-    ) -> list[tuple[int, list[ParameterState], Batch]]:
-        """Check gradients, append what is to be done with them, and return batches that are worth a plan."""
+        self, parameters: Iterable[tuple[int, Tensor]], group: Group, number: int, rates: StepRates, work: Work
+    ) -> None:
+        """Check the gradients of some parameters of a group, and enter what is to be done with them."""
         # PyTorch only warns of a parameter that comes twice, and steps it twice.
         may_batch = len(set(map(id, group["params"]))) == len(group["params"])
         small: dict[Any, tuple[list[ParameterState], list[Tensor]]] = {}
@@ -93,10 +93,8 @@ class Steps:
             grad = parameter.grad
             if grad is None:
                 continue
-            own = self.known.get(id(parameter))
-            if own is None or not own.fits(states.get(parameter), group):
-                own = ParameterState(parameter, states.get(parameter, {}), group, f"parameter {k} of group {number}")
-            stepped.append(own)
+            own = self._state_of(parameter, k, group, number, work)
+            work.stepped.append(own)
             if may_batch and own.small and own.lies_like(grad):
                 members, grads = small.setdefault((own.dtype, frozenset(own.tensors)), ([], []))
                 members.append(own)
@@ -105,18 +103,30 @@ class Steps:
             gradient = as_gradient(grad, own)
             if isinstance(gradient, Rows):
                 self._check_sparse(own, group)
-            parts.append((own.slots, gradient, rates))
-        found = []
+                if own.small:
+                    self._plans.pop(number, None)  # it is to have clocks, of which a batch knows nothing
+            work.parts.append((own.slots, gradient, rates))
         for kind, (members, grads) in small.items():
             batch = self._batch((number, kind), members)
             if batch is None:
-                parts += [(own.slots, as_gradient(grad, own), rates) for own, grad in zip(members, grads, strict=True)]
+                found = [as_gradient(grad, own) for own, grad in zip(members, grads, strict=True)]
+                work.parts += [(own.slots, gradient, rates) for own, gradient in zip(members, found, strict=True)]
                 continue
             batch.addresses[:, 0] = [grad.data_ptr() for grad in grads]
-            parts.append((batch, batch.gradient, rates))
+            work.parts.append((batch, batch.gradient, rates))
             if len(members) >= WORTH_A_PLAN:
-                found = [(number, members, batch)]
-        return found
+                work.worth_a_plan.append((number, members, batch))
+
+    def _state_of(self, parameter: Tensor, k: int, group: Group, number: int, work: Work) -> ParameterState:
+        """Return what is known of a parameter, if it still holds, or else what is found out anew."""
+        key = id(parameter)
+        if key in work.new:
+            return work.new[key]
+        own = self.known.get(key)
+        if own is None or not own.fits(work.states.get(parameter), group):
+            name = f"parameter {k} of group {number}"
+            own = work.new[key] = ParameterState(parameter, work.states.get(parameter, {}), group, name)
+        return own
 
     def _batch(self, key: Any, members: list[ParameterState]) -> Batch | None:
         """Return the batch of these parameters; None where some share memory, and must be stepped one by one."""
@@ -160,7 +170,7 @@ class Steps:
                 "own way. Expected weight_decay=0 in its group; or sparse_update='lazy', which decays a row when it is "
                 "touched; or dense gradients (sparse=False)"
             )
-        if own.slots.has_values_behind and not own.was_read and not self._has_warned:
+        if own.slots.has_values_behind and not own.table.was_read and not self._has_warned:
             self._has_warned = True
             warnings.warn(
                 f"{describe(own.name, own.parameter)}: with momentum, rows that a step does not touch fall behind, and "
@@ -170,14 +180,13 @@ class Steps:
                 stacklevel=6,
             )
 
-    def _register(self, stepped: list[ParameterState], states: States) -> None:
-        for own in stepped:
-            before = self.known.get(id(own.parameter))
-            if before is not own:
-                if before is not None:
-                    before.flush()
-                states[own.parameter].update(own.tensors)
-                self.known[id(own.parameter)] = own
+    def _register(self, work: Work) -> None:
+        for key, own in work.new.items():
+            before = self.known.get(key)
+            if before is not None:
+                before.table.flush(before.parameter)
+            work.states[own.parameter].update(own.tensors)
+            self.known[key] = own
 
 
 class Written:
@@ -204,10 +213,6 @@ class Written:
             (np.array(found, np.int64), np.empty(0, dtype)) for dtype, found in addresses.items()
         ]
 
-    def are(self, parameters: list[ParameterState]) -> bool:
-        """Return whether these are the ones."""
-        return self.parameters == parameters
-
     def note(self) -> None:
         """Note that they have taken a step."""
         for addresses, like in self._counters:
@@ -217,6 +222,4 @@ class Written:
         torch.autograd.graph.increment_version(self._versioned)
         for own in self._may_fall_behind:
             if own.slots.clocks is not None:
-                behind.note(own)
-                own.was_read = False
-                own.version = own.parameter._version
+                own.table.note_step(own.parameter)
