@@ -118,7 +118,7 @@ def as_data(data: Any, fits: int) -> tuple[Any, ...]:
 
 
 def as_bounds(bounds: Any, x0: FloatArray, name: str = "x0") -> tuple[FloatArray, FloatArray]:
-    """Return lower and upper bounds of the shape of ``x0``, which lies within them."""
+    """Return lower and upper bounds, between which ``x0`` lies, as :func:`as_lines` does."""
     if bounds is None:
         low, high = -np.inf, np.inf
     elif hasattr(bounds, "lb"):
@@ -131,18 +131,18 @@ def as_bounds(bounds: Any, x0: FloatArray, name: str = "x0") -> tuple[FloatArray
     lower, upper = (_like_starts(f"bounds, {what}", value, x0) for what, value in (("lower", low), ("upper", high)))
     refuse("bounds, lower", ~(lower <= upper), lower, "lower <= upper")
     refuse(name, (x0 < lower) | (x0 > upper), x0, "a value within the bounds")
-    return lower, upper
+    return as_lines(lower), as_lines(upper)
 
 
 def as_scale(x_scale: Any, x0: FloatArray) -> FloatArray:
-    """Return typical sizes of the parameters, of the shape of ``x0``; "x0" stands for the start's own."""
+    """Return typical sizes of the parameters as :func:`as_lines` does; "x0" stands for the start's own."""
     if isinstance(x_scale, str):
         if x_scale != "x0":
             raise ValueError(f'x_scale: expected a number, an array or "x0", got {x_scale!r}')
-        return x0
+        return as_lines(x0)
     scale = _like_starts("x_scale", x_scale, x0)
     refuse("x_scale", ~(np.isfinite(scale) & (scale > 0)), scale, "a finite number above 0")
-    return scale
+    return as_lines(scale)
 
 
 def _like_starts(name: str, value: Any, x0: FloatArray) -> FloatArray:
@@ -154,6 +154,14 @@ def _like_starts(name: str, value: Any, x0: FloatArray) -> FloatArray:
         raise ValueError(
             f"{name}: expected a number, or an array of shape {x0.shape} or {x0.shape[1:]}, got {value!r:.100}"
         ) from None
+
+
+def as_lines(array: FloatArray) -> FloatArray:
+    """Return a line for each fit, or where all have the same, one line: always an array of one type for Numba.
+
+    That is contiguous and writable. For each type of it, everything around the user's functions is compiled anew.
+    """
+    return np.require(array if array.strides[0] else array[:1], requirements=["C", "W"])
 
 
 def refuse(name: str, wrong: NDArray[np.bool], array: NDArray[Any], expected: str) -> None:

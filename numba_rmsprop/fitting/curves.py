@@ -157,7 +157,7 @@ def as_curves(ydata: Any) -> NDArray[Any]:
 
 
 def as_predictors(xdata: Any, curves: NDArray[Any]) -> list[NDArray[Any]]:
-    """Return each predictor as an array of the shape of ``curves``; what all curves share is not copied."""
+    """Return each predictor with a line for each of ``curves``, or one for all."""
     named = {f"xdata[{k}]": item for k, item in enumerate(xdata)} if isinstance(xdata, tuple) else {"xdata": xdata}
     if not named:
         raise ValueError("xdata: expected an array, or a tuple of one at least, got an empty tuple")
@@ -165,7 +165,7 @@ def as_predictors(xdata: Any, curves: NDArray[Any]) -> list[NDArray[Any]]:
 
 
 def as_sigma(sigma: Any, curves: NDArray[Any]) -> Any:
-    """Return ``sigma`` as an array of the shape of ``curves``; None in a tuple stands for 1."""
+    """Return ``sigma`` with a line for each of ``curves``, or one for all; None in a tuple stands for 1."""
     if sigma is None:
         return (None,)
     array = native("sigma", sigma)
@@ -179,7 +179,8 @@ def _like_curves(name: str, array: NDArray[Any], curves: NDArray[Any], *also: tu
     shapes = (*also, curves.shape[1:], curves.shape)
     if array.shape not in shapes:
         raise ValueError(f"{name}: expected shape {' or '.join(map(str, shapes))}, as ydata has, got {array.shape}")
-    return np.broadcast_to(array, curves.shape)
+    # What all share is brought into the same form as what they do not, since Numba compiles anew for each.
+    return array if array.ndim == 2 else np.broadcast_to(array, (1, curves.shape[1])).copy()
 
 
 def covariances(
@@ -195,7 +196,7 @@ def covariances(
     triangles : ndarray, shape (fits, parameters, parameters)
         R of each QR decomposition of J, with the same singular values; not finite where there is none.
     costs : ndarray, shape (fits,)
-    sigma : ndarray, shape (fits, points), or a tuple of None
+    sigma : ndarray, shape (fits, points) or (1, points), or a tuple of None
     shape : tuple of int
         (fits, points).
     """
@@ -204,7 +205,7 @@ def covariances(
         block, cost = triangles[begin : begin + BLOCK], costs[begin : begin + BLOCK]
         points = np.full(len(block), shape[1])
         if isinstance(sigma, np.ndarray):
-            points = np.isfinite(sigma[begin : begin + BLOCK]).sum(axis=1)
+            points[:] = np.isfinite(sigma[begin : begin + BLOCK] if len(sigma) > 1 else sigma).sum(axis=1)
         found = np.isfinite(block).all(axis=(1, 2)) & np.isfinite(cost) & (points > 0)
         freedom = (points - parameters)[found]
         _, values, vectors = np.linalg.svd(block[found])

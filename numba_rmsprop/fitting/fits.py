@@ -73,10 +73,9 @@ class Fits:
         scratch = [self._scratch(optimizer) for _ in self.spaces]
 
         def share(worker: int, counters: NDArray[np.int64], stop: NDArray[np.int64]) -> None:
-            fixed = self.functions, self.x0, self.data, self.spaces[worker]
-            own = scratch[worker], worker, counters, stop
+            fixed = self.functions, self.data, self.spaces[worker], rates, numbers, limits, results
             try:
-                kernels.run_fits(*fixed, rates, numbers, limits, results, *own)
+                kernels.run_fits(*fixed, scratch[worker], worker, counters, stop)
             except Exception:
                 _keep_best(results, scratch[worker])
                 raise

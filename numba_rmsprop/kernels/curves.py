@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .jit import compiled, compiled_for_functions, compiled_inline
+from .jit import compiled, compiled_for_functions, compiled_inline, inlined
 from .slopes import call_model
 from .tuples import point_of
 
@@ -85,7 +85,7 @@ def curve_cost(functions: Any, x: Any, row: Any, space: Any, gradient: Any) -> A
     return 0.5 * cost
 
 
-@compiled_for_functions
+@inlined
 def curve_triangle(functions: Any, x: Any, row: Any, space: Any, triangle: Any) -> None:
     """Write R of the QR decomposition of the Jacobian, whose singular values and right vectors are the Jacobian's.
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .curves import curve_triangle
-from .jit import Integer, compiled, compiled_for_functions, compiled_inline, compiled_loop_for_functions
+from .jit import Integer, compiled, compiled_for_functions, compiled_inline, compiled_loop_for_functions, inlined
 from .memory import glance, load_mg, load_momentum, load_rms, load_var, store_mg, store_momentum, store_rms, store_var
 from .rule import Rates, clip, update
 from .shares import next_share
@@ -29,7 +29,7 @@ class Functions(NamedTuple):
 
 
 class Space(NamedTuple):
-    """Where a fit takes place. With a line for each fit; a fit gets its own, without the first axis."""
+    """Where a fit takes place. With a line for each fit, or one for all; a fit gets its own, without the first axis."""
 
     scale: Any
     """Typical sizes of the parameters; taken without sign, and 1 for 0. A fit gets the worker's buffer, filled so."""
@@ -109,7 +109,6 @@ def objective_cost(functions: Any, x: Any, row: Any, space: Any, gradient: Any) 
 @compiled_loop_for_functions
 def run_fits(
     functions: Any,
-    x0: Any,
     data: Any,
     space: Any,
     learning_rates: Any,
@@ -126,7 +125,6 @@ def run_fits(
     Parameters
     ----------
     functions : Functions
-    x0 : ndarray, shape (fits, parameters)
     data : tuple
         See :func:`numba_rmsprop.kernels.tuples.row_of`.
     space : Space
@@ -135,34 +133,41 @@ def run_fits(
     constants : Constants
     limits : Limits
     results : Results
+        Its ``x`` holds the starts.
     scratch : Scratch
     worker, counters
         See :func:`numba_rmsprop.kernels.shares.next_share`.
     stop : ndarray of int64, shape (1, 8)
     """
     while glance(stop, 0) == 0:
-        i = next_share(worker, counters.shape[0], x0.shape[0], counters)
+        i = next_share(worker, counters.shape[0], results.nit.size, counters)
         if i < 0:
             return
         scratch.current[0] = i
         scratch.current[1] = 0
         own = Space(
             scratch.scale,
-            space.lower[i],
-            space.upper[i],
+            line_of(space.lower, i),
+            line_of(space.upper, i),
             space.shifted,
             space.slopes,
             space.lengths,
             space.complex_step,
             space.relative_step,
         )
-        start(x0[i], space.scale[i], scratch)
+        start(results.x[i], line_of(space.scale, i), scratch)
         row = row_of(data, i)
         best, steps, status = fit(functions, row, own, learning_rates, constants, limits, scratch, stop)
         results.fun[i], results.nit[i], results.status[i] = best, steps, status
-        for j in range(x0.shape[1]):
+        for j in range(scratch.best.size):
             results.x[i, j] = scratch.best[j]
         finish(functions, scratch.best, row, own, results.triangles, i)
+
+
+@inlined
+def line_of(array: Any, i: Any) -> Any:
+    """Return a fit's own line of an array, or the only one."""
+    return array[min(i, array.shape[0] - 1)]
 
 
 @compiled_for_functions
@@ -186,7 +191,7 @@ def start(x0: Any, scale: Any, scratch: Any) -> None:
         store_momentum(scratch.momentum, 0, j, 0.0)
 
 
-@compiled_for_functions
+@inlined
 def fit(
     functions: Any, row: Any, space: Any, learning_rates: Any, constants: Any, limits: Any, scratch: Any, stop: Any
 ) -> Any:
@@ -195,7 +200,7 @@ def fit(
     steps, moved = 0, 0
     while True:
         cost = functions.cost(functions, x, row, space, scratch.gradient)
-        norm = largest_slope(x, scratch.gradient, space.lengths, space)
+        norm = largest_slope(x, scratch.gradient, space.lengths, space.lower, space.upper)
         rate = learning_rates[min(steps, learning_rates.size - 1)]
         ftol = slack(limits.ftol, rate / limits.highest_rate, limits.precision)
         keep, status = judge(
@@ -211,13 +216,13 @@ def fit(
             status = STOPPED
         if status != RUNNING:
             return best, steps, status
-        moved = take_step(rate, constants, space, scratch)
+        moved = take_step(rate, constants, space.lower, space.upper, scratch)
         steps += 1
         scratch.current[1] = steps
 
 
 @compiled_inline
-def largest_slope(x: Any, gradient: Any, lengths: Any, space: Any) -> float:
+def largest_slope(x: Any, gradient: Any, lengths: Any, lower: Any, upper: Any) -> float:
     """Return how far from a minimum the gradient says that x is, in its largest element; or NaN.
 
     Where ``lengths`` is None, that is the gradient itself, or how far its parameter is from the bound that it
@@ -231,7 +236,7 @@ def largest_slope(x: Any, gradient: Any, lengths: Any, space: Any) -> float:
         slope = np.float64(gradient[j])
         if not np.isfinite(slope):
             return np.nan
-        room = np.float64(x[j] - space.lower[j] if slope > 0 else space.upper[j] - x[j])
+        room = np.float64(x[j] - lower[j] if slope > 0 else upper[j] - x[j])
         if lengths is None:
             largest = max(largest, min(abs(slope), room))
         elif not np.isfinite(lengths[j]):
@@ -240,7 +245,7 @@ def largest_slope(x: Any, gradient: Any, lengths: Any, space: Any) -> float:
             if room > 0 and slope != 0:
                 largest = max(largest, abs(slope) / np.sqrt(lengths[j]) / np.sqrt(lengths[x.size]))
             held |= room == 0
-        elif space.lower[j] < space.upper[j]:
+        elif lower[j] < upper[j]:
             idle = True
     # A model that does not depend on a parameter, as where a step has led to 0 everywhere, is no sign of a minimum;
     # but an amplitude that its bound holds at 0 leaves the others without a say.
@@ -248,15 +253,15 @@ def largest_slope(x: Any, gradient: Any, lengths: Any, space: Any) -> float:
 
 
 @compiled_inline
-def take_step(learning_rate: Any, constants: Any, space: Any, scratch: Any) -> int:
+def take_step(learning_rate: Any, constants: Any, lower: Any, upper: Any, scratch: Any) -> int:
     """Take a step of RMSprop in ``x / scale``, and go back within the bounds; return 1, or 0 if x is what it was.
 
     A step that was lost in rounding, or had a rate of 0, is no sign of a minimum.
     """
-    x, scaled, gradient = scratch.x, scratch.scaled, scratch.gradient
+    x, scaled, scale, gradient = scratch.x, scratch.scaled, scratch.scale, scratch.gradient
     real = x.dtype.type
     for j in range(x.size):
-        gradient[j] *= space.scale[j]
+        gradient[j] *= scale[j]
     rates = Rates(
         real(learning_rate),
         constants.rho,
@@ -288,10 +293,10 @@ def take_step(learning_rate: Any, constants: Any, space: Any, scratch: Any) -> i
     moved = 0
     for j in range(x.size):
         before = x[j]
-        x[j] = scaled[0, j] * space.scale[j]
-        if x[j] < space.lower[j] or x[j] > space.upper[j]:
-            x[j] = min(max(x[j], space.lower[j]), space.upper[j])
-            scaled[0, j] = x[j] / space.scale[j]
+        x[j] = scaled[0, j] * scale[j]
+        if x[j] < lower[j] or x[j] > upper[j]:
+            x[j] = min(max(x[j], lower[j]), upper[j])
+            scaled[0, j] = x[j] / scale[j]
         if x[j] != before:
             moved = 1
     return moved

@@ -14,12 +14,12 @@ from numba.extending import intrinsic
 if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
 
     def row_of(data: Any, i: Any) -> Any:
-        """Return the i-th item of each array of ``data``; of a tuple of one, which all fits share, what is in it."""
-        return tuple(item[0] if isinstance(item, tuple) else item[i] for item in data)
+        """Return the i-th item of each array of ``data``, or its only one; of a tuple of one, what is in it."""
+        return tuple(item[0] if isinstance(item, tuple) else item[min(i, len(item) - 1)] for item in data)
 
     def point_of(predictors: Any, i: Any) -> Any:
         """Return the i-th number of each array of ``predictors`` as a tuple; of one array alone, the number itself."""
-        return predictors[0][i] if len(predictors) == 1 else row_of(predictors, i)
+        return predictors[0][i] if len(predictors) == 1 else tuple(item[i] for item in predictors)
 
     def as_tuple(array: Any, like: Any) -> Any:
         """Return the first ``len(like)`` elements of an array as a tuple."""
@@ -33,14 +33,18 @@ else:
 
     @intrinsic
     def row_of(typing_context: Any, data: Any, i: Any) -> Any:
-        """Return the i-th item of each array of ``data``; of a tuple of one, which all fits share, what is in it."""
+        """Return the i-th item of each array of ``data``, or its only one; of a tuple of one, what is in it.
+
+        Both stand for what all fits share. An array of one item has the same type as one with an item for each fit,
+        so that either is compiled once.
+        """
         items = [_item(typing_context, kind) for kind in data]
         result = types.Tuple([item.return_type if item else kind[0] for item, kind in zip(items, data, strict=True)])
 
         def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             found = [
-                _get(context, builder, item, builder.extract_value(arguments[0], k), arguments[1])
-                for k, item in enumerate(items)
+                _own(context, builder, item, kind, builder.extract_value(arguments[0], k), arguments[1])
+                for k, (item, kind) in enumerate(zip(items, data, strict=True))
             ]
             return context.make_tuple(builder, result, found)
 
@@ -49,7 +53,7 @@ else:
     @intrinsic
     def point_of(typing_context: Any, predictors: Any, i: Any) -> Any:
         """Return the i-th number of each array of ``predictors`` as a tuple; of one array alone, the number itself."""
-        items = [_item(typing_context, kind) for kind in predictors]
+        items = [_getitem(typing_context, kind) for kind in predictors]
         result = items[0].return_type if len(items) == 1 else types.Tuple([item.return_type for item in items])
 
         def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -88,15 +92,25 @@ else:
 
 
 def _item(typing_context: Any, kind: Any) -> Any:
-    """Return the signature of ``array[i]``; None for what all fits share."""
-    if isinstance(kind, types.BaseTuple):
-        return None
+    """Return the signature of ``array[i]``; None for a tuple."""
+    return None if isinstance(kind, types.BaseTuple) else _getitem(typing_context, kind)
+
+
+def _getitem(typing_context: Any, kind: Any) -> Any:
     return typing_context.resolve_function_type(operator.getitem, (kind, types.intp), {})
 
 
-def _get(context: Any, builder: Any, item: Any, array: Any, i: Any) -> Any:
+def _own(context: Any, builder: Any, item: Any, kind: Any, array: Any, i: Any) -> Any:
+    """Return what belongs to a fit: see :func:`row_of`."""
     if item is None:
         return builder.extract_value(array, 0)
+    count = builder.extract_value(context.make_array(kind)(context, builder, array).shape, 0)
+    last = builder.sub(count, ir.Constant(count.type, 1))
+    own = builder.select(builder.icmp_signed("<", i, last), i, last)
+    return _get(context, builder, item, array, own)
+
+
+def _get(context: Any, builder: Any, item: Any, array: Any, i: Any) -> Any:
     return context.get_function(operator.getitem, item)(builder, (array, i))
 
 
