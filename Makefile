@@ -28,7 +28,8 @@ bench-peers: .venv-peers/installed  ## the same beside torch, TensorFlow, optax 
 test: .venv/with-test  ## once compiled, once as plain Python, and the kernels with every index checked
 	$(PYTEST)
 	NUMBA_DISABLE_JIT=1 $(PYTEST)
-	NUMBA_BOUNDSCHECK=1 HYPOTHESIS_PROFILE=short $(PYTEST) $(CHECKED)
+	# Without a folder of the caller's, whose cache would not tell checked kernels from others.
+	env -u NUMBA_CACHE_DIR NUMBA_BOUNDSCHECK=1 HYPOTHESIS_PROFILE=short $(PYTEST) $(CHECKED)
 
 soak: .venv/with-test  ## ten million rows of random steps in constant memory, some minutes
 	$(BIN)/python tests/soak.py
