@@ -36,6 +36,16 @@ def _as_many_threads_as_before():
     numba.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _a_short_table_as_plain_python():
+    """The table of common gaps is filled anew at each change of a rate, which takes long as plain Python."""
+    with pytest.MonkeyPatch.context() as patch:
+        if numba.config.DISABLE_JIT:
+            patch.setattr("numba_rmsprop.kernels.gaps.TABLE_GAPS", 64)
+            patch.setattr("numba_rmsprop.history.TABLE_GAPS", 64)
+        yield
+
+
 @pytest.fixture(params=[1] if numba.config.DISABLE_JIT else [1, 2, 4])
 def threads(request):
     numba.set_num_threads(request.param)
