@@ -13,26 +13,7 @@ if numba.config.DISABLE_JIT:
     pytest.skip("plain Python would take minutes; how it computes is tested both ways", allow_module_level=True)
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-WORDS = [
-    "the",
-    "cat",
-    "sat",
-    "on",
-    "mat",
-    "and",
-    "dog",
-    "ran",
-    "over",
-    "green",
-    "hill",
-    "while",
-    "birds",
-    "sang",
-    "loud",
-    "songs",
-    "about",
-    "rain",
-]
+WORDS = [f"{first}{second}" for first in ("ca", "do", "hi", "ra", "so") for second in ("ll", "n", "t", "w")]
 
 
 @pytest.fixture(scope="module")
