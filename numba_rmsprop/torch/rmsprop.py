@@ -231,6 +231,6 @@ class RMSprop(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._steps = Steps()
-        for group in self.param_groups:
-            for name, value in self.defaults.items():
-                group.setdefault(name, value)
+        for group in self.param_groups:  # which may come from torch.optim.RMSprop, or from an old version of it
+            for name in ("momentum", "centered", "maximize", "sparse_update"):
+                group.setdefault(name, self.defaults[name])
