@@ -50,14 +50,15 @@ def test_hundred_steps_in_float64(options):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("options", [COMBINATIONS[0], COMBINATIONS[-1]], ids=name_of)
 @pytest.mark.parametrize("layout", strided(torch.float32))
-def test_layouts(layout, options, dtype):
+@pytest.mark.parametrize("many", [1, 5])  # several small ones are looked at together
+def test_layouts(layout, many, options, dtype):
     start = strided(dtype)[layout]
-    twins = Twins(start, **options)
+    twins = Twins(*[start] * many, **options)
     assert twins.ours[0].stride() == start.stride()
-    for t in range(6):
-        grad = randn(*start.shape, dtype=dtype, seed=t)
-        # As autograd hands it over, contiguous, or in the parameter's own order.
-        twins.step(grad if t % 2 else torch.empty_like(twins.ours[0]).copy_(grad))
+    for t in range(8):
+        grads = [randn(*start.shape, dtype=dtype, seed=10 * t + k) for k in range(many)]
+        # As autograd may hand it over: contiguous, or in the parameter's own order.
+        twins.step(*(grad if t % 4 < 2 else torch.empty_like(twins.ours[0]).copy_(grad) for grad in grads))
     twins.check()
     for name, tensor in twins.opt.state[twins.ours[0]].items():
         assert name == "step" or tensor.stride() == twins.peer.state[twins.theirs[0]][name].stride()
