@@ -311,6 +311,13 @@ def test_gradients_gathered_over_several_passes():
     models.check()
 
 
+def fall_behind(models):
+    for t in range(3):
+        models.opt.zero_grad()
+        models.ours(indices(t)).sum().backward()
+        models.opt.step()
+
+
 def stale(models, change):
     """Return whether autograd refuses a graph that has saved the table before ``change``."""
     x = randn(2, COLUMNS, dtype=torch.float64).requires_grad_()
@@ -333,11 +340,9 @@ def test_autograd_notices_what_has_moved():
     assert stale(models, models.opt.flush)
     assert not stale(models, models.opt.flush)
     assert not stale(models, models.ours.state_dict)
-    models.step(indices(1))
-    models.step(indices(2))
+    fall_behind(models)
     assert stale(models, models.ours.state_dict)
-    models.step(indices(3))
-    models.step(indices(4))
+    fall_behind(models)
     assert stale(models, lambda: models.opt.catch_up(models.ours.weight, every))
     version = models.ours.weight._version
     models.ours.weight.grad = torch.ones(ROWS, COLUMNS, dtype=torch.float64)
