@@ -59,7 +59,8 @@ def test_layouts(layout, many, options, dtype):
         grads = [randn(*start.shape, dtype=dtype, seed=10 * t + k) for k in range(many)]
         # As autograd may hand it over: contiguous, or in the parameter's own order.
         twins.step(*(grad if t % 4 < 2 else torch.empty_like(twins.ours[0]).copy_(grad) for grad in grads))
-    twins.check()
+    # The decay may all but cancel a gradient, and what rounding leaves of it is divided by its own size.
+    twins.check(5e-6 if dtype is torch.float32 else None)
     for name, tensor in twins.opt.state[twins.ours[0]].items():
         assert name == "step" or tensor.stride() == twins.peer.state[twins.theirs[0]][name].stride()
 
