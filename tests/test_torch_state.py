@@ -146,7 +146,7 @@ def test_the_mode_is_saved(mode, other):
     assert second.param_groups[0]["sparse_update"] == mode
     # PyTorch's knows of no modes, and a group keeps its own
     peer = torch.optim.RMSprop([twin_of(table)], momentum=0.5)
-    third = RMSprop([twin_of(table)], sparse_update=mode)
+    third = RMSprop([{"params": [twin_of(table)], "sparse_update": mode}], sparse_update=other)
     third.load_state_dict(peer.state_dict())
     assert third.param_groups[0]["sparse_update"] == mode
     assert third.param_groups[0]["momentum"] == 0.5
