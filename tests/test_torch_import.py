@@ -26,8 +26,5 @@ def test_without_pytorch():
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="numba_rmsprop.torch needs PyTorch")
 def test_public_names():
-    done = run(
-        "import numba_rmsprop.torch as ours, torch; print(sorted(ours.__all__), ours.RMSprop is torch.optim.RMSprop, "
-        "torch.get_num_threads() == torch.get_num_threads())"
-    )
-    assert (done.stdout.split(" False")[0], done.stderr) == ("['Embedding', 'EmbeddingBag', 'RMSprop']", "")
+    done = run("import numba_rmsprop.torch as ours; print(sorted(ours.__all__))")
+    assert (done.stdout.strip(), done.stderr) == ("['Embedding', 'EmbeddingBag', 'RMSprop']", "")

@@ -1,5 +1,8 @@
 """Parameters and state are stepped where they lie, and autograd is told."""
 
+import gc
+import weakref
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="numba_rmsprop.torch needs PyTorch")
@@ -122,9 +125,6 @@ def test_parameters_and_state_outlive_the_optimizer():
 
 
 def test_optimizers_are_freed_with_their_parameters():
-    import gc
-    import weakref
-
     parameter = nn.Parameter(randn(30, 2))
     opt = RMSprop([parameter], momentum=0.9)
     parameter.grad = random_rows((30, 2), 3)
