@@ -7,9 +7,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from test_interrupts import interrupted_at, lock_is_free  # noqa: E402 - after PyTorch was found
+from test_interrupts import interrupted_at, lock_is_free
 
-from numba_rmsprop.torch import Embedding, RMSprop  # noqa: E402
+from numba_rmsprop.torch import Embedding, RMSprop
 
 
 def trained(**options):
