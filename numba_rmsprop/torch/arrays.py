@@ -48,7 +48,7 @@ def order_of_axes(array: NDArray[Any]) -> tuple[int, ...] | None:
 def zeros_as(parameter: Tensor) -> Tensor:
     """Return zeros for a parameter's state, laid out as the parameter is."""
     dtype = state_dtype(parameter.dtype)
-    if parameter.is_contiguous():
+    if parameter.is_contiguous() and parameter.numel():
         # Pages come to be when they are first touched; torch.zeros would write all of them.
         size = math.prod(parameter.shape) * dtype.itemsize
         return torch.from_numpy(np.zeros(size, np.uint8)).view(dtype).reshape(parameter.shape)

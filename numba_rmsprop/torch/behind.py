@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -60,13 +63,13 @@ class Table:
                 other.flush(parameter)
             _tables[parameter] = self
         self.was_read = False
-        self.version = parameter._version
+        self.version = version_of(parameter)
 
     def note_write(self, parameter: Tensor) -> None:
         """Let autograd know that the parameter has changed."""
         if not parameter.is_inference():
             torch.autograd.graph.increment_version(parameter)
-            self.version = parameter._version
+        self.version = version_of(parameter)
 
     def retire(self, parameter: Tensor) -> None:
         """Let another state take over: with rows as they are here, or as somebody else has written them since."""
@@ -77,7 +80,12 @@ class Table:
 
     def was_changed(self, parameter: Tensor) -> bool:
         """Return whether somebody else has written to the parameter since."""
-        return not parameter.is_inference() and parameter._version != self.version
+        return version_of(parameter) != self.version
+
+
+def version_of(parameter: Tensor) -> int:
+    """Return what autograd counts writes by; tensors made in inference mode have no such count."""
+    return 0 if parameter.is_inference() else int(parameter._version)
 
 
 # A table lives on as long as its parameter: what rows have missed is part of their value, also where the optimizer is
@@ -85,11 +93,18 @@ class Table:
 _tables: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
-def catch_up(parameter: Tensor, indices: Tensor) -> None:
-    """Catch up some rows of a parameter, if any are behind."""
+@contextmanager
+def forward(parameter: Tensor, indices: Tensor, *, writes: bool) -> Iterator[None]:
+    """Enter the forward pass of an embedding, which reads some rows of its parameter, and may scale them down."""
     table: Table | None = _tables.get(parameter)
-    if table is not None:
-        table.catch_up(parameter, indices)
+    if table is None:
+        yield
+        return
+    table.catch_up(parameter, indices)
+    was_changed = not writes or table.was_changed(parameter)
+    yield
+    if not was_changed:
+        table.version = version_of(parameter)  # what max_norm has written is as good as what a step has
 
 
 def flush(parameter: Tensor) -> None:

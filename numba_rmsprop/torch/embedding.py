@@ -38,7 +38,8 @@ class Embedding(_Current, nn.Embedding):
     ----------
     num_embeddings, embedding_dim, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse, _weight, _freeze, \
 device, dtype
-        Those of torch.nn.Embedding, where ``sparse`` is False by default. ``max_norm`` acts on current rows.
+        Those of torch.nn.Embedding, where ``sparse`` is False by default. ``max_norm`` acts on current rows. PyTorch
+        has no sparse gradients with ``scale_grad_by_freq``, which so needs ``sparse=False``.
 
     Notes
     -----
@@ -93,8 +94,8 @@ device, dtype
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - PyTorch's name
         """Return the rows at the indices ``input``."""
-        behind.catch_up(self.weight, input)
-        found: Tensor = super().forward(input)
+        with behind.forward(self.weight, input, writes=self.max_norm is not None):
+            found: Tensor = super().forward(input)
         return found
 
 
@@ -160,6 +161,6 @@ include_last_offset, padding_idx, device, dtype
         per_sample_weights: Tensor | None = None,
     ) -> Tensor:
         """Return the sum or mean of each bag of indices."""
-        behind.catch_up(self.weight, input)
-        found: Tensor = super().forward(input, offsets, per_sample_weights)
+        with behind.forward(self.weight, input, writes=self.max_norm is not None):
+            found: Tensor = super().forward(input, offsets, per_sample_weights)
         return found

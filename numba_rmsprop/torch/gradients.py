@@ -47,7 +47,7 @@ def as_gradient(grad: Tensor, own: ParameterState) -> Dense | Rows:
 def _as_rows(grad: Tensor, own: ParameterState, name: str) -> Rows:
     indices, values = grad._indices(), grad._values()
     if grad.sparse_dim() > 1:
-        indices, values = _whole_rows(grad)
+        indices, values = _whole_rows(grad, name)
     if values.dtype in STORED_AS:
         values = values.float()
     entries = as_array(values)
@@ -59,11 +59,20 @@ def _as_rows(grad: Tensor, own: ParameterState, name: str) -> Rows:
     return Rows(table if apart else table.copy(), rows)
 
 
-def _whole_rows(grad: Tensor) -> tuple[Tensor, Tensor]:
+def _whole_rows(grad: Tensor, name: str) -> tuple[Tensor, Tensor]:
     """Return indices, shape (1, n), and rows of a gradient that is sparse along more than its first axis."""
-    rows, places = torch.unique(grad._indices()[0], return_inverse=True)
+    found = grad._indices()
+    for axis in range(1, grad.sparse_dim()):
+        outside = (found[axis] < 0) | (found[axis] >= grad.shape[axis])
+        if outside.any():
+            first = int(outside.int().argmax())
+            raise IndexError(
+                f"{describe(name, grad)}: indices[{axis}, {first}] is {int(found[axis, first])}; "
+                f"expected 0 <= index < {grad.shape[axis]}"
+            )
+    rows, places = torch.unique(found[0], return_inverse=True)
     values = torch.zeros((len(rows), *grad.shape[1:]), dtype=grad.dtype)
-    values.index_put_((places, *grad._indices()[1:]), grad._values(), accumulate=True)
+    values.index_put_((places, *found[1:]), grad._values(), accumulate=True)
     return rows[None], values
 
 

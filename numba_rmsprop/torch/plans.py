@@ -15,7 +15,6 @@ from .state import ParameterState
 _data_ptr, _numel, _stride = Tensor.data_ptr, Tensor.numel, Tensor.stride
 _is_contiguous, _is_neg, _is_conj = Tensor.is_contiguous, Tensor.is_neg, Tensor.is_conj
 _dtype, _grad = attrgetter("dtype"), attrgetter("grad")
-_square_avg, _step = itemgetter("square_avg"), itemgetter("step")
 
 WORTH_A_PLAN = 4
 
@@ -54,8 +53,8 @@ class Plan:
         self._all_states = list(states.values())
         self._state_ids = list(map(id, self._all_states))
         self._states = [states[parameter] for parameter in self._chosen]
-        self._keys = [key for key in ("momentum_buffer", "grad_avg") if key in members[0].tensors]
-        self._tensor_ids = self._ids_of_tensors()
+        self._keys = [itemgetter(key) for key in members[0].tensors]
+        self._tensors = self._where_tensors_lie()
 
     def fits(self, group: dict[str, Any], states: dict[Tensor, dict[str, Any]]) -> bool:
         """Return whether parameters and state are what they were, and all gradients can be read as they lie.
@@ -78,7 +77,7 @@ class Plan:
                 or any(map(_is_neg, grads))
                 or (self._is_complex and any(map(_is_conj, grads)))
                 or list(map(id, states.values())) != self._state_ids
-                or self._ids_of_tensors() != self._tensor_ids
+                or self._where_tensors_lie() != self._tensors
             ):
                 return False
         except (KeyError, RuntimeError, TypeError):  # no state, a sparse gradient, none
@@ -86,10 +85,10 @@ class Plan:
         self.batch.addresses[:, 0] = addresses
         return True
 
-    def _ids_of_tensors(self) -> list[int]:
-        found = [*map(id, map(_square_avg, self._states)), *map(id, map(_step, self._states))]
+    def _where_tensors_lie(self) -> list[int]:
+        found: list[int] = []
         for key in self._keys:
-            found += map(id, map(itemgetter(key), self._states))
+            found += map(_data_ptr, map(key, self._states))
         return found
 
 

@@ -183,23 +183,26 @@ class RMSprop(torch.optim.Optimizer):
         ValueError
             If its groups do not fit, or ask for ``differentiable`` or ``capturable``.
         """
-        for own in self._steps.known.values():
-            # Whoever has loaded the model before the optimizer wants the rows as they were loaded.
-            own.table.retire(own.parameter)
-        for group in state_dict["param_groups"]:
+        loaded: dict[str, Any] = {}
+        handle = self.register_load_state_dict_pre_hook(lambda _, found: self._before_load(found, loaded))
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            handle.remove()
+        for group, saved in zip(self.param_groups, loaded["param_groups"], strict=True):
+            for parameter, number in zip(group["params"], saved["params"], strict=True):
+                if parameter.dtype in STORED_AS and number in loaded["state"]:
+                    # PyTorch has rounded it to the parameter's dtype.
+                    found = loaded["state"][number]
+                    self.state[parameter].update({key: found[key] for key in SLOTS if key in found})
+
+    def _before_load(self, found: dict[str, Any], loaded: dict[str, Any]) -> None:
+        """Check what is about to be loaded, after the hooks of others; keep it in ``loaded``."""
+        for group in found["param_groups"]:
             for name in ("differentiable", "capturable"):
                 if group.get(name):
                     raise ValueError(f"state_dict: expected {name}=False, got {group[name]!r}")
-        modes = [group["sparse_update"] for group in self.param_groups]
-        super().load_state_dict(state_dict)
-        for group, saved, mode in zip(self.param_groups, state_dict["param_groups"], modes, strict=True):
-            if "sparse_update" not in saved:  # it comes from torch.optim.RMSprop
-                group["sparse_update"] = mode
-            for parameter, number in zip(group["params"], saved["params"], strict=True):
-                if parameter.dtype in STORED_AS and number in state_dict["state"]:
-                    # PyTorch has rounded it to the parameter's dtype.
-                    found = state_dict["state"][number]
-                    self.state[parameter].update({key: found[key] for key in SLOTS if key in found})
+        loaded.update(found)
 
     def add_param_group(self, param_group: Group) -> None:
         """Add a parameter group, as torch.optim.Optimizer does.
@@ -229,8 +232,16 @@ class RMSprop(torch.optim.Optimizer):
         return found
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        before = self.__dict__.get("param_groups", [])
+        if before:  # a state dict is loaded, and its groups fit
+            for own in self._steps.known.values():
+                # Whoever has loaded the model before the optimizer wants the rows as they were loaded.
+                own.table.retire(own.parameter)
+            for group, known in zip(state["param_groups"], before, strict=True):
+                group.setdefault("sparse_update", known["sparse_update"])  # torch.optim.RMSprop has no such option
         super().__setstate__(state)
         self._steps = Steps()
-        for group in self.param_groups:  # which may come from torch.optim.RMSprop, or from an old version of it
-            for name in ("momentum", "centered", "maximize", "sparse_update"):
+        for group in self.param_groups:
+            for name in ("momentum", "centered", "maximize"):  # which PyTorch has not always had
                 group.setdefault(name, self.defaults[name])
+        self.defaults.pop("differentiable", None)  # PyTorch sets it here, and only here

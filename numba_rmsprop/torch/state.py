@@ -76,7 +76,6 @@ class ParameterState:
         self._pointer = parameter.data_ptr()
         self._shape = parameter.shape
         self._stride = parameter.stride()
-        self.items = parameter.numel()
         self.dtype = parameter.dtype
         self.exact = group["sparse_update"] == "exact"
         self.centered = bool(group["centered"])
@@ -104,14 +103,14 @@ class ParameterState:
     @property
     def small(self) -> bool:
         """Whether its dense steps are for a batch."""
-        return self.slots.small and self.dtype not in STORED_AS
+        return self.slots.small and self.axes is None and self.dtype not in STORED_AS
 
     def lies_like(self, grad: Tensor) -> bool:
         """Return whether a dense gradient can be read as it lies, element by element, for a contiguous parameter."""
         return (
             grad.layout is torch.strided
             and grad.dtype is self.dtype
-            and grad.numel() == self.items
+            and grad.shape == self._shape
             and grad.is_contiguous()
             and grad.is_cpu
             and not grad.is_neg()
@@ -128,7 +127,8 @@ class ParameterState:
         if found is None or parameter.data_ptr() != self._pointer:
             return False
         for key, tensor in tensors.items():
-            if found.get(key) is not tensor:
+            other = found.get(key)
+            if not isinstance(other, Tensor) or other.data_ptr() != tensor.data_ptr():
                 return False
         return (
             parameter.shape == self._shape
