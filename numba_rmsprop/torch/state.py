@@ -84,6 +84,7 @@ class ParameterState:
             wanted = {"momentum_buffer": group["momentum"] > 0, "grad_avg": self.centered}.get(key, True)
             if wanted or key in found:
                 self.tensors[key] = _as_slot(found.get(key), parameter, f"state[{name}][{key!r}]")
+        self._pointers = {key: tensor.data_ptr() for key, tensor in self.tensors.items()}
         var = as_array(parameter)
         self.axes = order_of_axes(var)
         arrays = {SLOTS[key]: self.as_line_of(as_array(tensor)) for key, tensor in self.tensors.items() if key in SLOTS}
@@ -123,19 +124,19 @@ class ParameterState:
 
     def fits(self, found: dict[str, Any] | None, group: dict[str, Any]) -> bool:
         """Return whether parameter, state and group are what they were, so that the arrays still are their memory."""
-        parameter, tensors = self.parameter, self.tensors
+        parameter = self.parameter
         if found is None or parameter.data_ptr() != self._pointer:
             return False
-        for key, tensor in tensors.items():
-            other = found.get(key)
-            if not isinstance(other, Tensor) or other.data_ptr() != tensor.data_ptr():
+        for key, pointer in self._pointers.items():
+            tensor = found.get(key)
+            if not isinstance(tensor, Tensor) or tensor.data_ptr() != pointer:
                 return False
         return (
             parameter.shape == self._shape
             and parameter.stride() == self._stride
             and group["centered"] == self.centered
             and (group["sparse_update"] == "exact") == self.exact
-            and ("momentum_buffer" in tensors or not group["momentum"] > 0)
+            and ("momentum_buffer" in self.tensors or not group["momentum"] > 0)
         )
 
 
