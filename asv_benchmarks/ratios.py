@@ -22,7 +22,7 @@ from typing import Any
 
 import numba
 import numpy as np
-from benchmarks import first_use, fits, steps
+from benchmarks import first_use, fits, steps, torch_loop
 from benchmarks.steps import DELTA, DENSE, FULL, LIMIT, NUMPY, NUMPY_CLIP, OURS, ROWS, Step
 from tqdm import tqdm
 
@@ -75,6 +75,8 @@ def cases(large: bool) -> list[Case]:
     growth = (100_000, 1_000_000, 10_000_000, *([100_000_000] if large else []))
     found.append(saving_case())
     found += fits_cases()
+    loops = {kind: lambda kind=kind: torch_loop.loop(kind, 1_000_000, 64, 4096) for kind in torch_loop.LOOPS}
+    found.append(Case("torch, batches of 4,096 pairs, two tables of 1,000,000 x 64", loops))
     found.append(Case("growth, 4,096 new rows of 16", {f"{rows:,} rows": growing(rows) for rows in growth}))
     return found
 

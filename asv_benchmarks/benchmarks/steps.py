@@ -81,9 +81,9 @@ def torch_module() -> Any:
     return torch
 
 
-def ours_for_torch() -> Any:
-    """Import our optimizer for torch, which must be installed."""
-    return importlib.import_module("numba_rmsprop.torch").RMSprop
+def ours(name: str) -> Any:
+    """Return a class of ours for torch, which must be installed."""
+    return getattr(importlib.import_module("numba_rmsprop.torch"), name)
 
 
 def use_threads(count: int) -> None:
@@ -128,7 +128,7 @@ def dense(library: str, sizes: list[int], **options: Any) -> Step:
         return _tensorflow([(grad, grad.shape) for grad in gradients])
     torch = torch_module()
     make, settings = {
-        OURS_TORCH: (ours_for_torch(), {"alpha": RHO}),
+        OURS_TORCH: (ours("RMSprop"), {"alpha": RHO}),
         TORCH: (torch.optim.RMSprop, {"alpha": RHO, "foreach": False}),
         FOREACH: (torch.optim.RMSprop, {"alpha": RHO, "foreach": True}),
         FUSED_ADAM: (torch.optim.Adam, {"fused": True}),
@@ -202,7 +202,7 @@ def rows(library: str, shape: tuple[int, int], indices: NDArray[np.int64], **opt
     if library in (OURS_TORCH, SPARSE_ADAM):
         parameter.grad = sparse
         settings = {"alpha": RHO} if library == OURS_TORCH else {}
-        return (ours_for_torch() if library == OURS_TORCH else torch.optim.SparseAdam)([parameter], **settings).step
+        return (ours("RMSprop") if library == OURS_TORCH else torch.optim.SparseAdam)([parameter], **settings).step
     parameter.grad = sparse.to_dense()
     return torch.optim.RMSprop([parameter], alpha=RHO).step
 

@@ -65,6 +65,10 @@ class Table:
         self.was_read = False
         self.version = version_of(parameter)
 
+    def is_noted(self, parameter: Tensor) -> bool:
+        """Return whether readers of the parameter come here."""
+        return _tables.get(parameter) is self
+
     def note_write(self, parameter: Tensor) -> None:
         """Let autograd know that the parameter has changed."""
         if not parameter.is_inference():

@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 
 from ..gradients import Dense, Rows, check_rows
+from ..kernels.arrays import inspect_rows
 from ..variables import FloatArray
 from .arrays import STORED_AS, as_array
 from .state import ParameterState, describe
+
+PLAIN = torch.float32, torch.float64
 
 
 def as_gradient(grad: Tensor, own: ParameterState) -> Dense | Rows:
@@ -26,6 +29,10 @@ def as_gradient(grad: Tensor, own: ParameterState) -> Dense | Rows:
     IndexError
         If an index is out of bounds, which PyTorch does not check of every gradient.
     """
+    if grad.layout is torch.sparse_coo:
+        found = _rows_as_they_lie(grad, own)
+        if found is not None:
+            return found
     name = f"gradient of {own.name}"
     if grad.dtype is not own.dtype or grad.device.type != "cpu" or grad.shape != own.parameter.shape:
         raise TypeError(
@@ -42,6 +49,27 @@ def as_gradient(grad: Tensor, own: ParameterState) -> Dense | Rows:
     if values.ndim > 2 and not values.flags.c_contiguous and own.slots.var.flags.c_contiguous:
         values = np.ascontiguousarray(values)  # or else it would be stepped one short line at a time
     return Dense(_apart(values, own))
+
+
+def _rows_as_they_lie(grad: Tensor, own: ParameterState) -> Rows | None:
+    """Return the gradient of an embedding, with fewer questions than others: nearly every sparse one is."""
+    values, var = grad._values(), own.slots.var
+    if (
+        values.dtype is not own.dtype
+        or values.dtype not in PLAIN
+        or grad.shape != own.parameter.shape
+        or grad.sparse_dim() != 1
+        or var.ndim != 2
+        or not grad.is_cpu
+        or not values.is_contiguous()
+        or values.requires_grad
+        or values.is_neg()
+    ):
+        return None
+    entries, indices = values.numpy(), grad._indices().numpy()[0]
+    if not indices.flags.c_contiguous or inspect_rows(indices, entries, len(var), own.occupied.array):
+        return None
+    return Rows(entries, indices)
 
 
 def _as_rows(grad: Tensor, own: ParameterState, name: str) -> Rows:

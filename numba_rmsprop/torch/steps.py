@@ -15,10 +15,11 @@ from torch import Tensor
 
 from ..batches import Batch
 from ..gradients import Gradient, Rows
-from ..interrupts import Uninterrupted
+from ..interrupts import Call, Uninterrupted, call_in_one_go
 from ..kernels.dense import add_one
 from ..rates import StepRates
 from ..slots import Slots
+from .behind import version_of
 from .gradients import as_gradient
 from .plans import WORTH_A_PLAN, Plan
 from .state import ParameterState, describe
@@ -36,6 +37,7 @@ class Work:
     parts: list[Part] = field(default_factory=list)
     stepped: list[ParameterState] = field(default_factory=list)
     new: dict[int, ParameterState] = field(default_factory=dict)
+    has_repeats: bool = False
     worth_a_plan: list[tuple[int, list[ParameterState], Batch]] = field(default_factory=list)
 
 
@@ -64,11 +66,28 @@ class Steps:
             if plan.rest:
                 self._look_at(plan.rest, group, number, rates, work)
         written = self._written if self._written.parameters == work.stepped else Written(work.stepped)
-        for slots, gradient, _ in work.parts:
-            slots.prepare(gradient)
-        self._write(work, written)
+        if work.new or not self._write_in_one_go(work, written):
+            for slots, gradient, _ in work.parts:
+                slots.prepare(gradient)
+            self._write(work, written)
         for number, members, batch in work.worth_a_plan:
             self._plans[number] = Plan(groups[number], members, batch, states)
+
+    def _write_in_one_go(self, work: Work, written: Written) -> bool:
+        """Take the step where it comes to kernels and numbers alone; return whether it was so simple."""
+        if written is not self._written or work.has_repeats:
+            return False
+        calls = []
+        for slots, gradient, rates in work.parts:
+            found = slots.calls(gradient, rates, 1.0)
+            if found is None:
+                return False
+            calls += found
+        notes = written.calls()
+        if notes is None:
+            return False
+        call_in_one_go([*calls, *notes])
+        return True
 
     def _write(self, work: Work, written: Written) -> None:
         interrupts = Uninterrupted()
@@ -88,6 +107,7 @@ class Steps:
         """Check the gradients of some parameters of a group, and enter what is to be done with them."""
         # PyTorch only warns of a parameter that comes twice, and steps it twice.
         may_batch = len(set(map(id, group["params"]))) == len(group["params"])
+        work.has_repeats |= not may_batch
         small: dict[Any, tuple[list[ParameterState], list[Tensor]]] = {}
         for k, parameter in parameters:
             grad = parameter.grad
@@ -212,6 +232,21 @@ class Written:
         self._counters: list[tuple[NDArray[np.int64], NDArray[Any]]] = [
             (np.array(found, np.int64), np.empty(0, dtype)) for dtype, found in addresses.items()
         ]
+
+    def calls(self) -> list[Call] | None:
+        """Return what :meth:`note` comes to, where that is kernels and numbers; None where it is more."""
+        if self._counted_by_others:
+            return None
+        calls: list[Call] = [(add_one, *arguments) for arguments in self._counters]
+        for own in self._may_fall_behind:
+            if own.slots.clocks is not None:
+                if not own.table.is_noted(own.parameter):
+                    return None
+                version = version_of(own.parameter)
+                calls.append((setattr, own.table, "was_read", False))
+                calls.append((setattr, own.table, "version", version and version + 1))
+        # Last, since it is Python, where Ctrl-C may come before it has done anything.
+        return [*calls, (torch.autograd.graph.increment_version, self._versioned)]
 
     def note(self) -> None:
         """Note that they have taken a step."""
