@@ -4,15 +4,19 @@ BIN := .venv/bin
 # Where torch for CPUs alone comes from; on Linux, PyPI's brings CUDA along.
 TORCH_INDEX ?=
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
+WITH_TORCH := $(wildcard tests/test_torch_*.py) numba_rmsprop/torch tests/test_processes.py::test_a_torch_data_loader_with_workers
 # Together they launch every kernel.
 CHECKED := $(addprefix tests/,test_bounds.py test_exact.py test_clipping.py test_threads.py)
 
-.PHONY: demo compare bench bench-peers test soak fuzz lint clean
+.PHONY: demo demo-torch compare bench bench-peers test test-torch soak fuzz lint clean
 
 demo: .venv/with-examples  ## word vectors and a classifier of the documentation of NumPy and SciPy, and a map of decay times
 	$(BIN)/python examples/word_vectors.py --out demo
 	$(BIN)/python examples/sparse_classifier.py --out demo
 	$(BIN)/python examples/decay_maps.py --out demo
+
+demo-torch: .venv/with-examples .venv/with-torch  ## word vectors in PyTorch, beside SparseAdam
+	$(BIN)/python examples/torch_embedding.py --out demo/torch
 
 compare: .venv/with-bench  ## the same, beside gensim's Word2Vec and scikit-learn
 	$(BIN)/python examples/word_vectors.py --out demo --compare
@@ -30,6 +34,11 @@ test: .venv/with-test  ## once compiled, once as plain Python, and the kernels w
 	NUMBA_DISABLE_JIT=1 $(PYTEST)
 	# Without a folder of the caller's, whose cache would not tell checked kernels from others.
 	env -u NUMBA_CACHE_DIR NUMBA_BOUNDSCHECK=1 HYPOTHESIS_PROFILE=short $(PYTEST) $(CHECKED)
+
+test-torch: .venv/with-test .venv/with-torch  ## what asks PyTorch, which `make test` skips where it is not installed
+	$(PYTEST) $(WITH_TORCH)
+	NUMBA_DISABLE_JIT=1 $(PYTEST) tests/test_torch_halves.py
+	env -u NUMBA_CACHE_DIR NUMBA_BOUNDSCHECK=1 HYPOTHESIS_PROFILE=short $(PYTEST) tests/test_torch_halves.py
 
 soak: .venv/with-test  ## ten million rows of random steps in constant memory, some minutes
 	$(BIN)/python tests/soak.py
@@ -50,7 +59,7 @@ clean:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$*]"
 	touch $@
 
-# For the one test that asks PyTorch's DataLoader; without it, that test is skipped.
+# Not an extra: which build of PyTorch it is to be is said here.
 .venv/with-torch: pyproject.toml | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH_INDEX) torch==2.13.0
 	touch $@

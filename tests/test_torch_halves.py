@@ -122,6 +122,7 @@ def test_rounding_is_to_the_nearest_and_ties_to_even(dtype):
         assert torch.equal(parameter, expected)
 
 
+@pytest.mark.filterwarnings("ignore:(overflow|invalid):RuntimeWarning")  # where the kernels run as plain Python
 @halves
 def test_infinity_nan_and_what_is_too_large(dtype):
     largest = torch.finfo(dtype).max
