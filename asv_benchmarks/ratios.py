@@ -23,7 +23,21 @@ from typing import Any
 import numba
 import numpy as np
 from benchmarks import first_use, fits, steps, torch_loop
-from benchmarks.steps import DELTA, DENSE, FULL, LIMIT, NUMPY, NUMPY_CLIP, OURS, ROWS, Step
+from benchmarks.steps import (
+    DELTA,
+    DENSE,
+    FOREACH,
+    FULL,
+    LIMIT,
+    NUMPY,
+    NUMPY_CLIP,
+    OURS,
+    OURS_TORCH,
+    ROWS,
+    SPARSE_ADAM,
+    TORCH,
+    Step,
+)
 from tqdm import tqdm
 
 HERE = Path(__file__).parent
@@ -75,8 +89,7 @@ def cases(large: bool) -> list[Case]:
     growth = (100_000, 1_000_000, 10_000_000, *([100_000_000] if large else []))
     found.append(saving_case())
     found += fits_cases()
-    loops = {kind: lambda kind=kind: torch_loop.loop(kind, 1_000_000, 64, 4096) for kind in torch_loop.LOOPS}
-    found.append(Case("torch, batches of 4,096 pairs, two tables of 1,000,000 x 64", loops))
+    found += torch_cases()
     found.append(Case("growth, 4,096 new rows of 16", {f"{rows:,} rows": growing(rows) for rows in growth}))
     return found
 
@@ -163,6 +176,22 @@ def fits_cases() -> list[Case]:
         Case("fits, 5 parameters, one thread", quadratic, dict.fromkeys(quadratic, 2000 * 1000)),
         Case("fits, two decays to 24 points", curves, {label: n * count for label, (n, count) in sizes.items()}),
         Case("fits, two decays to 24 points, by threads", threads, dict.fromkeys(threads, 2000 * 200)),
+    ]
+
+
+def torch_cases() -> list[Case]:
+    """Return cases of our optimizer for torch beside torch's own."""
+    dense, peers = (OURS_TORCH, OURS, LIMIT, TORCH, FOREACH), (OURS_TORCH, OURS, SPARSE_ADAM, TORCH)
+    many = tuple(name for name in dense if name != LIMIT)
+    loops = {kind: lambda kind=kind: torch_loop.loop(kind, 1_000_000, 64, 4096) for kind in torch_loop.LOOPS}
+    return [
+        *(dense_case(f"torch: dense, {n:,}", [n], dense) for n in (1000, 1_000_000, 20_000_000)),
+        dense_case("torch: dense, 100 parameters of 1,000", [1000] * 100, many),
+        *(
+            rows_case(f"torch: {n:,} Zipf of 1,000,000 x 64", (1_000_000, 64), steps.zipf(n, 1_000_000), peers)
+            for n in (4096, 65_536)
+        ),
+        Case("torch: a loop, batches of 4,096 pairs, two tables of 1,000,000 x 64", loops),
     ]
 
 
