@@ -5,6 +5,8 @@ BIN := .venv/bin
 TORCH_INDEX ?=
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
 WITH_TORCH := $(wildcard tests/test_torch_*.py) numba_rmsprop/torch tests/test_processes.py::test_a_torch_data_loader_with_workers
+# A cache does not tell checked kernels from others.
+CHECK := $(if $(NUMBA_CACHE_DIR),NUMBA_CACHE_DIR=$(NUMBA_CACHE_DIR)-checked) NUMBA_BOUNDSCHECK=1
 # Together they launch every kernel.
 CHECKED := $(addprefix tests/,test_bounds.py test_exact.py test_clipping.py test_threads.py)
 
@@ -32,13 +34,12 @@ bench-peers: .venv-peers/installed  ## the same beside torch, TensorFlow, optax 
 test: .venv/with-test  ## once compiled, once as plain Python, and the kernels with every index checked
 	$(PYTEST)
 	NUMBA_DISABLE_JIT=1 $(PYTEST)
-	# Without a folder of the caller's, whose cache would not tell checked kernels from others.
-	env -u NUMBA_CACHE_DIR NUMBA_BOUNDSCHECK=1 HYPOTHESIS_PROFILE=short $(PYTEST) $(CHECKED)
+	$(CHECK) HYPOTHESIS_PROFILE=short $(PYTEST) $(CHECKED)
 
 test-torch: .venv/with-test .venv/with-torch  ## what asks PyTorch, which `make test` skips where it is not installed
 	$(PYTEST) $(WITH_TORCH)
 	NUMBA_DISABLE_JIT=1 $(PYTEST) tests/test_torch_halves.py
-	env -u NUMBA_CACHE_DIR NUMBA_BOUNDSCHECK=1 HYPOTHESIS_PROFILE=short $(PYTEST) tests/test_torch_halves.py
+	$(CHECK) HYPOTHESIS_PROFILE=short $(PYTEST) tests/test_torch_halves.py
 
 soak: .venv/with-test  ## ten million rows of random steps in constant memory, some minutes
 	$(BIN)/python tests/soak.py

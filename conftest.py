@@ -1,5 +1,5 @@
-"""What pytest leaves out of the package's and the tests' examples."""
+"""What pytest leaves out of the package's examples."""
 
 from importlib.util import find_spec
 
-collect_ignore = [] if find_spec("torch") else ["numba_rmsprop/torch", "tests/torch_twins.py"]
+collect_ignore = [] if find_spec("torch") else ["numba_rmsprop/torch"]

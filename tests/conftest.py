@@ -4,6 +4,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from importlib.util import find_spec
 
 os.environ.setdefault("NUMBA_NUM_THREADS", "4")  # thread counts beyond the machine's are tested too
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # more threads than cores must not spin while they wait
@@ -18,6 +19,8 @@ import pytest
 
 # Files that mean nothing without compiled kernels, or without checks of their bounds.
 collect_ignore = [] if numba.config.BOUNDSCHECK else ["test_bounds.py"]
+if not find_spec("torch"):
+    collect_ignore.append("torch_twins.py")
 if numba.config.DISABLE_JIT:
     collect_ignore += ["test_interrupts.py", "test_processes.py"]
     # Programs that would take minutes each, and so start compiled in either run: the other one has them.
