@@ -16,7 +16,7 @@ RUN_ITEMS = 5
 """The first step of a run, and its numbers."""
 RUNS_AT_START = 16
 MAX_RUNS = 65_536
-"""Where the numbers change at every step, a variable is flushed after this many, which bounds the log to 6 MB."""
+"""Where the numbers change at every step, a variable is flushed after this many, which bounds the log to 7 MB."""
 
 
 class History:
@@ -42,6 +42,11 @@ class History:
         self._latest: tuple[float, ...] = ()
         self._table_is_for: tuple[float, ...] | None = None
         self._single: Arrays | None = None
+
+    @property
+    def has_momentum(self) -> bool:
+        """Whether a row may have missed a step at which its momentum was at work."""
+        return bool((self.runs[:, 2] != 1).any() or (self.runs[:, 4] != 0).any())
 
     @property
     def full(self) -> bool:

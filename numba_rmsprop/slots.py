@@ -123,6 +123,12 @@ class Slots:
         named = {"rms": self.rms, "momentum": self.momentum, "mg": self.mg}
         return {name: array for name, array in named.items() if array is not None} | self.custom
 
+    def lie_at(self, var: FloatArray, arrays: Mapping[str, FloatArray]) -> None:
+        """Go on with the same numbers at another place in memory."""
+        self.var, self.rms = var, arrays["rms"]
+        self.momentum, self.mg = arrays.get("momentum"), arrays.get("mg")
+        self._table = self._as_table()
+
     def step(self, gradient: Gradient, rates: StepRates, scale: float) -> None:
         """Apply one step; ``scale`` is what the clipping of norms leaves of the gradient."""
         packed = rates.packed(self.dtype, scale)
@@ -166,7 +172,7 @@ class Slots:
         """Return what :meth:`step` comes to, where that is one kernel and a number; None where it is more."""
         if not isinstance(gradient, Rows) or self._table is None or self.steps + 1 >= CLOCK_LIMIT:
             return None
-        if rates.momentum_rests and self.momentum is not None:
+        if self._must_flush(rates):
             return None
         if self.exact and not self.history.has(rates):
             return None
@@ -174,7 +180,7 @@ class Slots:
         history = self.history.arrays(self.steps) if self.exact else None
         ages = self.row_clocks(), self.floor, self.steps
         entries = gradient.indices, gradient.values
-        step = self._rows_call(entries, self._table, ages, history, rates.packed(self.dtype, scale))
+        step = self._rows_call(entries, _at_work(self._table, rates), ages, history, rates.packed(self.dtype, scale))
         return [step, (setattr, self, "steps", self.steps + 1)]
 
     def flush(self) -> None:
@@ -308,8 +314,8 @@ class Slots:
 
     def _step_sparse(self, gradient: Rows | CSR, rates: StepRates, packed: FloatArray) -> None:
         self.prepare(gradient)
-        if rates.momentum_rests and self.momentum is not None:
-            self.flush()  # what the touched rows have missed would be made up for without their momentum
+        if self._must_flush(rates):
+            self.flush()
         history = self.history.arrays(self.steps) if self.exact else None
         rows: Selection = EVERYTHING
         if isinstance(gradient, Rows):
@@ -329,6 +335,10 @@ class Slots:
         if self.history.full:
             self.flush()
         self._rebase_if_due()
+
+    def _must_flush(self, rates: StepRates) -> bool:
+        """Return whether a step goes without a momentum that touched rows must be caught up with first."""
+        return rates.momentum_rests and self.momentum is not None and self.exact and self.history.has_momentum
 
     def _rows_call(self, entries: Entries, state: State, ages: Ages, history: Arrays | None, rates: FloatArray) -> Call:
         workers = len(self._scratch[2])

@@ -1,4 +1,4 @@
-"""RMSprop for PyTorch on CPUs, with sparse gradients: ``pip install "numba-rmsprop[torch]"``."""
+"""RMSprop for PyTorch on CPUs, with sparse gradients: ``pip install ".[torch]"`` from a checkout."""
 
 from .embedding import Embedding, EmbeddingBag
 from .rmsprop import RMSprop

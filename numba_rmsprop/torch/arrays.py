@@ -45,6 +45,11 @@ def order_of_axes(array: NDArray[Any]) -> tuple[int, ...] | None:
     return order if order[0] == 0 and array.transpose(order).flags.c_contiguous else None
 
 
+def in_order(array: NDArray[Any], axes: tuple[int, ...] | None) -> NDArray[Any]:
+    """Return an array with its axes in the order that :func:`order_of_axes` found for a parameter."""
+    return array if axes is None else array.transpose(axes)
+
+
 def zeros_as(parameter: Tensor) -> Tensor:
     """Return zeros for a parameter's state, laid out as the parameter is."""
     dtype = state_dtype(parameter.dtype)

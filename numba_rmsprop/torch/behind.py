@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..slots import Slots
+from .arrays import as_array, in_order
 
 
 class Table:
@@ -19,6 +20,10 @@ class Table:
     ----------
     slots : Slots
         The slots.
+    tensors : dict of str to Tensor
+        What lies in the memory of ``slots``, by the names there, and "var".
+    axes : tuple of int, optional
+        The order of the tensors' axes in ``slots``.
 
     Attributes
     ----------
@@ -28,10 +33,29 @@ class Table:
         The parameter's version after the last write from here.
     """
 
-    def __init__(self, slots: Slots) -> None:
-        self.slots = slots
+    def __init__(self, slots: Slots, tensors: dict[str, Tensor], axes: tuple[int, ...] | None) -> None:
+        self._slots = slots
+        self._tensors = tensors
+        self._axes = axes
+        self._pointers = self._where()
         self.was_read = False
         self.version = -1
+
+    @property
+    def slots(self) -> Slots:
+        """The slots, at the place in memory where the tensors are now.
+
+        ``share_memory_``, or sending a tensor to another process, moves a storage and frees where it was.
+        """
+        pointers = self._where()
+        if pointers != self._pointers:
+            arrays = {name: in_order(as_array(tensor), self._axes) for name, tensor in self._tensors.items()}
+            self._slots.lie_at(arrays.pop("var"), arrays)
+            self._pointers = pointers
+        return self._slots
+
+    def _where(self) -> list[int]:
+        return [tensor.data_ptr() for tensor in self._tensors.values()]
 
     def catch_up(self, parameter: Tensor, indices: Tensor) -> None:
         """Catch up the rows at ``indices``, of any shape; indices out of bounds are for others to refuse."""
@@ -50,10 +74,12 @@ class Table:
     def flush(self, parameter: Tensor) -> None:
         """Catch up all rows."""
         self.was_read = True
-        moves = self.slots.has_values_behind
-        self.slots.flush()
+        slots = self.slots
+        moves = slots.has_values_behind
+        slots.flush()
         if moves:
             self.note_write(parameter)
+        self._forget(parameter)  # nobody need ask until the next sparse step
 
     def note_step(self, parameter: Tensor) -> None:
         """Note that a step has left rows behind, and make up for what another optimizer has left before."""
@@ -79,6 +105,9 @@ class Table:
         """Let another state take over: with rows as they are here, or as somebody else has written them since."""
         if not self.was_changed(parameter):
             self.flush(parameter)
+        self._forget(parameter)
+
+    def _forget(self, parameter: Tensor) -> None:
         if _tables.get(parameter) is self:
             del _tables[parameter]
 

@@ -18,6 +18,15 @@ class _Current(nn.Module):
         behind.flush(self.weight)  # copies and pickles are read elsewhere
         return self.__dict__.copy()
 
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        behind.flush(self.weight)  # it may be about to get other memory, or another dtype
+        return super()._apply(*args, **kwargs)
+
+    def reset_parameters(self) -> None:
+        """Draw the table anew."""
+        behind.flush(self.weight)
+        super().reset_parameters()
+
     def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
         behind.flush(self.weight)
         super()._save_to_state_dict(*args, **kwargs)
@@ -43,7 +52,7 @@ device, dtype
 
     Notes
     -----
-    Whoever reads ``weight`` itself calls ``optimizer.flush()`` before.
+    Whoever reads ``weight`` itself, or writes to it, calls ``optimizer.flush()`` before.
 
     Examples
     --------
@@ -87,9 +96,20 @@ device, dtype
         )
 
     @classmethod
-    def from_pretrained(cls, embeddings: Tensor, *args: Any, sparse: bool = True, **kwargs: Any) -> Self:
+    def from_pretrained(
+        cls,
+        embeddings: Tensor,
+        freeze: bool = True,
+        padding_idx: int | None = None,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        sparse: bool = True,
+    ) -> Self:
         """Return an embedding of these rows, as torch.nn.Embedding.from_pretrained does."""
-        made: Self = super().from_pretrained(embeddings, *args, sparse=sparse, **kwargs)
+        made: Self = super().from_pretrained(
+            embeddings, freeze, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse
+        )
         return made
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - PyTorch's name
@@ -102,7 +122,8 @@ device, dtype
 class EmbeddingBag(_Current, nn.EmbeddingBag):
     """An nn.EmbeddingBag with sparse gradients whose forward pass catches up the rows it reads.
 
-    See :class:`Embedding`. PyTorch has no sparse gradients for ``mode="max"``.
+    See :class:`Embedding`. PyTorch has no sparse gradients for ``mode="max"``. With ``per_sample_weights`` that want a
+    gradient, autograd keeps the table: before several forward passes in one graph, catch up all their rows, or flush.
 
     Parameters
     ----------
@@ -149,9 +170,30 @@ include_last_offset, padding_idx, device, dtype
         )
 
     @classmethod
-    def from_pretrained(cls, embeddings: Tensor, *args: Any, sparse: bool = True, **kwargs: Any) -> Self:
+    def from_pretrained(
+        cls,
+        embeddings: Tensor,
+        freeze: bool = True,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        mode: str = "mean",
+        sparse: bool = True,
+        include_last_offset: bool = False,
+        padding_idx: int | None = None,
+    ) -> Self:
         """Return bags of these rows, as torch.nn.EmbeddingBag.from_pretrained does."""
-        made: Self = super().from_pretrained(embeddings, *args, sparse=sparse, **kwargs)
+        made: Self = super().from_pretrained(
+            embeddings,
+            freeze,
+            max_norm,
+            norm_type,
+            scale_grad_by_freq,
+            mode,
+            sparse,
+            include_last_offset,
+            padding_idx,
+        )
         return made
 
     def forward(

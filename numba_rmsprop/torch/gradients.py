@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..gradients import Dense, Rows, check_rows
+from ..gradients import MAX_ENTRIES, Dense, Rows, check_rows
 from ..kernels.arrays import inspect_rows
 from ..variables import FloatArray
-from .arrays import STORED_AS, as_array
+from .arrays import STORED_AS, as_array, in_order
 from .state import ParameterState, describe
 
-PLAIN = torch.float32, torch.float64
+REAL = torch.float32, torch.float64
 
 
 def as_gradient(grad: Tensor, own: ParameterState) -> Dense | Rows:
@@ -45,7 +45,7 @@ def as_gradient(grad: Tensor, own: ParameterState) -> Dense | Rows:
         grad = grad.detach().to_dense()
     if grad.layout is not torch.strided:
         raise TypeError(f"{describe(name, grad)}: expected a strided or sparse COO tensor, got {grad.layout}")
-    values = own.as_line_of(as_array(grad))
+    values = in_order(as_array(grad), own.axes)
     if values.ndim > 2 and not values.flags.c_contiguous and own.slots.var.flags.c_contiguous:
         values = np.ascontiguousarray(values)  # or else it would be stepped one short line at a time
     return Dense(_apart(values, own))
@@ -53,10 +53,11 @@ def as_gradient(grad: Tensor, own: ParameterState) -> Dense | Rows:
 
 def _rows_as_they_lie(grad: Tensor, own: ParameterState) -> Rows | None:
     """Return the gradient of an embedding, with fewer questions than others: nearly every sparse one is."""
-    values, var = grad._values(), own.slots.var
+    held = grad.detach()  # which stays as it is where another thread adds to the gradient
+    values, var = held._values(), own.slots.var
     if (
         values.dtype is not own.dtype
-        or values.dtype not in PLAIN
+        or values.dtype not in REAL
         or grad.shape != own.parameter.shape
         or grad.sparse_dim() != 1
         or var.ndim != 2
@@ -66,30 +67,34 @@ def _rows_as_they_lie(grad: Tensor, own: ParameterState) -> Rows | None:
         or values.is_neg()
     ):
         return None
-    entries, indices = values.numpy(), grad._indices().numpy()[0]
-    if not indices.flags.c_contiguous or inspect_rows(indices, entries, len(var), own.occupied.array):
+    entries, indices = values.numpy(), held._indices().numpy()[0]
+    if len(entries) != len(indices) or len(indices) > MAX_ENTRIES or not indices.flags.c_contiguous:
+        return None
+    if inspect_rows(indices, entries, len(var), own.occupied.array):
         return None
     return Rows(entries, indices)
 
 
 def _as_rows(grad: Tensor, own: ParameterState, name: str) -> Rows:
     indices, values = grad._indices(), grad._values()
-    if grad.sparse_dim() > 1:
-        indices, values = _whole_rows(grad, name)
+    if indices.shape[1] != len(values) or len(values) > MAX_ENTRIES:
+        raise ValueError(
+            f"{describe(name, grad)}: expected as many values as indices, at most {MAX_ENTRIES:,}, got {len(values):,} "
+            f"and {indices.shape[1]:,}"
+        )
     if values.dtype in STORED_AS:
         values = values.float()
-    entries = as_array(values)
-    if own.axes is not None:
-        entries = entries.transpose(own.axes)
+    if grad.sparse_dim() > 1:
+        indices, values = _whole_rows(indices, values, grad, name)
+    entries = in_order(as_array(values), own.axes)
     var = own.slots.var
     table = np.ascontiguousarray(entries).reshape(len(entries), math.prod(var.shape[1:]))
     rows, apart = check_rows(indices[0].numpy(), table, len(var), name, own.occupied)
     return Rows(table if apart else table.copy(), rows)
 
 
-def _whole_rows(grad: Tensor, name: str) -> tuple[Tensor, Tensor]:
+def _whole_rows(found: Tensor, values: Tensor, grad: Tensor, name: str) -> tuple[Tensor, Tensor]:
     """Return indices, shape (1, n), and rows of a gradient that is sparse along more than its first axis."""
-    found = grad._indices()
     for axis in range(1, grad.sparse_dim()):
         outside = (found[axis] < 0) | (found[axis] >= grad.shape[axis])
         if outside.any():
@@ -99,9 +104,9 @@ def _whole_rows(grad: Tensor, name: str) -> tuple[Tensor, Tensor]:
                 f"expected 0 <= index < {grad.shape[axis]}"
             )
     rows, places = torch.unique(found[0], return_inverse=True)
-    values = torch.zeros((len(rows), *grad.shape[1:]), dtype=grad.dtype)
-    values.index_put_((places, *found[1:]), grad._values(), accumulate=True)
-    return rows[None], values
+    whole = torch.zeros((len(rows), *grad.shape[1:]), dtype=values.dtype)
+    whole.index_put_((places, *found[1:]), values, accumulate=True)
+    return rows[None], whole
 
 
 def _apart(values: FloatArray, own: ParameterState) -> FloatArray:

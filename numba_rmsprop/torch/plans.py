@@ -71,6 +71,7 @@ class Plan:
             if (
                 list(map(_data_ptr, chosen)) != self._pointers
                 or list(map(_stride, chosen)) != self._strides
+                or list(map(_numel, chosen)) != self._items
                 or list(map(_numel, grads)) != self._items
                 or set(map(_dtype, grads)) != self._dtypes
                 or not all(map(_is_contiguous, grads))

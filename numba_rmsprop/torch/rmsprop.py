@@ -11,7 +11,7 @@ from torch import Tensor
 from ..settings import MODES
 from ..threads import launch_lock
 from .arrays import STORED_AS
-from .state import SLOTS, check_parameter
+from .state import SLOTS, ParameterState, check_parameter, describe
 from .steps import Group, Steps
 from .watching import is_watched
 
@@ -65,7 +65,8 @@ class RMSprop(torch.optim.Optimizer):
 
     With momentum, rows that a sparse step does not touch move too, but only when they are needed. An
     :class:`~numba_rmsprop.torch.Embedding` or :class:`~numba_rmsprop.torch.EmbeddingBag` sees to that; with others,
-    call :meth:`catch_up` before you read rows, or :meth:`flush` before you read a table.
+    call :meth:`catch_up` before you read rows, and :meth:`flush` before you read a table, or write to it yourself: or
+    else what rows have missed moves what you have written.
 
     References
     ----------
@@ -166,17 +167,43 @@ class RMSprop(torch.optim.Optimizer):
             One of this optimizer's.
         indices : Tensor of int, any shape
             Rows, which may repeat.
+
+        Raises
+        ------
+        ValueError
+            If the parameter is in no group.
+        TypeError, IndexError
+            If the indices are no integers, or out of bounds.
         """
-        own = self._steps.known.get(id(parameter))
+        own = self._own(parameter)
+        if indices.is_floating_point() or indices.is_complex() or indices.dtype is torch.bool:
+            raise TypeError(f"indices: expected integers, got {indices.dtype}")
+        rows = len(parameter) if parameter.ndim else 0
+        if indices.numel() and not (indices.min() >= 0 and indices.max() < rows):
+            raise IndexError(f"indices: expected 0 <= index < {rows}, got {int(indices.min())} to {int(indices.max())}")
         if own is not None:
             own.table.catch_up(parameter, indices)
 
     def flush(self, *parameters: Tensor) -> None:
-        """Bring every row of the given parameters up to date, or of all, and of their state."""
-        chosen = set(map(id, parameters))
-        for key, own in self._steps.known.items():
-            if not chosen or key in chosen:
+        """Bring every row of the given parameters up to date, or of all, and of their state.
+
+        Raises
+        ------
+        ValueError
+            If one of them is in no group.
+        """
+        chosen = list(map(self._own, parameters)) if parameters else list(self._steps.known.values())
+        for own in chosen:
+            if own is not None:
                 own.table.flush(own.parameter)
+
+    def _own(self, parameter: Tensor) -> ParameterState | None:
+        """Return what is known of a parameter; None before its first step."""
+        if not isinstance(parameter, Tensor):
+            raise TypeError(f"expected a parameter, got {type(parameter).__name__}; pass several as flush(*parameters)")
+        if not any(parameter is known for group in self.param_groups for known in group["params"]):
+            raise ValueError(f"{describe('parameter', parameter)}: expected one of this optimizer's groups")
+        return self._steps.known.get(id(parameter))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as torch.optim.RMSprop does, every row current.
@@ -189,6 +216,9 @@ class RMSprop(torch.optim.Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what :meth:`state_dict` returned, or that of torch.optim.RMSprop.
+
+        Rows that are behind are caught up before, unless somebody else has written to the parameter since the last
+        step: then it is taken for loaded, and stays as it is. The tensors are not copied, as in PyTorch.
 
         Raises
         ------

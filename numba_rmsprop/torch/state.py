@@ -5,16 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from ..settings import MODES
 from ..slots import Slots
 from ..variables import Occupied, check_memory
-from .arrays import DTYPES, STORED_AS, as_array, order_of_axes, state_dtype, zeros_as
+from .arrays import DTYPES, STORED_AS, as_array, in_order, order_of_axes, state_dtype, zeros_as
 from .behind import Table
 
 SLOTS = {"square_avg": "rms", "momentum_buffer": "momentum", "grad_avg": "mg"}
 """What PyTorch calls the slots."""
+
+COUNTS = (torch.float32, torch.float64, torch.int32, torch.int64)
+"""What a count of steps may be; PyTorch's older optimizers had integers."""
 
 
 def describe(name: str, tensor: Tensor) -> str:
@@ -38,6 +41,10 @@ def check_parameter(parameter: Tensor, name: str) -> None:
         raise TypeError(
             f"{describe(name, parameter)} is on {parameter.device}; expected a parameter on the CPU (others are for "
             "torch.optim.RMSprop: two optimizers for a model of both)"
+        )
+    if parameter.is_conj() or parameter.is_neg():
+        raise TypeError(
+            f"{describe(name, parameter)} is a lazy conjugate or negative; pass a copy, as with resolve_conj()"
         )
     if parameter.layout is not torch.strided:
         raise TypeError(f"{describe(name, parameter)}: expected a strided parameter, got {parameter.layout}")
@@ -77,9 +84,11 @@ class ParameterState:
         self._shape = parameter.shape
         self._stride = parameter.stride()
         self.dtype = parameter.dtype
+        if group["sparse_update"] not in MODES:
+            raise ValueError(f"sparse_update: expected one of {MODES}, got {group['sparse_update']!r}")
         self.exact = group["sparse_update"] == "exact"
         self.centered = bool(group["centered"])
-        self.tensors: dict[str, Tensor] = {"step": _as_step(found.get("step", 0.0))}
+        self.tensors: dict[str, Tensor] = {"step": _as_step(found.get("step", 0.0), f"state[{name}]['step']")}
         for key in SLOTS:
             wanted = {"momentum_buffer": group["momentum"] > 0, "grad_avg": self.centered}.get(key, True)
             if wanted or key in found:
@@ -87,10 +96,12 @@ class ParameterState:
         self._pointers = {key: tensor.data_ptr() for key, tensor in self.tensors.items()}
         var = as_array(parameter)
         self.axes = order_of_axes(var)
-        arrays = {SLOTS[key]: self.as_line_of(as_array(tensor)) for key, tensor in self.tensors.items() if key in SLOTS}
+        arrays = {
+            SLOTS[key]: in_order(as_array(tensor), self.axes) for key, tensor in self.tensors.items() if key in SLOTS
+        }
         check_memory(var, name)
         self.slots = Slots(
-            self.as_line_of(var),
+            in_order(var, self.axes),
             name,
             momentum="momentum" in arrays,
             centered=self.centered,
@@ -98,7 +109,8 @@ class ParameterState:
             decays=False,
             arrays=arrays,
         )
-        self.table = Table(self.slots)
+        held = {SLOTS[key]: tensor.detach() for key, tensor in self.tensors.items() if key in SLOTS}
+        self.table = Table(self.slots, {"var": parameter.detach(), **held}, self.axes)
         self.occupied = Occupied([self.slots.var, *arrays.values()])
 
     @property
@@ -118,10 +130,6 @@ class ParameterState:
             and not grad.is_conj()
         )
 
-    def as_line_of(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Return an array of the parameter's shape with its axes in the order of the parameter's memory."""
-        return array if self.axes is None else array.transpose(self.axes)
-
     def fits(self, found: dict[str, Any] | None, group: dict[str, Any]) -> bool:
         """Return whether parameter, state and group are what they were, so that the arrays still are their memory."""
         parameter = self.parameter
@@ -140,9 +148,14 @@ class ParameterState:
         )
 
 
-def _as_step(step: Any) -> Tensor:
+def _as_step(step: Any, name: str) -> Tensor:
+    """Return a count of steps as a tensor that can be counted on where it lies."""
     if isinstance(step, Tensor):
-        return step
+        if step.numel() != 1:
+            raise ValueError(f"{name}: expected one number, got shape {tuple(step.shape)}")
+        if step.dtype in COUNTS and step.is_cpu and not step.requires_grad:
+            return step
+        step = step.item()
     in_double = torch.get_default_dtype() is torch.float64  # as PyTorch's own optimizers count
     return torch.tensor(float(step), dtype=torch.float64 if in_double else torch.float32)
 
@@ -153,6 +166,7 @@ def _as_slot(tensor: Tensor | None, parameter: Tensor, name: str) -> Tensor:
         return zeros_as(parameter)
     if tensor.shape != parameter.shape:
         raise ValueError(f"{name}: expected shape {tuple(parameter.shape)}, got {tuple(tensor.shape)}")
-    if tensor.dtype is state_dtype(parameter.dtype) and tensor.is_cpu and tensor.stride() == parameter.stride():
+    is_plain = tensor.is_cpu and not (tensor.is_conj() or tensor.is_neg())
+    if is_plain and tensor.dtype is state_dtype(parameter.dtype) and tensor.stride() == parameter.stride():
         return tensor
     return zeros_as(parameter).copy_(tensor.detach())

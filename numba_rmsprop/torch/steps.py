@@ -38,7 +38,7 @@ class Work:
     stepped: list[ParameterState] = field(default_factory=list)
     new: dict[int, ParameterState] = field(default_factory=dict)
     has_repeats: bool = False
-    worth_a_plan: list[tuple[int, list[ParameterState], Batch]] = field(default_factory=list)
+    worth_a_plan: dict[int, tuple[list[ParameterState], Batch]] = field(default_factory=dict)
 
 
 class Steps:
@@ -65,12 +65,13 @@ class Steps:
             work.parts.append((plan.batch, plan.batch.gradient, rates))
             if plan.rest:
                 self._look_at(plan.rest, group, number, rates, work)
+                work.worth_a_plan.pop(number, None)  # there is one
         written = self._written if self._written.parameters == work.stepped else Written(work.stepped)
         if work.new or not self._write_in_one_go(work, written):
             for slots, gradient, _ in work.parts:
                 slots.prepare(gradient)
             self._write(work, written)
-        for number, members, batch in work.worth_a_plan:
+        for number, (members, batch) in work.worth_a_plan.items():
             self._plans[number] = Plan(groups[number], members, batch, states)
 
     def _write_in_one_go(self, work: Work, written: Written) -> bool:
@@ -134,8 +135,8 @@ class Steps:
                 continue
             batch.addresses[:, 0] = [grad.data_ptr() for grad in grads]
             work.parts.append((batch, batch.gradient, rates))
-            if len(members) >= WORTH_A_PLAN:
-                work.worth_a_plan.append((number, members, batch))
+            if len(members) >= max(WORTH_A_PLAN, len(work.worth_a_plan.get(number, ([],))[0])):
+                work.worth_a_plan[number] = members, batch
 
     def _state_of(self, parameter: Tensor, k: int, group: Group, number: int, work: Work) -> ParameterState:
         """Return what is known of a parameter, if it still holds, or else what is found out anew."""
@@ -222,21 +223,15 @@ class Written:
         self.parameters = parameters
         self._versioned = [own.parameter for own in parameters if not own.parameter.is_inference()]
         self._may_fall_behind = [own for own in parameters if own.slots.values_fall_behind]
-        self._counted_by_others: list[Tensor] = []
         addresses: dict[np.dtype[Any], list[int]] = {}
         for step in (own.tensors["step"] for own in parameters):
-            if step.dtype in (torch.float32, torch.float64) and step.is_cpu and not step.requires_grad:
-                addresses.setdefault(step.numpy().dtype, []).append(step.data_ptr())
-            else:
-                self._counted_by_others.append(step)
+            addresses.setdefault(step.numpy().dtype, []).append(step.data_ptr())
         self._counters: list[tuple[NDArray[np.int64], NDArray[Any]]] = [
             (np.array(found, np.int64), np.empty(0, dtype)) for dtype, found in addresses.items()
         ]
 
     def calls(self) -> list[Call] | None:
         """Return what :meth:`note` comes to, where that is kernels and numbers; None where it is more."""
-        if self._counted_by_others:
-            return None
         calls: list[Call] = [(add_one, *arguments) for arguments in self._counters]
         for own in self._may_fall_behind:
             if own.slots.clocks is not None:
@@ -252,8 +247,6 @@ class Written:
         """Note that they have taken a step."""
         for addresses, like in self._counters:
             add_one(addresses, like)
-        for step in self._counted_by_others:
-            step += 1
         torch.autograd.graph.increment_version(self._versioned)
         for own in self._may_fall_behind:
             if own.slots.clocks is not None:
