@@ -126,7 +126,8 @@ class Slots:
     def lie_at(self, var: FloatArray, arrays: Mapping[str, FloatArray]) -> None:
         """Go on with the same numbers at another place in memory."""
         self.var, self.rms = var, arrays["rms"]
-        self.momentum, self.mg = arrays.get("momentum"), arrays.get("mg")
+        self.momentum = None if self.momentum is None else arrays["momentum"]
+        self.mg = None if self.mg is None else arrays["mg"]
         self._table = self._as_table()
 
     def step(self, gradient: Gradient, rates: StepRates, scale: float) -> None:
