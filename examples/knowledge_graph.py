@@ -1,0 +1,214 @@
+"""Link prediction: embeddings of a knowledge graph's entities and relations, with exact sparse steps on all cores.
+
+    python examples/knowledge_graph.py DATA_DIR                    ComplEx, defaults for any graph
+    python examples/knowledge_graph.py DATA_DIR --model distmult   real numbers in place of complex ones
+
+DATA_DIR has train.txt, valid.txt and test.txt, in each line a head, a relation and a tail with tabs between them. The
+sets that papers measure on come so: WN18RR from https://github.com/TimDettmers/ConvE (WN18RR.tar.gz), CoDEx from
+https://github.com/tsafavi/codex (data/triples/codex-s, -m, -l).
+
+After every few epochs, the valid triples are asked for, in both directions and filtered; the embeddings that do best
+are asked about the test triples, once. Writes these (safetensors), the names of their rows, and a figure into the
+folder ``--out``, and one line of JSON. Interrupt it with Ctrl-C or kill it: the same command goes on from the last
+checkpoint, to the same bits, which do not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+# Threads that spin while they wait for one another lose their turn where other programs want the cores too. OpenMP
+# reads this once, so it stands before the imports.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import matplotlib as mpl
+import numba
+import numpy as np
+import safetensors.numpy
+from bilinear import Model, Options
+from embedding_optimizers import OPTIMIZERS
+from link_training import DivergedError, Training
+from ranking import ranks, summary
+from threadpoolctl import threadpool_limits
+from triples import PARTS, Answers, Graph, GraphError, read_graph
+
+mpl.use("Agg")  # a picture in a file needs no screen
+import matplotlib.pyplot as plt
+
+MEASURES = ("mrr", "hits@1", "hits@3", "hits@10")
+
+
+def main() -> None:
+    """Train, show what came out, and end with one line of JSON."""
+    arguments = parse_arguments()
+    try:
+        results = run(arguments)
+    except KeyboardInterrupt:
+        raise SystemExit("\ninterrupted; the same command goes on from the last checkpoint") from None
+    print(f"{'':>6} {'MRR':>7} {'Hits@1':>7} {'Hits@3':>7} {'Hits@10':>8}")
+    print(f"{'valid':>6} {results['valid_mrr']:>7.4f}")
+    print(f"{'test':>6} " + " ".join(f"{results[f'test_{name}']:>7.4f}" for name in MEASURES))
+    print(f"embeddings, names of their rows, and a figure: {arguments.out}")
+    print(json.dumps(results))
+
+
+def run(arguments: argparse.Namespace) -> dict[str, float]:
+    """Read the graph, train, ask about the test triples, and write what came out."""
+    options = Options(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Options)})
+    try:
+        graph = read_graph(arguments.data)
+        print_sizes(graph)
+        with threads() as pool:
+            training = Training(graph, options, arguments.out / "checkpoint", pool)
+            training.run(arguments.checkpoint_every)
+            model = training.best()
+            tested = summary(ranks(model, graph, Answers(graph), graph.test, pool))
+    except (GraphError, DivergedError) as error:
+        raise SystemExit(str(error)) from None
+    except MemoryError as error:
+        raise SystemExit(f"{error}; take a smaller --rank, --batch or --negatives") from None
+    results = training.results() | {f"test_{name}": value for name, value in tested.items()}
+    write(arguments.out, graph, model, training, results)
+    training.remove_checkpoints()
+    return results
+
+
+def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
+    """Return the options in ``words``, or on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("data", type=Path, metavar="DATA_DIR", help="folder with train.txt, valid.txt and test.txt")
+    add("--out", type=Path, default=Path("demo/graph"), help="folder for what is written (default: %(default)s)")
+    add("--model", choices=["complex", "distmult"], default="complex", help="(default: %(default)s)")
+    add("--rank", type=number_from(1, int), default=128, help="numbers to a row (default: %(default)s)")
+    add(
+        "--negatives",
+        type=number_from(1, int),
+        default=1024,
+        help="random entities to a batch; from half of all entities on, all (default: %(default)s)",
+    )
+    add(
+        "--batch",
+        type=number_from(1, int),
+        default=512,
+        help="questions to a step; a triple is two (default: %(default)s)",
+    )
+    add(
+        "--epochs", type=number_from(1, int), default=60, help="passes over the triples, at most (default: %(default)s)"
+    )
+    add("--learning-rate", type=number_from(0, float), default=0.03, help="falls linearly to 0 (default: %(default)s)")
+    add("--rho", type=number_from(0, float, 1), default=0.999, help="near 1, for rare entities (default: %(default)s)")
+    add("--n3", type=number_from(0, float), default=0.1, help="weight of the N3 penalty (default: %(default)s)")
+    add(
+        "--dropout",
+        type=number_from(0, float, 0.99),
+        default=0.0,
+        help="part of a question that is left out (default: %(default)s)",
+    )
+    add(
+        "--init",
+        type=number_from(0, float),
+        default=0.01,
+        help="standard deviation of the start (default: %(default)s)",
+    )
+    add(
+        "--optimizer",
+        choices=OPTIMIZERS,
+        default="exact",
+        help="exact, lazy and dense are RMSprop; the others, which need torch, are PyTorch's (default: %(default)s)",
+    )
+    add(
+        "--every",
+        type=number_from(1, int),
+        default=5,
+        help="epochs between two looks at the valid triples (default: %(default)s)",
+    )
+    add(
+        "--patience",
+        type=number_from(1, int),
+        default=5,
+        help="looks without a better one, after which it ends (default: %(default)s)",
+    )
+    add("--seed", type=number_from(0, int), default=1, help="the same seed gives the same bits (default: %(default)s)")
+    add(
+        "--checkpoint-every",
+        type=number_from(1, int),
+        default=2000,
+        help="steps between checkpoints (default: %(default)s)",
+    )
+    return parser.parse_args(words)
+
+
+def number_from(least: int, kind: type[int] | type[float], most: float = 1e9) -> Callable[[str], float]:
+    """Return what reads a number and refuses those out of bounds."""
+
+    def number(text: str) -> float:
+        if not least <= kind(text) <= most:
+            raise argparse.ArgumentTypeError(f"expected a number from {least} to {most:g}, got {text}")
+        return kind(text)
+
+    return number
+
+
+@contextmanager
+def threads() -> Iterator[ThreadPoolExecutor]:
+    """Yield as many threads as Numba has, each of which multiplies matrices by itself.
+
+    On two cores, two threads of NumPy's BLAS beside two of Numba's took twice as long as either alone.
+    """
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(numba.get_num_threads()) as pool:
+        yield pool
+
+
+def print_sizes(graph: Graph) -> None:
+    """Say what was read."""
+    sizes = ", ".join(
+        f"{len(getattr(graph, part)):,} to {what}"
+        for part, what in zip(PARTS, ("learn", "choose by", "test"), strict=True)
+    )
+    print(f"{len(graph.entities):,} entities, {len(graph.relations):,} relations; triples: {sizes}", flush=True)
+    unseen = graph.unseen()
+    if len(unseen):
+        print(f"{len(unseen):,} entities occur in no triple to learn: they are asked for all the same", flush=True)
+
+
+def write(out: Path, graph: Graph, model: Model, training: Training, results: dict[str, float]) -> None:
+    """Write the embeddings, the names of their rows, and the figure."""
+    tables = {"entities": model.entities, "relations": model.relations}
+    safetensors.numpy.save_file(tables, out / "embeddings.safetensors")
+    names = {"entities": graph.entities, "relations": graph.relations}
+    (out / "names.json").write_text(json.dumps(names), encoding="utf8")
+    draw(training, results, out / "valid_mrr.png")
+
+
+def draw(training: Training, results: dict[str, float], path: Path) -> None:
+    """Draw how soon the valid triples are answered how well."""
+    asked = training.course[training.course[:, 0] > 0]
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    axes.plot(asked[:, 1], asked[:, 2], marker="o", markersize=4)
+    best = asked[np.argmax(asked[:, 2])]
+    axes.plot(
+        *best[1:],
+        marker="o",
+        color="C1",
+        linestyle="",
+        label=f"best, after epoch {best[0]:.0f}: test MRR {results['test_mrr']:.3f}",
+    )
+    axes.set(
+        title="How soon the valid triples are answered how well", xlabel="seconds of training", ylabel="filtered MRR"
+    )
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    figure.savefig(path, dpi=80)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,187 @@
+"""The knowledge-graph example: it learns, the same seed gives the same bits, nothing is lost by a kill or Ctrl-C."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numba
+import numpy as np
+import pytest
+import safetensors.numpy
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+ENTITIES = 40
+STEPS = {"next": 1, "third": 3, "seventh": 7, "opposite": 20, "eleventh": 11, "before": 39}
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory):
+    """People around a table: who sits how many seats further. A third of what is so is to be found out."""
+    folder = tmp_path_factory.mktemp("graph")
+    triples = [
+        f"seat {i}\t{name}\tseat {(i + step) % ENTITIES}" for name, step in STEPS.items() for i in range(ENTITIES)
+    ]
+    triples = np.random.default_rng(1).permutation(triples)
+    for part, lines in zip(("train", "valid", "test"), np.split(triples, [160, 200]), strict=True):
+        (folder / f"{part}.txt").write_text("\n".join(lines), encoding="utf8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def example():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(EXAMPLES)
+        import knowledge_graph
+
+        yield knowledge_graph
+
+
+def arguments(graph, out, *options):
+    return [
+        *(str(graph), "--out", str(out), "--rank", "16", "--negatives", "10", "--batch", "32", "--epochs", "20"),
+        *("--n3", "0.01", "--every", "5", "--checkpoint-every", "3", *options),
+    ]
+
+
+def run(example, graph, out, *options):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["knowledge_graph.py", *arguments(graph, out, *options)])
+        example.main()
+
+
+def results(capsys):
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def tables(out):
+    return (out / "embeddings.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def whole(example, graph, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole")
+    run(example, graph, out)
+    return out
+
+
+def test_it_learns_and_shows_it(example, graph, whole, tmp_path, capsys):
+    run(example, graph, tmp_path)
+    told = results(capsys)
+    assert told["epochs"] == 20
+    assert told["test_mrr"] > 0.6  # by chance, 0.11
+    assert 1 >= told["test_hits@10"] >= told["test_hits@3"] >= told["test_hits@1"] > 0.4
+    assert told["valid_mrr"] > 0.6
+    assert told["seconds"] > 0
+    assert told["optimizer_seconds_per_epoch"] > 0
+    assert (tmp_path / "valid_mrr.png").stat().st_size > 10_000
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["embeddings.safetensors", "names.json", "valid_mrr.png"]
+    names = json.loads((tmp_path / "names.json").read_text(encoding="utf8"))
+    found = safetensors.numpy.load_file(tmp_path / "embeddings.safetensors")
+    assert found["entities"].shape == (len(names["entities"]), 32) == (ENTITIES, 32)
+    assert found["relations"].shape == (2 * len(names["relations"]), 32) == (2 * len(STEPS), 32)
+    assert tables(tmp_path) == tables(whole), "the same seed gives the same bits"
+
+
+def test_the_bits_do_not_depend_on_the_threads(example, graph, whole, tmp_path):
+    numba.set_num_threads(1)
+    run(example, graph, tmp_path)
+    assert tables(tmp_path) == tables(whole)
+    run(example, graph, tmp_path / "other", "--seed", "2")
+    assert tables(tmp_path / "other") != tables(whole)
+
+
+def test_real_numbers_learn_too(example, graph, tmp_path, capsys):
+    run(example, graph, tmp_path, "--model", "distmult")
+    told = results(capsys)
+    assert told["model"] == "distmult"
+    assert told["test_mrr"] > 0.2
+    assert safetensors.numpy.load_file(tmp_path / "embeddings.safetensors")["entities"].shape == (ENTITIES, 16)
+
+
+def test_the_dense_gradient_gives_the_same_and_lazy_does_not(example, graph, tmp_path):
+    found = {}
+    for mode in ("exact", "dense", "lazy"):
+        run(example, graph, tmp_path / mode, "--optimizer", mode, "--rho", "0.99", "--epochs", "8")
+        found[mode] = safetensors.numpy.load_file(tmp_path / mode / "embeddings.safetensors")["entities"]
+    assert np.abs(found["dense"] - found["exact"]).max() < 1e-4
+    assert np.abs(found["lazy"] - found["exact"]).max() > 5e-3
+
+
+def test_it_ends_when_it_gets_no_better(example, graph, tmp_path, capsys):
+    run(example, graph, tmp_path, "--learning-rate", "0", "--every", "1", "--patience", "2")
+    told = results(capsys)
+    assert (told["epochs"], told["best_epoch"]) == (3, 1)
+
+
+def test_a_killed_training_comes_to_the_same_bits(example, graph, whole, tmp_path, capsys):
+    environment = os.environ | {"NUMBA_DISABLE_JIT": "0"}
+    command = [sys.executable, str(EXAMPLES / "knowledge_graph.py"), *arguments(graph, tmp_path)]
+    killed = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    folder = tmp_path / "checkpoint"
+    while killed.poll() is None and not list(folder.glob("checkpoint-*.safetensors")):
+        time.sleep(0.001)
+    killed.kill()
+    killed.wait()
+    assert list(folder.glob("checkpoint-*.safetensors")), "the training ended before it could be killed"
+    with pytest.raises(SystemExit, match="other settings or data"):
+        run(example, graph, tmp_path, "--seed", "2")
+    run(example, graph, tmp_path)
+    assert "going on from step" in capsys.readouterr().out
+    assert tables(tmp_path) == tables(whole)
+
+
+@pytest.mark.parametrize("when", ["in an epoch", "between epochs"])
+def test_an_interrupted_training_comes_to_the_same_bits(example, graph, whole, tmp_path, monkeypatch, capsys, when):
+    import link_training
+
+    def interrupting(function):
+        def called(*args):
+            value = function(*args)
+            calls.append(value)
+            if len(calls) == 12:
+                signal.raise_signal(signal.SIGINT)
+            return value
+
+        return called
+
+    calls = []
+    with monkeypatch.context() as patch:
+        if when == "in an epoch":
+            patch.setattr(link_training.Trainer, "train_batch", interrupting(link_training.Trainer.train_batch))
+        else:
+            patch.setattr(link_training.Epoch, "__init__", interrupting(link_training.Epoch.__init__))
+        with pytest.raises(SystemExit, match="interrupted; the same command goes on from the last checkpoint"):
+            run(example, graph, tmp_path)
+    run(example, graph, tmp_path)
+    assert "going on from step" in capsys.readouterr().out
+    assert tables(tmp_path) == tables(whole)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--batch", "0"], "argument --batch: expected a number from 1 to 1e+09, got 0"),
+        (["--rho", "nan"], "argument --rho: expected a number from 0 to 1, got nan"),
+        (["--rank", "many"], "argument --rank: invalid number value: 'many'"),
+        (["--model", "transe"], "argument --model: invalid choice: 'transe'"),
+    ],
+)
+def test_wrong_options_are_refused(example, graph, tmp_path, capsys, options, message):
+    with pytest.raises(SystemExit):
+        run(example, graph, tmp_path, *options)
+    assert message in capsys.readouterr().err
+
+
+def test_what_cannot_be_trained_is_refused(example, graph, tmp_path, monkeypatch):
+    with pytest.raises(SystemExit, match=r"the training needs .* GiB, and .* GiB are free; take a smaller --rank"):
+        run(example, graph, tmp_path, "--rank", "1000000000")
+    with pytest.raises(SystemExit, match="expected a folder with train"):
+        run(example, tmp_path / "nowhere", tmp_path)
+    monkeypatch.setattr("link_training.Trainer.train_batch", lambda *_: math.inf)
+    with pytest.raises(SystemExit, match="the loss became inf in epoch 1; try a smaller --learning-rate"):
+        run(example, graph, tmp_path)
