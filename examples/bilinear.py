@@ -109,7 +109,7 @@ class Epoch:
     def __init__(self, triples: NDArray[np.int64], options: Options, epoch: int) -> None:
         self.triples = triples
         self.size = options.batch
-        self.seed = [options.seed, epoch]
+        self.seed = [options.seed, epoch + 1]
         self.order = np.random.default_rng(self.seed).permutation(len(triples))
 
     def __len__(self) -> int:
@@ -119,7 +119,8 @@ class Epoch:
         """Yield the batches from number ``first`` on."""
         for number in range(first, len(self)):
             heads, relations, tails = self.triples[self.order[number * self.size :][: self.size]].T
-            yield Batch(heads, relations, tails, [*self.seed, number])
+            # A seed may not end with 0: [1, 0] and [1, 0, 0] draw the same.
+            yield Batch(heads, relations, tails, [*self.seed, number + 1])
 
 
 class Candidates:
@@ -132,7 +133,7 @@ class Candidates:
     entities : int
         How many there are.
     options : Options
-        If ``negatives`` is at least half of the entities, all of them are taken: that is twice the work at most.
+        If ``negatives`` is a quarter of the entities or more, all are taken: with the right answers, many were anyway.
 
     Attributes
     ----------
@@ -144,7 +145,7 @@ class Candidates:
 
     def __init__(self, triples: NDArray[np.int64], entities: int, options: Options) -> None:
         self.entities = entities
-        self.count = options.negatives if 2 * options.negatives < entities else entities
+        self.count = options.negatives if 4 * options.negatives < entities else entities
         self.most = min(self.count + options.batch, entities)
         frequency = np.bincount(triples[:, 2], minlength=entities) / len(triples)
         missed = (1 - self.count / entities) * (1 - frequency) ** min(options.batch, len(triples))
@@ -210,7 +211,7 @@ class Trainer:
             rows[:n], relations, rows[n:], grads[:n], relation_grads, grads[n:], self._questions[:n],
             self._scores[: n * k].reshape(n, k), np.searchsorted(drawn, batch.tails), self._candidates.rarity[drawn],
         )  # fmt: skip
-        loss = sum(self._shared(n, lambda part: self._ask(part, work, [*batch.seed, part.start])))
+        loss = sum(self._shared(n, lambda part: self._ask(part, work, [*batch.seed, part.start + 1])))
         counts = np.bincount(work.right, minlength=k).astype(np.float32)
         self._shared(k, lambda part: self._blame(part, work, counts[part, None]))
         started = time.perf_counter()

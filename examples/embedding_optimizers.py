@@ -74,6 +74,7 @@ class TorchTrainer:
     def __init__(self, name: str, schedule: schedules.LearningRateSchedule, variables: list[NDArray[Any]]) -> None:
         import torch
 
+        torch.sparse.check_sparse_tensor_invariants.disable()  # it warns unless told, of its own tensors too
         self.torch = torch
         self.schedule = schedule
         self.tensors = {id(var): torch.from_numpy(var) for var in variables}
@@ -89,9 +90,7 @@ class TorchTrainer:
         """Take a step."""
         for grad, var in grads_and_vars:
             indices, values = (self.torch.from_numpy(part) for part in (grad.indices[None], grad.values))
-            self.tensors[id(var)].grad = self.torch.sparse_coo_tensor(
-                indices, values, var.shape, check_invariants=False
-            )
+            self.tensors[id(var)].grad = self.torch.sparse_coo_tensor(indices, values, var.shape)
         self.opt.param_groups[0]["lr"] = self.schedule(self.iterations)
         self.opt.step()
         self.iterations += 1

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 import psutil
 import safetensors.numpy
@@ -48,7 +49,7 @@ class Training:
     """
 
     def __init__(self, graph: Graph, options: Options, folder: Path, pool: ThreadPoolExecutor) -> None:
-        check_memory(graph, options, pool)
+        check_memory(graph, options)
         self.graph, self.options, self.folder, self.pool = graph, options, folder, pool
         self.triples = graph.both_ways(graph.train)
         self.answers = Answers(graph)
@@ -172,17 +173,16 @@ def compile_kernels(options: Options, pool: ThreadPoolExecutor) -> None:
         trainer.train_batch(opt, batch)
 
 
-def check_memory(graph: Graph, options: Options, pool: ThreadPoolExecutor) -> None:
+def check_memory(graph: Graph, options: Options) -> None:
     """Raise MemoryError if what the training needs is not free: Linux promises memory, and kills who takes it."""
     width = options.rank * (2 if options.model == "complex" else 1)
     entities = len(graph.entities)
-    candidates = min(entities, 2 * options.negatives + options.batch)
+    candidates = min(entities, 4 * options.negatives + options.batch)
     states = 3 if options.optimizer == "sparse-adam" else 2
     tables = (entities + 2 * len(graph.relations)) * width * states
     rows = (5 * options.batch + 2 * candidates) * width
     zero_filled = entities * width if options.optimizer == "dense" else 0
-    threads = pool._max_workers
-    needed = 4 * (tables + rows + zero_filled + options.batch * candidates) + 2 * threads * ASKED_BYTES
+    needed = 4 * (tables + rows + zero_filled + options.batch * candidates) + 2 * numba.get_num_threads() * ASKED_BYTES
     free = psutil.virtual_memory().available
     if needed > free:
         raise MemoryError(f"the training needs {needed / 2**30:,.1f} GiB, and {free / 2**30:,.1f} GiB are free")

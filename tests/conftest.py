@@ -24,7 +24,8 @@ if not find_spec("torch"):
 if numba.config.DISABLE_JIT:
     collect_ignore += ["test_interrupts.py", "test_processes.py"]
     # Programs that would take minutes each, and so start compiled in either run: the other one has them.
-    collect_ignore += ["test_decay_maps.py", "test_examples.py", "test_nist.py", "test_sparse_classifier.py"]
+    collect_ignore += ["test_decay_maps.py", "test_examples.py", "test_knowledge_graph.py", "test_nist.py"]
+    collect_ignore += ["test_sparse_classifier.py"]
 
 hypothesis.settings.register_profile("default", deadline=None, max_examples=80, derandomize=True)
 hypothesis.settings.register_profile("short", deadline=None, max_examples=10, derandomize=True)
