@@ -103,13 +103,33 @@ def test_real_numbers_learn_too(example, graph, tmp_path, capsys):
     assert safetensors.numpy.load_file(tmp_path / "embeddings.safetensors")["entities"].shape == (ENTITIES, 16)
 
 
-def test_the_dense_gradient_gives_the_same_and_lazy_does_not(example, graph, tmp_path):
-    found = {}
-    for mode in ("exact", "dense", "lazy"):
+def test_the_dense_gradient_gives_the_same_and_lazy_does_not(example, graph, tmp_path, monkeypatch):
+    import embedding_optimizers
+
+    zero_filled, found, made = embedding_optimizers.zero_filled, {}, []
+    monkeypatch.setattr("embedding_optimizers.zero_filled", lambda *args: made.append(args) or zero_filled(*args))
+    for mode in ("exact", "lazy", "dense"):
+        assert not made
         run(example, graph, tmp_path / mode, "--optimizer", mode, "--rho", "0.99", "--epochs", "8")
         found[mode] = safetensors.numpy.load_file(tmp_path / mode / "embeddings.safetensors")["entities"]
+    assert made
     assert np.abs(found["dense"] - found["exact"]).max() < 1e-4
     assert np.abs(found["lazy"] - found["exact"]).max() > 5e-3
+
+
+def test_the_tables_that_answer_best_are_kept(example, graph, tmp_path, monkeypatch, capsys):
+    found, tables_then = [2.0, 1.25, 4.0, 1.25], []
+
+    def ranks(model, *_):
+        tables_then.append(model.entities.copy())
+        return np.array([found[len(tables_then) - 1]])
+
+    monkeypatch.setattr("link_training.ranks", ranks)
+    run(example, graph, tmp_path)
+    told = results(capsys)
+    assert (told["epochs"], told["best_epoch"], told["valid_mrr"]) == (20, 10, 0.8)
+    kept = safetensors.numpy.load_file(tmp_path / "embeddings.safetensors")["entities"]
+    np.testing.assert_array_equal(kept, tables_then[1])
 
 
 def test_it_ends_when_it_gets_no_better(example, graph, tmp_path, capsys):

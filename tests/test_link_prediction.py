@@ -102,14 +102,18 @@ def make_model(examples, graph, **changed):
     return examples.bilinear.Model(len(graph.entities), 2 * len(graph.relations), options), options
 
 
-def slow_score(model, head, relation, tail):
-    """Return the score of a triple as the papers write it, in float64."""
+def slow_score(model, head, relation, tail, kept=None):
+    """Return the score of a triple as the papers write it, in float64; ``kept`` multiplies what the head asks."""
 
     def numbers(row):
         return row.astype(float) if model.dtype == np.float32 else row[::2] + 1j * row[1::2].astype(float)
 
-    parts = numbers(model.entities[head]), numbers(model.relations[relation]), numbers(model.entities[tail])
-    return sum((h * r * np.conj(t)).real for h, r, t in zip(*parts, strict=True))
+    h, r, t = numbers(model.entities[head]), numbers(model.relations[relation]), numbers(model.entities[tail])
+    if kept is None:
+        return sum((a * b * np.conj(c)).real for a, b, c in zip(h, r, t, strict=True))
+    asked = [a * b for a, b in zip(h, r, strict=True)]
+    parts = asked if model.dtype == np.float32 else [part for x in asked for part in (x.real, x.imag)]
+    return sum(a * b * float(c) for a, b, c in zip(parts, kept, model.entities[tail], strict=True))
 
 
 @pytest.mark.parametrize("kind", ["complex", "distmult"])
@@ -163,11 +167,11 @@ class Noted:
             self.gradients.append(dense)
 
 
-def slow_loss(model, batch, drawn, rarity, n3):
+def slow_loss(model, batch, drawn, rarity, n3, kept):
     """Return the loss of a batch, question by question."""
     total = 0.0
-    for head, relation, tail in zip(batch.heads, batch.relations, batch.tails, strict=True):
-        scores = {e: slow_score(model, head, relation, e) + (e != tail) * float(rarity[e]) for e in drawn}
+    for head, relation, tail, mask in zip(batch.heads, batch.relations, batch.tails, kept, strict=True):
+        scores = {e: slow_score(model, head, relation, e, mask) + (e != tail) * float(rarity[e]) for e in drawn}
         total += math.log(sum(math.exp(score) for score in scores.values())) - scores[tail]
         for row in (model.entities[head], model.relations[relation], model.entities[tail]):
             sizes = np.abs(row) if model.dtype == np.float32 else [abs(complex(*x)) for x in row.reshape(-1, 2)]
@@ -188,13 +192,14 @@ def test_the_gradient_is_that_of_the_loss(examples, pool, monkeypatch, kind, neg
     candidates = examples.bilinear.Candidates(triples, 14, options)
     drawn, noted = candidates.draw(batch), Noted()
     assert (len(drawn) == 14) == (negatives == 100)
+    kept = np.random.default_rng(1).choice(np.float32([0, 1, 1.5]), (len(batch.heads), model.entities.shape[1]))
+    trainer._dropout = lambda shape, seed: kept[seed[-1] - 1 :][: shape[0]]
 
     def loss():
-        return slow_loss(model, batch, drawn, candidates.rarity, 0.2)
+        return slow_loss(model, batch, drawn, candidates.rarity, 0.2, kept)
 
-    assert trainer.train_batch(noted, batch) == pytest.approx(
-        slow_loss(model, batch, drawn, candidates.rarity, 0), rel=1e-5
-    )
+    expected = slow_loss(model, batch, drawn, candidates.rarity, 0, kept)
+    assert trainer.train_batch(noted, batch) == pytest.approx(expected, rel=1e-5)
     for table, gradient in zip((model.entities, model.relations), noted.gradients, strict=True):
         assert gradient.any()
         for place in np.ndindex(table.shape):
@@ -207,20 +212,22 @@ def test_the_gradient_is_that_of_the_loss(examples, pool, monkeypatch, kind, neg
             assert slope == pytest.approx(gradient[place], rel=1e-3, abs=2e-3)
 
 
-def test_dropout_keeps_the_mean_and_is_learnt_from(examples, pool):
-    """What is left out gives no gradient, and the same seed leaves out the same."""
+def test_dropout_keeps_the_mean_and_is_drawn_anew(examples, pool, monkeypatch):
+    monkeypatch.setattr(examples.bilinear, "CHUNK", 4)
     graph = random_graph(examples, np.random.default_rng(2))
     model, options = make_model(examples, graph, dropout=0.5, rank=40)
     trainer = examples.bilinear.Trainer(model, graph.train, options, pool)
     kept = trainer._dropout((1000, 80), [1, 2, 3])
     assert set(np.unique(kept)) == {0, 2}
     assert kept.mean() == pytest.approx(1, abs=0.02)
-    batch, noted = next(examples.bilinear.Epoch(graph.train, options, 0).batches(0)), [Noted(), Noted()]
-    losses = [trainer.train_batch(opt, batch) for opt in noted]
-    assert losses[0] == losses[1]
-    np.testing.assert_array_equal(noted[0].gradients[0], noted[1].gradients[0])
-    plain = examples.bilinear.Trainer(model, graph.train, make_model(examples, graph, rank=40)[1], pool)
-    assert plain.train_batch(Noted(), batch) != losses[0]
+
+    drawn, dropout = [], trainer._dropout
+    trainer._dropout = lambda shape, seed: drawn.append(dropout(shape, seed).tobytes()) or dropout(shape, seed)
+    for _ in range(2):
+        for epoch in range(2):
+            for batch in examples.bilinear.Epoch(graph.train, options, epoch).batches(0):
+                trainer.train_batch(Noted(), batch)
+    assert len(drawn) == 2 * len(set(drawn)) == 2 * 2 * 7
 
 
 def test_candidates_are_drawn_as_often_as_their_rarity_says(examples):
