@@ -17,7 +17,7 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ import matplotlib as mpl
 import numba
 import numpy as np
 import safetensors.numpy
+from command_line import number_from
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage, optimize, stats
@@ -121,17 +122,6 @@ def parse_arguments() -> argparse.Namespace:
     add("--sample", type=number_from(1, int), default=400, help="pixels that SciPy fits (default: %(default)s)")
     add("--out", type=Path, default=Path("demo"), help="folder for what is written (default: %(default)s)")
     return parser.parse_args()
-
-
-def number_from(least: float, kind: type[int] | type[float], most: float = 1e9) -> Callable[[str], float]:
-    """Return what reads a number and refuses those out of bounds."""
-
-    def number(text: str) -> float:
-        if not least <= kind(text) <= most:
-            raise argparse.ArgumentTypeError(f"expected a number from {least:g} to {most:g}, got {text}")
-        return kind(text)
-
-    return number
 
 
 def phantom(size: int) -> NDArray[np.float64]:

@@ -19,7 +19,7 @@ import argparse
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +33,7 @@ import numba
 import numpy as np
 import safetensors.numpy
 from bilinear import Model, Options
+from command_line import number_from
 from embedding_optimizers import OPTIMIZERS
 from link_training import DivergedError, Training
 from ranking import ranks, summary
@@ -61,10 +62,12 @@ def main() -> None:
 
 def run(arguments: argparse.Namespace) -> dict[str, float]:
     """Read the graph, train, ask about the test triples, and write what came out."""
-    options = Options(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Options)})
     try:
         graph = read_graph(arguments.data)
         print_sizes(graph)
+        options = Options(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Options)})
+        if options.n3 is None:
+            options = dataclasses.replace(options, n3=default_n3(graph))
         with threads() as pool:
             training = Training(graph, options, arguments.out / "checkpoint", pool)
             training.run(arguments.checkpoint_every)
@@ -84,77 +87,25 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     """Return the options in ``words``, or on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
+    whole, number = number_from(1, int), number_from(0, float)
     add("data", type=Path, metavar="DATA_DIR", help="folder with train.txt, valid.txt and test.txt")
     add("--out", type=Path, default=Path("demo/graph"), help="folder for what is written (default: %(default)s)")
     add("--model", choices=["complex", "distmult"], default="complex", help="(default: %(default)s)")
-    add("--rank", type=number_from(1, int), default=128, help="numbers to a row (default: %(default)s)")
-    add(
-        "--negatives",
-        type=number_from(1, int),
-        default=1024,
-        help="random entities to a batch; from half of all entities on, all (default: %(default)s)",
-    )
-    add(
-        "--batch",
-        type=number_from(1, int),
-        default=512,
-        help="questions to a step; a triple is two (default: %(default)s)",
-    )
-    add(
-        "--epochs", type=number_from(1, int), default=60, help="passes over the triples, at most (default: %(default)s)"
-    )
-    add("--learning-rate", type=number_from(0, float), default=0.03, help="falls linearly to 0 (default: %(default)s)")
-    add("--rho", type=number_from(0, float, 1), default=0.999, help="near 1, for rare entities (default: %(default)s)")
-    add("--n3", type=number_from(0, float), default=0.1, help="weight of the N3 penalty (default: %(default)s)")
-    add(
-        "--dropout",
-        type=number_from(0, float, 0.99),
-        default=0.0,
-        help="part of a question that is left out (default: %(default)s)",
-    )
-    add(
-        "--init",
-        type=number_from(0, float),
-        default=0.01,
-        help="standard deviation of the start (default: %(default)s)",
-    )
-    add(
-        "--optimizer",
-        choices=OPTIMIZERS,
-        default="exact",
-        help="exact, lazy and dense are RMSprop; the others, which need torch, are PyTorch's (default: %(default)s)",
-    )
-    add(
-        "--every",
-        type=number_from(1, int),
-        default=5,
-        help="epochs between two looks at the valid triples (default: %(default)s)",
-    )
-    add(
-        "--patience",
-        type=number_from(1, int),
-        default=5,
-        help="looks without a better one, after which it ends (default: %(default)s)",
-    )
+    add("--rank", type=whole, default=128, help="numbers to a row (default: %(default)s)")
+    add("--negatives", type=whole, default=512, help="random entities to a batch (default: %(default)s)")
+    add("--batch", type=whole, default=512, help="questions to a step; a triple is two (default: %(default)s)")
+    add("--epochs", type=whole, default=40, help="passes over the triples, at most (default: %(default)s)")
+    add("--learning-rate", type=number, default=0.02, help="falls linearly to 0 (default: %(default)s)")
+    add("--rho", type=number_from(0, float, 1), default=0.999, help="near 1, for rare rows (default: %(default)s)")
+    add("--n3", type=number, help="weight of the N3 penalty (default: by how many triples an entity has)")
+    add("--dropout", type=number_from(0, float, 0.99), default=0.2, help="of what is asked (default: %(default)s)")
+    add("--init", type=number, default=0.01, help="standard deviation of the start (default: %(default)s)")
+    add("--optimizer", choices=OPTIMIZERS, default="exact", help="RMSprop, or one of PyTorch's (default: %(default)s)")
+    add("--every", type=whole, default=5, help="epochs between looks at the valid triples (default: %(default)s)")
+    add("--patience", type=whole, default=5, help="looks without a better one before the end (default: %(default)s)")
     add("--seed", type=number_from(0, int), default=1, help="the same seed gives the same bits (default: %(default)s)")
-    add(
-        "--checkpoint-every",
-        type=number_from(1, int),
-        default=2000,
-        help="steps between checkpoints (default: %(default)s)",
-    )
+    add("--checkpoint-every", type=whole, default=2000, help="steps between checkpoints (default: %(default)s)")
     return parser.parse_args(words)
-
-
-def number_from(least: int, kind: type[int] | type[float], most: float = 1e9) -> Callable[[str], float]:
-    """Return what reads a number and refuses those out of bounds."""
-
-    def number(text: str) -> float:
-        if not least <= kind(text) <= most:
-            raise argparse.ArgumentTypeError(f"expected a number from {least} to {most:g}, got {text}")
-        return kind(text)
-
-    return number
 
 
 @contextmanager
@@ -165,6 +116,16 @@ def threads() -> Iterator[ThreadPoolExecutor]:
     """
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(numba.get_num_threads()) as pool:
         yield pool
+
+
+def default_n3(graph: Graph) -> float:
+    """Return a weight of the N3 penalty that does well: the rarer the entities, the larger.
+
+    Of three weights each, 0.1 did best on WN18RR, where an entity answers 4.3 questions, and 0.012 on CoDEx-S, where it
+    answers 32.
+    """
+    seen = len(graph.entities) - len(graph.unseen())
+    return 0.4 * seen / (2 * len(graph.train))
 
 
 def print_sizes(graph: Graph) -> None:

@@ -147,6 +147,7 @@ class Training:
             "model": self.options.model,
             "optimizer": self.options.optimizer,
             "learning_rate": self.options.learning_rate,
+            "n3": round(self.options.n3, 5),
             "seed": self.options.seed,
             "epochs": int(epochs),
             "seconds": round(seconds, 1),

@@ -18,7 +18,6 @@ import dataclasses
 import importlib.util
 import json
 import os
-from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
@@ -30,6 +29,7 @@ import matplotlib as mpl
 import numpy as np
 import safetensors.numpy
 import scipy
+from command_line import number_from
 from labelled_docstrings import Docstrings, read_labelled, split, tf_idf
 from numpy.typing import NDArray
 from scikit_solvers import SOLVERS
@@ -98,17 +98,6 @@ def parse_arguments() -> argparse.Namespace:
     add("--seed", type=number_from(0, int), default=1, help="the same seed gives the same bits (default: %(default)s)")
     add("--compare", action="store_true", help="tune, and also train scikit-learn's solvers (needs scikit-learn)")
     return parser.parse_args()
-
-
-def number_from(least: int, kind: type[int] | type[float], most: float = 1e9) -> Callable[[str], float]:
-    """Return what reads a number and refuses those out of bounds."""
-
-    def number(text: str) -> float:
-        if not least <= kind(text) <= most:
-            raise argparse.ArgumentTypeError(f"expected a number from {least} to {most:g}, got {text}")
-        return kind(text)
-
-    return number
 
 
 def folder(text: str) -> Path:

@@ -44,7 +44,19 @@ def example():
 def arguments(graph, out, *options):
     return [
         *(str(graph), "--out", str(out), "--rank", "16", "--negatives", "8", "--batch", "32", "--epochs", "20"),
-        *("--n3", "0.01", "--every", "5", "--checkpoint-every", "3", *options),
+        *(
+            "--n3",
+            "0.01",
+            "--dropout",
+            "0",
+            "--learning-rate",
+            "0.03",
+            "--every",
+            "5",
+            "--checkpoint-every",
+            "3",
+            *options,
+        ),
     ]
 
 
