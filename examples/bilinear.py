@@ -133,7 +133,7 @@ class Candidates:
     entities : int
         How many there are.
     options : Options
-        If ``negatives`` is a quarter of the entities or more, all are taken: with the right answers, many were anyway.
+        How many are drawn at random, and how large a batch is.
 
     Attributes
     ----------
@@ -145,7 +145,7 @@ class Candidates:
 
     def __init__(self, triples: NDArray[np.int64], entities: int, options: Options) -> None:
         self.entities = entities
-        self.count = options.negatives if 4 * options.negatives < entities else entities
+        self.count = min(options.negatives, entities)
         self.most = min(self.count + options.batch, entities)
         frequency = np.bincount(triples[:, 2], minlength=entities) / len(triples)
         missed = (1 - self.count / entities) * (1 - frequency) ** min(options.batch, len(triples))

@@ -43,6 +43,7 @@ from triples import PARTS, Answers, Graph, GraphError, read_graph
 mpl.use("Agg")  # a picture in a file needs no screen
 import matplotlib.pyplot as plt
 
+NAMES = [field.name for field in dataclasses.fields(Options)]
 MEASURES = ("mrr", "hits@1", "hits@3", "hits@10")
 
 
@@ -65,9 +66,10 @@ def run(arguments: argparse.Namespace) -> dict[str, float]:
     try:
         graph = read_graph(arguments.data)
         print_sizes(graph)
-        options = Options(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Options)})
-        if options.n3 is None:
-            options = dataclasses.replace(options, n3=default_n3(graph))
+        given = vars(arguments)
+        options = Options(
+            **default_options(graph, arguments.batch) | {name: given[name] for name in NAMES if given[name] is not None}
+        )
         with threads() as pool:
             training = Training(graph, options, arguments.out / "checkpoint", pool)
             training.run(arguments.checkpoint_every)
@@ -92,10 +94,10 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     add("--out", type=Path, default=Path("demo/graph"), help="folder for what is written (default: %(default)s)")
     add("--model", choices=["complex", "distmult"], default="complex", help="(default: %(default)s)")
     add("--rank", type=whole, default=128, help="numbers to a row (default: %(default)s)")
-    add("--negatives", type=whole, default=512, help="random entities to a batch (default: %(default)s)")
+    add("--negatives", type=whole, help="random entities to a batch (default: 512, or all of up to 4,096)")
     add("--batch", type=whole, default=512, help="questions to a step; a triple is two (default: %(default)s)")
-    add("--epochs", type=whole, default=40, help="passes over the triples, at most (default: %(default)s)")
-    add("--learning-rate", type=number, default=0.02, help="falls linearly to 0 (default: %(default)s)")
+    add("--epochs", type=whole, help="passes over the triples, at most (default: to 5,500 steps, at least 22)")
+    add("--learning-rate", type=number, default=0.012, help="falls linearly to 0 (default: %(default)s)")
     add("--rho", type=number_from(0, float, 1), default=0.999, help="near 1, for rare rows (default: %(default)s)")
     add("--n3", type=number, help="weight of the N3 penalty (default: by how many triples an entity has)")
     add("--dropout", type=number_from(0, float, 0.99), default=0.2, help="of what is asked (default: %(default)s)")
@@ -118,14 +120,18 @@ def threads() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-def default_n3(graph: Graph) -> float:
-    """Return a weight of the N3 penalty that does well: the rarer the entities, the larger.
+def default_options(graph: Graph, batch: int) -> dict[str, float]:
+    """Return what suits a graph, of the options that should depend on it.
 
-    Of three weights each, 0.1 did best on WN18RR, where an entity answers 4.3 questions, and 0.012 on CoDEx-S, where it
-    answers 32.
+    The rarer the entities, the larger the N3 penalty: on WN18RR, where an entity answers 4.3 questions, 0.1 did better
+    than 0.07 or 0.2; on CoDEx-S, where it answers 32, 0.004 to 0.012 were about as good, and 0.02 worse.
     """
-    seen = len(graph.entities) - len(graph.unseen())
-    return 0.4 * seen / (2 * len(graph.train))
+    entities, questions = len(graph.entities), 2 * len(graph.train)
+    return {
+        "negatives": entities if entities <= 4096 else 512,
+        "epochs": max(22, -(-5500 // -(-questions // batch))),
+        "n3": 0.4 * (entities - len(graph.unseen())) / questions,
+    }
 
 
 def print_sizes(graph: Graph) -> None:

@@ -178,7 +178,7 @@ def check_memory(graph: Graph, options: Options) -> None:
     """Raise MemoryError if what the training needs is not free: Linux promises memory, and kills who takes it."""
     width = options.rank * (2 if options.model == "complex" else 1)
     entities = len(graph.entities)
-    candidates = min(entities, 4 * options.negatives + options.batch)
+    candidates = min(entities, options.negatives + options.batch)
     states = 3 if options.optimizer == "sparse-adam" else 2
     tables = (entities + 2 * len(graph.relations)) * width * states
     rows = (5 * options.batch + 2 * candidates) * width
