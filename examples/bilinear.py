@@ -8,9 +8,9 @@ own: "what, relation, tail?" asks for the tail of the inverse (Lacroix et al., "
 Knowledge Base Completion", 2018, from which the N3 penalty is, too: the sum of ``|x|**3`` over the rows of each triple
 of a batch).
 
-The loss of a question is the cross-entropy of its tail among candidates that all questions of a batch share: the tails
+The loss of a triple is the cross-entropy of its tail among candidates that all questions of a batch share: the tails
 of all of them, so that what is often right is often wrong as well, and entities drawn at random. From the score of each
-candidate but the right one, the logarithm of its chance to be drawn is subtracted, so that the sum over the candidates
+candidate but the right ones, the logarithm of its chance to be drawn is subtracted, so that the sum over the candidates
 estimates that over all entities (Jean et al., "On Using Very Large Target Vocabulary for Neural Machine Translation",
 2015, equation 8).
 """
@@ -21,17 +21,20 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from triples import distinct
 
 from numba_rmsprop import IndexedSlices
 
 Array = NDArray[np.float32]
 
-CHUNK = 128
-"""Questions or negatives that a thread takes at a time: their scores stay in its cache."""
+CHUNK = 64
+"""Questions or candidates that a thread takes at a time, at most: enough for a product of matrices to run at speed, few
+enough for their scores to stay in its cache, and for all threads to have some."""
 
 
 @dataclass(frozen=True)
@@ -93,34 +96,77 @@ class Model:
         return (self.factors(heads) * self.factors(relations)).view(np.float32)
 
 
+class Questions:
+    """What is to be learnt: each head and relation that occurs, with all right answers.
+
+    Of a question with many answers, the scores and their slopes are the same for each: asked once, they cost as much as
+    those of one triple. On CoDEx-S, which has 5.5 triples to a question, that makes up for most of the time.
+
+    Attributes
+    ----------
+    heads, relations : ndarray of int64, shape (questions,)
+        The questions.
+    bounds : ndarray of int64, shape (questions + 1,)
+        Question ``i`` has the answers ``tails[bounds[i] : bounds[i + 1]]``.
+    tails : ndarray of int64, shape (triples,)
+        The answers; triples that come twice are taken once.
+    """
+
+    def __init__(self, triples: NDArray[np.int64]) -> None:
+        heads, relations, self.tails = np.ascontiguousarray(distinct(triples).T)
+        changes = np.flatnonzero((np.diff(heads) != 0) | (np.diff(relations) != 0)) + 1
+        self.bounds = np.concatenate([[0], changes, [len(heads)]])
+        self.heads, self.relations = heads[self.bounds[:-1]], relations[self.bounds[:-1]]
+
+    def __len__(self) -> int:
+        return len(self.heads)
+
+
 @dataclass
 class Batch:
-    """Triples to learn; ``seed`` tells what is drawn while they are learnt."""
+    """Questions to learn: answer ``i`` is ``tails[i]``, to question ``owners[i]`` of the batch.
+
+    ``seed`` tells what is drawn while they are learnt.
+    """
 
     heads: NDArray[np.int64]
     relations: NDArray[np.int64]
     tails: NDArray[np.int64]
+    owners: NDArray[np.int64]
     seed: list[int]
 
 
 class Epoch:
-    """One pass over the triples, in an order that is the same for the same seed."""
+    """One pass over the questions, in an order that is the same for the same seed.
 
-    def __init__(self, triples: NDArray[np.int64], options: Options, epoch: int) -> None:
-        self.triples = triples
-        self.size = options.batch
+    Attributes
+    ----------
+    learnt : ndarray of int64, shape (batches,)
+        How many triples have been learnt after each batch.
+    """
+
+    def __init__(self, questions: Questions, options: Options, epoch: int) -> None:
+        self.questions = questions
         self.seed = [options.seed, epoch + 1]
-        self.order = np.random.default_rng(self.seed).permutation(len(triples))
-
-    def __len__(self) -> int:
-        return -(-len(self.order) // self.size)
+        self.order = np.random.default_rng(self.seed).permutation(len(questions))
+        ends = np.cumsum(np.diff(questions.bounds)[self.order])
+        # A batch ends with the first question that fills it: some are larger, the mean is what it should be.
+        number = (ends - 1) // options.batch
+        self.last = np.append(np.flatnonzero(np.diff(number)) + 1, len(ends))
+        self.learnt = ends[self.last - 1]
 
     def batches(self, first: int) -> Iterator[Batch]:
         """Yield the batches from number ``first`` on."""
-        for number in range(first, len(self)):
-            heads, relations, tails = self.triples[self.order[number * self.size :][: self.size]].T
+        bounds = self.questions.bounds
+        for number in range(first, len(self.last)):
+            asked = self.order[self.last[number - 1] if number else 0 : self.last[number]]
+            places = [np.arange(bounds[i], bounds[i + 1]) for i in asked]
+            owners = np.repeat(np.arange(len(asked)), [len(place) for place in places])
+            heads, relations = self.questions.heads[asked], self.questions.relations[asked]
             # A seed may not end with 0: [1, 0] and [1, 0, 0] draw the same.
-            yield Batch(heads, relations, tails, [*self.seed, number + 1])
+            yield Batch(
+                heads, relations, self.questions.tails[np.concatenate(places)], owners, [*self.seed, number + 1]
+            )
 
 
 class Candidates:
@@ -128,8 +174,8 @@ class Candidates:
 
     Parameters
     ----------
-    triples : ndarray of int64, shape (triples, 3)
-        What is learnt, in both directions.
+    questions : Questions
+        What is learnt.
     entities : int
         How many there are.
     options : Options
@@ -143,12 +189,12 @@ class Candidates:
         For each entity, minus the logarithm of its chance to be drawn.
     """
 
-    def __init__(self, triples: NDArray[np.int64], entities: int, options: Options) -> None:
+    def __init__(self, questions: Questions, entities: int, options: Options) -> None:
         self.entities = entities
         self.count = min(options.negatives, entities)
-        self.most = min(self.count + options.batch, entities)
-        frequency = np.bincount(triples[:, 2], minlength=entities) / len(triples)
-        missed = (1 - self.count / entities) * (1 - frequency) ** min(options.batch, len(triples))
+        self.most = min(self.count + options.batch + int(np.diff(questions.bounds).max()), entities)
+        share = min(1.0, options.batch / len(questions.tails))
+        missed = (1 - self.count / entities) * (1 - share) ** np.bincount(questions.tails, minlength=entities)
         self.rarity = -np.log1p(-missed).astype(np.float32)
 
     def draw(self, batch: Batch) -> NDArray[np.int64]:
@@ -171,6 +217,7 @@ class Work:
     candidate_grads: Array
     questions: Array
     scores: Array
+    owners: NDArray[np.int64]
     right: NDArray[np.int64]
     rarity: Array
 
@@ -186,13 +233,13 @@ class Trainer:
         Seconds that the optimizer's steps took.
     """
 
-    def __init__(self, model: Model, triples: NDArray[np.int64], options: Options, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, model: Model, questions: Questions, options: Options, pool: ThreadPoolExecutor) -> None:
         self.model = model
         self.options = options
         self.pool = pool
         self.stepping = 0.0
-        self._candidates = Candidates(triples, len(model.entities), options)
-        batch, most, width = options.batch, self._candidates.most, model.entities.shape[1]
+        self._candidates = Candidates(questions, len(model.entities), options)
+        batch, most, width = min(options.batch, len(questions)), self._candidates.most, model.entities.shape[1]
         self._rows, self._grads = (np.empty((batch + most, width), np.float32) for _ in range(2))
         self._relations, self._relation_grads, self._questions = (
             np.empty((batch, width), np.float32) for _ in range(3)
@@ -209,7 +256,8 @@ class Trainer:
         grads, relation_grads = self._grads[: n + k], self._relation_grads[:n]
         work = Work(
             rows[:n], relations, rows[n:], grads[:n], relation_grads, grads[n:], self._questions[:n],
-            self._scores[: n * k].reshape(n, k), np.searchsorted(drawn, batch.tails), self._candidates.rarity[drawn],
+            self._scores[: n * k].reshape(n, k), batch.owners, np.searchsorted(drawn, batch.tails),
+            self._candidates.rarity[drawn],
         )  # fmt: skip
         loss = sum(self._shared(n, lambda part: self._ask(part, work, [*batch.seed, part.start + 1])))
         counts = np.bincount(work.right, minlength=k).astype(np.float32)
@@ -226,7 +274,8 @@ class Trainer:
 
     def _shared(self, count: int, work: Callable[[slice], Any]) -> list[Any]:
         """Return what ``work`` returns for each chunk, from all threads."""
-        return list(self.pool.map(work, [slice(i, min(i + CHUNK, count)) for i in range(0, count, CHUNK)]))
+        bounds = np.linspace(0, count, -(-count // CHUNK) + 1).astype(int)
+        return list(self.pool.map(work, [slice(*pair) for pair in pairwise(bounds)]))
 
     def _ask(self, part: slice, work: Work, seed: list[int]) -> float:
         """Ask some questions: return the sum of their losses, write its slopes by scores, heads and relations."""
@@ -236,13 +285,16 @@ class Trainer:
         np.multiply(head, relation, out=factors(question))
         kept = self._dropout(question.shape, seed)
         question *= kept
-        loss = softmax_slopes(question, work.candidates, work.rarity, work.right[part], work.scores[part])
+        answers = slice(*np.searchsorted(work.owners, [part.start, part.stop]))
+        owners, right = work.owners[answers] - part.start, work.right[answers]
+        loss = softmax_slopes(question, work.candidates, work.rarity, owners, right, work.scores[part])
         question_grad = work.scores[part] @ work.candidates
         question_grad *= kept
         np.multiply(factors(question_grad), np.conj(relation), out=factors(work.head_grads[part]))
         np.multiply(factors(question_grad), np.conj(head), out=factors(work.relation_grads[part]))
-        self._penalize(work.heads[part], 1, work.head_grads[part])
-        self._penalize(work.relations[part], 1, work.relation_grads[part])
+        counts = np.bincount(owners).astype(np.float32)[:, None]
+        self._penalize(work.heads[part], counts, work.head_grads[part])
+        self._penalize(work.relations[part], counts, work.relation_grads[part])
         return loss
 
     def _blame(self, part: slice, work: Work, counts: Array) -> None:
@@ -257,15 +309,20 @@ class Trainer:
             return 1
         return (np.random.default_rng(seed).random(shape, np.float32) >= share) * np.float32(1 / (1 - share))
 
-    def _penalize(self, rows: Array, counts: Array | int, grads: Array) -> None:
-        """Add the slope of the N3 penalty of rows that occur ``counts`` times."""
+    def _penalize(self, rows: Array, counts: Array, grads: Array) -> None:
+        """Add the slope of the N3 penalty of rows that have part in ``counts`` triples."""
         numbers = self.model.factors(rows)
         slopes = self.model.factors(grads)
         slopes += np.float32(3 * self.options.n3) * counts * np.abs(numbers) * numbers
 
 
 def softmax_slopes(
-    questions: Array, candidates: Array, rarity: Array, right: NDArray[np.int64], slopes: Array
+    questions: Array,
+    candidates: Array,
+    rarity: Array,
+    owners: NDArray[np.int64],
+    right: NDArray[np.int64],
+    slopes: Array,
 ) -> float:
     """Write the slopes of the cross-entropies by the scores; return the sum of the cross-entropies.
 
@@ -274,20 +331,20 @@ def softmax_slopes(
     questions, candidates : ndarray of float32, shape (questions, width), (candidates, width)
         The rows whose inner products are the scores.
     rarity : ndarray of float32, shape (candidates,)
-        Is added to the candidates' scores, but where they are right.
-    right : ndarray of int64, shape (questions,)
-        The candidate that is the answer to each question.
+        Is added to the scores of wrong answers.
+    owners, right : ndarray of int64, shape (answers,)
+        The question and the candidate of each right answer, each of which has a cross-entropy; ``owners`` is sorted,
+        and each question has an answer.
     slopes : ndarray of float32, shape (questions, candidates)
         Is written.
     """
-    here = np.arange(len(questions)), right
     scores = np.matmul(questions, candidates.T, out=slopes)
     scores += rarity
-    scores[here] -= rarity[right]
+    scores[owners, right] -= rarity[right]
     scores -= scores.max(axis=1, keepdims=True)
-    answers = scores[here]
+    answers = scores[owners, right]
     np.exp(scores, out=scores)
-    total = scores.sum(axis=1, keepdims=True)
-    scores /= total
-    scores[here] -= 1
-    return float(np.log(total).sum() - answers.sum())
+    totals = scores.sum(axis=1)
+    scores *= (np.bincount(owners) / totals).astype(np.float32)[:, None]
+    scores[owners, right] -= 1
+    return float(np.log(totals)[owners].sum() - answers.sum())

@@ -30,8 +30,8 @@ import matplotlib as mpl
 import numba
 import numpy as np
 import safetensors.numpy
-from command_line import number_from
 from numpy.typing import NDArray
+from options_and_files import number_from
 from PIL import Image
 from scipy import ndimage, optimize, stats
 from tqdm import tqdm

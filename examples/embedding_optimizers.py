@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from bilinear import Array, Options
 from numpy.typing import NDArray
+from options_and_files import replacing
 from scipy.sparse import csr_array
 
 from numba_rmsprop import CheckpointManager, RMSprop, schedules
@@ -50,16 +50,22 @@ class RMSpropTrainer:
             grads_and_vars = [(zero_filled(grad, var), var) for grad, var in grads_and_vars]
         return self.opt.apply_gradients(grads_and_vars)
 
+    @property
+    def iterations(self) -> int:
+        """How many steps were taken."""
+        return self.opt.iterations
+
     def save(self, folder: Path) -> None:
         """Save all variables and the state, durably."""
         CheckpointManager(folder, keep=2).save(self.opt)
 
-    def restore(self, folder: Path) -> bool:
-        """Overwrite variables and state with the last ones that were saved, if there are any."""
-        paths = CheckpointManager(folder, keep=2).latest()
-        if paths:
-            self.opt = RMSprop.load(paths, self.variables)
-        return bool(paths)
+    def has_saved(self, folder: Path) -> bool:
+        """Return whether there is something to restore."""
+        return folder.is_dir() and bool(CheckpointManager(folder).latest())
+
+    def restore(self, folder: Path) -> None:
+        """Overwrite variables and state with the last ones that were saved."""
+        self.opt = RMSprop.load(CheckpointManager(folder).latest(), self.variables)
 
 
 def zero_filled(grad: Any, var: Array) -> Array:
@@ -84,7 +90,7 @@ class TorchTrainer:
 
     def gather(self, var: Array, indices: NDArray[np.int64], out: Array) -> Array:
         """Write rows of a table into ``out``."""
-        return np.take(var, indices, axis=0, out=out, mode="clip")
+        return np.take(var, indices, axis=0, out=out, mode="clip")  # "raise" goes through a buffer
 
     def apply_gradients(self, grads_and_vars: Any) -> int:
         """Take a step."""
@@ -98,18 +104,18 @@ class TorchTrainer:
 
     def save(self, folder: Path) -> None:
         """Save all variables and the state."""
-        folder.mkdir(parents=True, exist_ok=True)
         state = {"variables": list(self.tensors.values()), "optimizer": self.opt.state_dict(), "step": self.iterations}
-        self.torch.save(state, folder / "torch.new")
-        os.replace(folder / "torch.new", folder / "torch.pt")  # a kill leaves the old one or the new one, whole
+        with replacing(folder / "torch.pt") as new:
+            self.torch.save(state, new)
 
-    def restore(self, folder: Path) -> bool:
-        """Overwrite variables and state with the last ones that were saved, if there are any."""
-        if not (folder / "torch.pt").exists():
-            return False
+    def has_saved(self, folder: Path) -> bool:
+        """Return whether there is something to restore."""
+        return (folder / "torch.pt").exists()
+
+    def restore(self, folder: Path) -> None:
+        """Overwrite variables and state with the last ones that were saved."""
         state = self.torch.load(folder / "torch.pt", weights_only=True)
         for tensor, saved in zip(self.tensors.values(), state["variables"], strict=True):
             tensor.copy_(saved)
         self.opt.load_state_dict(state["optimizer"])
         self.iterations = state["step"]
-        return True

@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 # Threads that spin while they wait for one another lose their turn where other programs want the cores too. OpenMP
 # reads this once, so it stands before the imports.
@@ -33,17 +34,17 @@ import numba
 import numpy as np
 import safetensors.numpy
 from bilinear import Model, Options
-from command_line import number_from
 from embedding_optimizers import OPTIMIZERS
 from link_training import DivergedError, Training
+from options_and_files import number_from
 from ranking import ranks, summary
 from threadpoolctl import threadpool_limits
-from triples import PARTS, Answers, Graph, GraphError, read_graph
+from triples import PARTS, Graph, GraphError, read_graph
 
 mpl.use("Agg")  # a picture in a file needs no screen
 import matplotlib.pyplot as plt
 
-NAMES = [field.name for field in dataclasses.fields(Options)]
+NAMES = {field.name for field in dataclasses.fields(Options)}
 MEASURES = ("mrr", "hits@1", "hits@3", "hits@10")
 
 
@@ -52,6 +53,10 @@ def main() -> None:
     arguments = parse_arguments()
     try:
         results = run(arguments)
+    except (GraphError, DivergedError) as error:
+        raise SystemExit(str(error)) from None
+    except MemoryError as error:
+        raise SystemExit(f"{error}; take a smaller --rank, --batch or --negatives") from None
     except KeyboardInterrupt:
         raise SystemExit("\ninterrupted; the same command goes on from the last checkpoint") from None
     print(f"{'':>6} {'MRR':>7} {'Hits@1':>7} {'Hits@3':>7} {'Hits@10':>8}")
@@ -61,25 +66,28 @@ def main() -> None:
     print(json.dumps(results))
 
 
-def run(arguments: argparse.Namespace) -> dict[str, float]:
-    """Read the graph, train, ask about the test triples, and write what came out."""
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Read the graph, train, ask about the test triples, and write what came out.
+
+    Raises
+    ------
+    GraphError, DivergedError, MemoryError
+        As :func:`read_graph`, :meth:`Training.run` and :func:`check_memory` do.
+    """
     try:
-        graph = read_graph(arguments.data)
-        print_sizes(graph)
-        given = vars(arguments)
-        options = Options(
-            **default_options(graph, arguments.batch) | {name: given[name] for name in NAMES if given[name] is not None}
-        )
-        with threads() as pool:
-            training = Training(graph, options, arguments.out / "checkpoint", pool)
-            training.run(arguments.checkpoint_every)
-            model = training.best()
-            tested = summary(ranks(model, graph, Answers(graph), graph.test, pool))
-    except (GraphError, DivergedError) as error:
-        raise SystemExit(str(error)) from None
-    except MemoryError as error:
-        raise SystemExit(f"{error}; take a smaller --rank, --batch or --negatives") from None
-    results = training.results() | {f"test_{name}": value for name, value in tested.items()}
+        arguments.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SystemExit(f"--out: expected a folder to write to, got {arguments.out}: {error.strerror}") from None
+    graph = read_graph(arguments.data)
+    print_sizes(graph)
+    given = {name: value for name, value in vars(arguments).items() if name in NAMES and value is not None}
+    options = Options(**default_options(graph, arguments.batch) | given)
+    with threads() as pool:
+        training = Training(graph, options, arguments.out / "checkpoint", pool)
+        training.run(arguments.checkpoint_every)
+        model = training.best()
+        tested = summary(ranks(model, graph, training.answers, graph.test, pool))
+    results = training.results() | {f"test_{name}": round(value, 4) for name, value in tested.items()}
     write(arguments.out, graph, model, training, results)
     training.remove_checkpoints()
     return results
@@ -87,26 +95,33 @@ def run(arguments: argparse.Namespace) -> dict[str, float]:
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     """Return the options in ``words``, or on the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     add = parser.add_argument
-    whole, number = number_from(1, int), number_from(0, float)
+    below_1 = number_from(0, float, 0.99999)
+    whole, number, positive = number_from(1, int), number_from(0, float), number_from(1e-9, float)
     add("data", type=Path, metavar="DATA_DIR", help="folder with train.txt, valid.txt and test.txt")
     add("--out", type=Path, default=Path("demo/graph"), help="folder for what is written (default: %(default)s)")
     add("--model", choices=["complex", "distmult"], default="complex", help="(default: %(default)s)")
     add("--rank", type=whole, default=128, help="numbers to a row (default: %(default)s)")
     add("--negatives", type=whole, help="random entities to a batch (default: 512, or all of up to 4,096)")
-    add("--batch", type=whole, default=512, help="questions to a step; a triple is two (default: %(default)s)")
-    add("--epochs", type=whole, help="passes over the triples, at most (default: to 5,500 steps, at least 22)")
-    add("--learning-rate", type=number, default=0.012, help="falls linearly to 0 (default: %(default)s)")
-    add("--rho", type=number_from(0, float, 1), default=0.999, help="near 1, for rare rows (default: %(default)s)")
+    add("--batch", type=whole, default=512, help="triples to a step, in both directions (default: %(default)s)")
+    add(
+        "--epochs",
+        type=number_from(1, int, 1e6),
+        help="passes, at most (default: to 5,500 steps, at least 22)",
+    )
+    add("--learning-rate", type=positive, default=0.012, help="falls linearly to 0 (default: %(default)s)")
+    add("--rho", type=below_1, default=0.999, help="near 1, for rare rows (default: %(default)s)")
     add("--n3", type=number, help="weight of the N3 penalty (default: by how many triples an entity has)")
-    add("--dropout", type=number_from(0, float, 0.99), default=0.2, help="of what is asked (default: %(default)s)")
-    add("--init", type=number, default=0.01, help="standard deviation of the start (default: %(default)s)")
+    add("--dropout", type=below_1, default=0.2, help="of what is asked (default: %(default)s)")
+    add("--init", type=positive, default=0.01, help="standard deviation of the start (default: %(default)s)")
     add("--optimizer", choices=OPTIMIZERS, default="exact", help="RMSprop, or one of PyTorch's (default: %(default)s)")
     add("--every", type=whole, default=5, help="epochs between looks at the valid triples (default: %(default)s)")
-    add("--patience", type=whole, default=5, help="looks without a better one before the end (default: %(default)s)")
+    add("--patience", type=whole, default=3, help="looks without a better one before the end (default: %(default)s)")
     add("--seed", type=number_from(0, int), default=1, help="the same seed gives the same bits (default: %(default)s)")
-    add("--checkpoint-every", type=whole, default=2000, help="steps between checkpoints (default: %(default)s)")
+    add("--checkpoint-every", type=whole, default=1000, help="steps between checkpoints (default: %(default)s)")
     return parser.parse_args(words)
 
 

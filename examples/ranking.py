@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from bilinear import Model
 from numpy.typing import NDArray
+from tqdm import tqdm
 from triples import Answers, Graph
 
 ASKED_BYTES = 2**25
@@ -19,7 +20,8 @@ def ranks(
     """Return the rank of each triple's tail, and then of each triple's head, among all entities.
 
     Other entities that are known to be right, in any part of the graph, are left out. Of equals, the rank is the mean:
-    half of them count as better. Anything is better than what has no score (NaN).
+    half of them count as better. An entity whose score is no number counts as better, so that a model
+    that has diverged gets bad ranks.
     """
     asked = graph.both_ways(triples)
 
@@ -34,10 +36,10 @@ def ranks(
 
     at_once = max(1, ASKED_BYTES // (4 * len(graph.entities)))
     parts = [asked[start : start + at_once] for start in range(0, len(asked), at_once)]
-    return np.concatenate(list(pool.map(ranks_of, parts)))
+    found = tqdm(pool.map(ranks_of, parts), total=len(parts), desc="asking", delay=1, leave=False)
+    return np.concatenate(list(found))
 
 
 def summary(ranks: NDArray[np.float64]) -> dict[str, float]:
     """Return the mean reciprocal rank, and how often the right answer is among the first 1, 3 and 10."""
-    hits = {f"hits@{k}": round(float((ranks <= k).mean()), 4) for k in (1, 3, 10)}
-    return {"mrr": round(float((1 / ranks).mean()), 4)} | hits
+    return {"mrr": float((1 / ranks).mean())} | {f"hits@{k}": float((ranks <= k).mean()) for k in (1, 3, 10)}

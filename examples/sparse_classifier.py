@@ -29,9 +29,9 @@ import matplotlib as mpl
 import numpy as np
 import safetensors.numpy
 import scipy
-from command_line import number_from
 from labelled_docstrings import Docstrings, read_labelled, split, tf_idf
 from numpy.typing import NDArray
+from options_and_files import number_from
 from scikit_solvers import SOLVERS
 from softmax_regression import Course, Model, Options, Rows, train
 from tqdm import tqdm

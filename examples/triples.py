@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 PARTS = ("train", "valid", "test")
 
@@ -46,6 +48,12 @@ class Graph:
         return np.concatenate([triples, np.stack([tail, relation + len(self.relations), head], axis=1)])
 
 
+def distinct(triples: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the triples sorted by head, relation and tail, each once."""
+    triples = triples[np.lexsort(triples.T[::-1])]
+    return triples[np.append(True, (triples[1:] != triples[:-1]).any(axis=1))]
+
+
 class Answers:
     """All entities that are known to answer "head, relation, what?": from any part, in both directions.
 
@@ -57,11 +65,10 @@ class Answers:
 
     def __init__(self, graph: Graph) -> None:
         self._relations = 2 * len(graph.relations)
-        known = np.concatenate([graph.both_ways(getattr(graph, part)) for part in PARTS])
-        pairs = np.unique(np.stack([self._questions(known), known[:, 2]], axis=1), axis=0)
-        self._asked, first = np.unique(pairs[:, 0], return_index=True)
-        self._bounds = np.append(first, len(pairs))
-        self._tails = pairs[:, 1]
+        known = distinct(np.concatenate([graph.both_ways(getattr(graph, part)) for part in PARTS]))
+        self._asked, first = np.unique(self._questions(known), return_index=True)
+        self._bounds = np.append(first, len(known))
+        self._tails = known[:, 2]
 
     def _questions(self, triples: NDArray[np.int64]) -> NDArray[np.int64]:
         return triples[:, 0] * self._relations + triples[:, 1]
@@ -94,45 +101,48 @@ def read_graph(folder: Path) -> Graph:
     missing = [f"{part}.txt" for part in PARTS if not (folder / f"{part}.txt").is_file()]
     if missing:
         raise GraphError(f"{folder}: expected train.txt, valid.txt and test.txt; not there: {', '.join(missing)}")
-    names = {part: _read_lines(folder / f"{part}.txt") for part in PARTS}
-    entities = sorted({name for lines in names.values() for _, head, _, tail in lines for name in (head, tail)})
-    relations = sorted({relation for _, _, relation, _ in names["train"]})
-    entity_numbers = {name: number for number, name in enumerate(entities)}
-    relation_numbers = {name: number for number, name in enumerate(relations)}
-    for part in ("valid", "test"):
-        for line, _, relation, _ in names[part]:
-            if relation not in relation_numbers:
+    entities: dict[str, int] = {}
+    relations: dict[str, int] = {}
+    numbered = {}
+    for part in PARTS:
+        known = None if part == "train" else frozenset(relations)
+        numbered[part] = _read_triples(folder / f"{part}.txt", entities, relations, known)
+    # By name and not by place, so that only the names say which row is whose.
+    ranks = [np.argsort(sorted(range(len(names)), key=list(names).__getitem__)) for names in (entities, relations)]
+    for triples in numbered.values():
+        triples[:, [0, 2]] = ranks[0][triples[:, [0, 2]]]
+        triples[:, 1] = ranks[1][triples[:, 1]]
+    return Graph(sorted(entities), sorted(relations), **numbered)
+
+
+def _read_triples(
+    path: Path, entities: dict[str, int], relations: dict[str, int], known: frozenset[str] | None
+) -> NDArray[np.int64]:
+    """Return the triples of a file, and give numbers to names that are new; ``known`` are the relations that may be."""
+    numbers = array("q")
+    with path.open("rb") as file:
+        for line, raw in enumerate(tqdm(file, desc=path.name, unit=" lines", delay=1, leave=False), 1):
+            try:
+                text = raw.decode("utf-8-sig" if line == 1 else "utf-8").rstrip("\r\n")
+            except UnicodeDecodeError as error:
+                byte = error.object[error.start]
+                raise GraphError(f"{path}, line {line}: expected text in UTF-8, got the byte {byte:#x}") from None
+            fields = text.split("\t")
+            if len(fields) == 3 and all(field.strip() for field in fields):
+                head, relation, tail = fields
+                if known is not None and relation not in known:
+                    raise GraphError(
+                        f"{path}, line {line}: expected a relation that occurs in train.txt, got {relation!r}"
+                    )
+                numbers.append(entities.setdefault(head, len(entities)))
+                numbers.append(relations.setdefault(relation, len(relations)))
+                numbers.append(entities.setdefault(tail, len(entities)))
+            elif text.strip():
+                shown = text if len(text) <= 60 else text[:57] + "..."
                 raise GraphError(
-                    f"{folder / part}.txt, line {line}: expected a relation that occurs in train.txt, got {relation!r}"
+                    f"{path}, line {line}: expected head, relation and tail, separated by tabs, got {len(fields)} "
+                    f"field{'s' * (len(fields) != 1)}{', one of them empty' * (len(fields) == 3)}: {shown!r}"
                 )
-    numbers = {
-        part: [(entity_numbers[h], relation_numbers[r], entity_numbers[t]) for _, h, r, t in lines]
-        for part, lines in names.items()
-    }
-    return Graph(entities, relations, **{part: np.array(triples, np.int64) for part, triples in numbers.items()})
-
-
-def _read_lines(path: Path) -> list[tuple[int, str, str, str]]:
-    """Return the number of each line, and its head, relation and tail."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise GraphError(
-            f"{path}, line {line}: expected text in UTF-8, got the byte {error.object[error.start]:#x}"
-        ) from None
-    found = []
-    for number, text in enumerate(lines, 1):
-        line = text.rstrip("\r")
-        fields = line.split("\t")
-        if len(fields) == 3 and all(field.strip() for field in fields):
-            found.append((number, *fields))
-        elif line.strip():
-            shown = line if len(line) <= 60 else line[:57] + "..."
-            raise GraphError(
-                f"{path}, line {number}: expected head, relation and tail, separated by tabs, got {len(fields)} "
-                f"field{'s' * (len(fields) != 1)}{', one of them empty' * (len(fields) == 3)}: {shown!r}"
-            )
-    if not found:
+    if not numbers:
         raise GraphError(f"{path}: expected triples, got an empty file")
-    return found
+    return np.array(numbers, np.int64).reshape(-1, 3)
