@@ -45,6 +45,7 @@ class Options:
     rank: int
     negatives: int
     batch: int
+    answers: int
     epochs: int
     learning_rate: float
     rho: float
@@ -97,10 +98,11 @@ class Model:
 
 
 class Questions:
-    """What is to be learnt: each head and relation that occurs, with all right answers.
+    """What is to be learnt: each head and relation that occurs, with its right answers.
 
-    Of a question with many answers, the scores and their slopes are the same for each: asked once, they cost as much as
-    those of one triple. On CoDEx-S, which has 5.5 triples to a question, that makes up for most of the time.
+    The scores of all entities are the same for each answer to a question, so one with many answers costs as much as one
+    triple. WN18RR has 1.7 triples to a question and CoDEx-S 5.5. One with more than ``most_answers`` comes several
+    times, so that no question makes up a batch.
 
     Attributes
     ----------
@@ -112,11 +114,14 @@ class Questions:
         The answers; triples that come twice are taken once.
     """
 
-    def __init__(self, triples: NDArray[np.int64]) -> None:
+    def __init__(self, triples: NDArray[np.int64], most_answers: int) -> None:
         heads, relations, self.tails = np.ascontiguousarray(distinct(triples).T)
-        changes = np.flatnonzero((np.diff(heads) != 0) | (np.diff(relations) != 0)) + 1
-        self.bounds = np.concatenate([[0], changes, [len(heads)]])
-        self.heads, self.relations = heads[self.bounds[:-1]], relations[self.bounds[:-1]]
+        new = np.append(True, (np.diff(heads) != 0) | (np.diff(relations) != 0))
+        places = np.arange(len(heads))
+        within = places - np.maximum.accumulate(np.where(new, places, 0))
+        first = np.flatnonzero(within % most_answers == 0)
+        self.bounds = np.append(first, len(heads))
+        self.heads, self.relations = heads[first], relations[first]
 
     def __len__(self) -> int:
         return len(self.heads)

@@ -20,8 +20,12 @@ from pathlib import Path
 
 import knowledge_graph
 import numpy as np
+from link_training import DivergedError
+from options_and_files import replacing
+from triples import GraphError
 
 Results = dict[str, float]
+MEASURED = ("valid_mrr", "test_mrr", "optimizer_seconds_per_epoch")
 
 RATES = {
     "exact": (0.003, 0.01, 0.03, 0.1),
@@ -45,6 +49,8 @@ def main() -> None:
         tuned, trained = compare(arguments, others)
     except KeyboardInterrupt:
         raise SystemExit("\ninterrupted; the same command goes on from the last checkpoint") from None
+    except GraphError as error:
+        raise SystemExit(str(error)) from None
     print_table(trained)
     draw(tuned, trained, arguments.out / "optimizers.png")
     print(f"figure: {arguments.out}")
@@ -53,11 +59,17 @@ def main() -> None:
 
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     """Return the command line's options, and those of ``knowledge_graph.py``."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("data", type=Path, metavar="DATA_DIR", help="folder with train.txt, valid.txt and test.txt")
     parser.add_argument("--out", type=Path, default=Path("demo/optimizers"), help="(default: %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="(default: %(default)s)")
-    return parser.parse_known_args()
+    arguments, others = parser.parse_known_args()
+    varied = {"--optimizer", "--learning-rate", "--seed"} & {word.partition("=")[0] for word in others}
+    if varied:
+        parser.error(f"expected no {', '.join(sorted(varied))}: that is what is compared")
+    return arguments, others
 
 
 def compare(
@@ -78,7 +90,16 @@ def compare(
 def train(data: Path, out: Path, optimizer: str, rate: float, seed: int, others: list[str]) -> Results:
     """Return the results of a training; if it was done before, those that it had."""
     out = out / f"{optimizer}-{rate:g}-{seed}"
-    settings = ["--optimizer", optimizer, "--learning-rate", str(rate), "--seed", str(seed), *others]
+    settings = [
+        str(data.resolve()),
+        "--optimizer",
+        optimizer,
+        "--learning-rate",
+        str(rate),
+        "--seed",
+        str(seed),
+        *others,
+    ]
     path = out / "results.json"
     if path.exists():
         found = json.loads(path.read_text(encoding="utf8"))
@@ -86,8 +107,13 @@ def train(data: Path, out: Path, optimizer: str, rate: float, seed: int, others:
             raise SystemExit(f"{out} holds a training with other settings; remove it, or use other --out")
         return found["results"]
     print(f"{NAMES[optimizer]}, learning rate {rate:g}, seed {seed}", flush=True)
-    results = knowledge_graph.run(knowledge_graph.parse_arguments([str(data), "--out", str(out), *settings]))
-    path.write_text(json.dumps({"settings": settings, "results": results}), encoding="utf8")
+    try:
+        results = knowledge_graph.run(knowledge_graph.parse_arguments([*settings, "--out", str(out)]))
+    except DivergedError as error:
+        print(error, flush=True)
+        results = {"learning_rate": rate, "seed": seed} | dict.fromkeys(MEASURED, 0.0)
+    with replacing(path) as new:
+        new.write_text(json.dumps({"settings": settings, "results": results}), encoding="utf8")
     return results
 
 
@@ -96,9 +122,7 @@ def print_table(trained: dict[str, list[Results]]) -> None:
     print("| optimizer | learning rate | valid MRR | test MRR (from - to) | seconds of its steps per epoch |")
     print("|---|---|---|---|---|")
     for name, results in trained.items():
-        valid, test, seconds = (
-            np.array([one[key] for one in results]) for key in ("valid_mrr", "test_mrr", "optimizer_seconds_per_epoch")
-        )
+        valid, test, seconds = (np.array([one[key] for one in results]) for key in MEASURED)
         print(
             f"| {NAMES[name]} | {results[0]['learning_rate']:g} | {valid.mean():.4f} | {test.mean():.4f} "
             f"({test.min():.4f} - {test.max():.4f}) | {np.median(seconds):.3f} |"

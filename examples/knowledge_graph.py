@@ -107,19 +107,17 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     add("--rank", type=whole, default=128, help="numbers to a row (default: %(default)s)")
     add("--negatives", type=whole, help="random entities to a batch (default: 512, or all of up to 4,096)")
     add("--batch", type=whole, default=512, help="triples to a step, in both directions (default: %(default)s)")
-    add(
-        "--epochs",
-        type=number_from(1, int, 1e6),
-        help="passes, at most (default: to 5,500 steps, at least 22)",
-    )
-    add("--learning-rate", type=positive, default=0.012, help="falls linearly to 0 (default: %(default)s)")
+    add("--answers", type=whole, default=32, help="right answers to ask a question with (default: %(default)s)")
+    add("--epochs", type=number_from(1, int, 1e6), help="passes, at most (default: to 5,500 steps, at least 22)")
+    add("--learning-rate", type=positive, default=0.01, help="falls linearly to 0 (default: %(default)s)")
     add("--rho", type=below_1, default=0.999, help="near 1, for rare rows (default: %(default)s)")
     add("--n3", type=number, help="weight of the N3 penalty (default: by how many triples an entity has)")
     add("--dropout", type=below_1, default=0.2, help="of what is asked (default: %(default)s)")
     add("--init", type=positive, default=0.01, help="standard deviation of the start (default: %(default)s)")
     add("--optimizer", choices=OPTIMIZERS, default="exact", help="RMSprop, or one of PyTorch's (default: %(default)s)")
     add("--every", type=whole, default=5, help="epochs between looks at the valid triples (default: %(default)s)")
-    add("--patience", type=whole, default=3, help="looks without a better one before the end (default: %(default)s)")
+    # At a high learning rate it may long get no better, and still does when the rate falls.
+    add("--patience", type=whole, default=8, help="looks without a better one before the end (default: %(default)s)")
     add("--seed", type=number_from(0, int), default=1, help="the same seed gives the same bits (default: %(default)s)")
     add("--checkpoint-every", type=whole, default=1000, help="steps between checkpoints (default: %(default)s)")
     return parser.parse_args(words)

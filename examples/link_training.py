@@ -52,7 +52,7 @@ class Training:
 
     def __init__(self, graph: Graph, options: Options, folder: Path, pool: ThreadPoolExecutor) -> None:
         self.graph, self.options, self.folder, self.pool = graph, options, folder, pool
-        self.questions = Questions(graph.both_ways(graph.train))
+        self.questions = Questions(graph.both_ways(graph.train), options.answers)
         check_memory(graph, self.questions, options)
         self.answers = Answers(graph)
         self.model = Model(len(graph.entities), 2 * len(graph.relations), options)
@@ -179,7 +179,7 @@ def compile_kernels(options: Options, pool: ThreadPoolExecutor) -> None:
     small = {name: min(getattr(options, name), 512) for name in ("batch", "negatives")}
     options = dataclasses.replace(options, rank=8, **small)
     numbers = np.arange(2 * options.batch)
-    questions = Questions(np.stack([numbers, numbers % 2, numbers[::-1]], axis=1))
+    questions = Questions(np.stack([numbers, numbers % 2, numbers[::-1]], axis=1), 1)
     model = Model(len(numbers), 2, options)
     opt = make_optimizer(options, 2, [model.entities, model.relations])
     trainer = Trainer(model, questions, options, pool)

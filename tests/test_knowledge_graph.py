@@ -2,7 +2,8 @@
 
 import json
 import math
-import os
+import pkgutil
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,10 +35,14 @@ def graph(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def example():
+    """The program, which shares small work among threads, too."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(EXAMPLES)
         import knowledge_graph
 
+        patch.setattr("bilinear.CHUNK", 4)
+        patch.setattr("ranking.ASKED_BYTES", 1000)
+        patch.setattr("numba_rmsprop.threads.SERIAL_ITEMS", 0)
         yield knowledge_graph
 
 
@@ -84,7 +89,7 @@ def whole(example, graph, tmp_path_factory):
 def test_it_learns_and_shows_it(example, graph, whole, tmp_path, capsys):
     run(example, graph, tmp_path)
     told = results(capsys)
-    assert told["epochs"] == 20
+    assert told["epochs_trained"] == 20
     assert told["test_mrr"] > 0.6  # by chance, 0.11
     assert 1 >= told["test_hits@10"] >= told["test_hits@3"] >= told["test_hits@1"] > 0.4
     assert told["valid_mrr"] > 0.6
@@ -139,67 +144,115 @@ def test_the_tables_that_answer_best_are_kept(example, graph, tmp_path, monkeypa
     monkeypatch.setattr("link_training.ranks", ranks)
     run(example, graph, tmp_path)
     told = results(capsys)
-    assert (told["epochs"], told["best_epoch"], told["valid_mrr"]) == (20, 10, 0.8)
+    assert (told["epochs_trained"], told["best_epoch"], told["valid_mrr"]) == (20, 10, 0.8)
     kept = safetensors.numpy.load_file(tmp_path / "embeddings.safetensors")["entities"]
     np.testing.assert_array_equal(kept, tables_then[1])
 
 
 def test_it_ends_when_it_gets_no_better(example, graph, tmp_path, capsys):
-    run(example, graph, tmp_path, "--learning-rate", "0", "--every", "1", "--patience", "2")
+    run(example, graph, tmp_path, "--learning-rate", "1e-9", "--every", "1", "--patience", "2")
     told = results(capsys)
-    assert (told["epochs"], told["best_epoch"]) == (3, 1)
+    assert (told["epochs_trained"], told["best_epoch"]) == (3, 1)
 
 
-def test_a_killed_training_comes_to_the_same_bits(example, graph, whole, tmp_path, capsys):
-    environment = os.environ | {"NUMBA_DISABLE_JIT": "0"}
-    command = [sys.executable, str(EXAMPLES / "knowledge_graph.py"), *arguments(graph, tmp_path)]
-    killed = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    folder = tmp_path / "checkpoint"
+def test_a_killed_training_comes_to_the_same_bits(example, graph, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("bilinear.CHUNK", 64)  # as the program has it that is killed
+    run(example, graph, tmp_path / "whole")
+    command = [sys.executable, str(EXAMPLES / "knowledge_graph.py"), *arguments(graph, tmp_path / "killed")]
+    killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    folder = tmp_path / "killed" / "checkpoint"
     while killed.poll() is None and not list(folder.glob("checkpoint-*.safetensors")):
         time.sleep(0.001)
     killed.kill()
     killed.wait()
     assert list(folder.glob("checkpoint-*.safetensors")), "the training ended before it could be killed"
-    with pytest.raises(SystemExit, match="other settings or data"):
-        run(example, graph, tmp_path, "--seed", "2")
-    run(example, graph, tmp_path)
+    for other in (["--seed", "2"], ["--rank", "17"]):
+        with pytest.raises(SystemExit, match="other settings or data"):
+            run(example, graph, tmp_path / "killed", *other)
+    run(example, graph, tmp_path / "killed")
     assert "going on from step" in capsys.readouterr().out
-    assert tables(tmp_path) == tables(whole)
+    assert tables(tmp_path / "killed") == tables(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("when", ["in an epoch", "between epochs"])
-def test_an_interrupted_training_comes_to_the_same_bits(example, graph, whole, tmp_path, monkeypatch, capsys, when):
-    import link_training
-
-    def interrupting(function):
-        def called(*args):
-            value = function(*args)
-            calls.append(value)
-            if len(calls) == 12:
-                signal.raise_signal(signal.SIGINT)
-            return value
-
-        return called
-
+def interrupted_at(call, function):
+    """Return the function, which sends Ctrl-C at one of its calls."""
     calls = []
+
+    def called(*args, **options):
+        calls.append(args)
+        if len(calls) == call:
+            signal.raise_signal(signal.SIGINT)
+        return function(*args, **options)
+
+    return called
+
+
+@pytest.mark.parametrize(
+    ("where", "call", "every"),
+    [
+        ("link_training.Trainer.train_batch", 65, "3"),  # in an epoch
+        ("link_training.Epoch.__init__", 8, "1000"),  # between two, the first for the compiler
+        ("link_training.ranks", 2, "1000"),  # while the valid triples are asked for
+        ("knowledge_graph.ranks", 1, "1000"),  # and the test triples
+        ("link_training.shutil.rmtree", 2, "1000"),  # while checkpoints are removed, after those of a training before
+    ],
+)
+def test_an_interrupted_training_comes_to_the_same_bits(
+    example, graph, whole, tmp_path, monkeypatch, capsys, where, call, every
+):
+    options = ["--checkpoint-every", every]
+    module, name = where.rsplit(".", 1)
     with monkeypatch.context() as patch:
-        if when == "in an epoch":
-            patch.setattr(link_training.Trainer, "train_batch", interrupting(link_training.Trainer.train_batch))
-        else:
-            patch.setattr(link_training.Epoch, "__init__", interrupting(link_training.Epoch.__init__))
+        target = pkgutil.resolve_name(module)
+        patch.setattr(target, name, interrupted_at(call, getattr(target, name)))
         with pytest.raises(SystemExit, match="interrupted; the same command goes on from the last checkpoint"):
-            run(example, graph, tmp_path)
-    run(example, graph, tmp_path)
-    assert "going on from step" in capsys.readouterr().out
+            run(example, graph, tmp_path, *options)
+    run(example, graph, tmp_path, *options)
+    assert ("going on from step" in capsys.readouterr().out) == ("rmtree" not in where)
     assert tables(tmp_path) == tables(whole)
+    assert not list(tmp_path.glob("checkpoint*"))
+
+
+def test_what_was_best_before_an_interrupt_still_is(example, graph, tmp_path, monkeypatch, capsys):
+    found, tables_then = iter([2.0, 1.25, 4.0, 5.0, 1.0]), []
+
+    def ranks(model, *_):
+        tables_then.append(model.entities.copy())
+        return np.array([next(found)])
+
+    monkeypatch.setattr("link_training.ranks", ranks)
+    with monkeypatch.context() as patch:
+        patch.setattr("link_training.Epoch", interrupted_at(18, example.Training.__init__.__globals__["Epoch"]))
+        with pytest.raises(SystemExit, match="interrupted"):
+            run(example, graph, tmp_path)
+    assert len(tables_then) == 3
+    run(example, graph, tmp_path)
+    told = results(capsys)
+    assert (told["epochs_trained"], told["best_epoch"], told["valid_mrr"]) == (20, 10, 0.8)
+    kept = safetensors.numpy.load_file(tmp_path / "embeddings.safetensors")["entities"]
+    np.testing.assert_array_equal(kept, tables_then[1])
+
+
+def test_other_data_is_not_gone_on_with(example, graph, tmp_path, monkeypatch):
+    copy = shutil.copytree(graph, tmp_path / "graph")
+    with monkeypatch.context() as patch:
+        patch.setattr("link_training.Epoch", interrupted_at(8, example.Training.__init__.__globals__["Epoch"]))
+        with pytest.raises(SystemExit, match="interrupted"):
+            run(example, copy, tmp_path / "out")
+    lines = (copy / "valid.txt").read_text(encoding="utf8").split("\n")
+    (copy / "valid.txt").write_text("\n".join([*lines[1:], lines[0]]), encoding="utf8")
+    with pytest.raises(SystemExit, match="other settings or data"):
+        run(example, copy, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--batch", "0"], "argument --batch: expected a number from 1 to 1e+09, got 0"),
-        (["--rho", "nan"], "argument --rho: expected a number from 0 to 1, got nan"),
-        (["--rank", "many"], "argument --rank: invalid number value: 'many'"),
+        (["--rho", "nan"], "argument --rho: expected a number from 0 to 0.99999, got nan"),
+        (["--rank", "1.5"], "argument --rank: expected a whole number from 1 to 1e+09, got '1.5'"),
+        (["--n3", "much"], "argument --n3: expected a number from 0 to 1e+09, got 'much'"),
+        (["--optim", "lazy"], "unrecognized arguments: --optim lazy"),
         (["--model", "transe"], "argument --model: invalid choice: 'transe'"),
     ],
 )
@@ -214,6 +267,19 @@ def test_what_cannot_be_trained_is_refused(example, graph, tmp_path, monkeypatch
         run(example, graph, tmp_path, "--rank", "1000000000")
     with pytest.raises(SystemExit, match="expected a folder with train"):
         run(example, tmp_path / "nowhere", tmp_path)
-    monkeypatch.setattr("link_training.Trainer.train_batch", lambda *_: math.inf)
-    with pytest.raises(SystemExit, match="the loss became inf in epoch 1; try a smaller --learning-rate"):
-        run(example, graph, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("link_training.Trainer.train_batch", lambda *_: math.inf)
+        with pytest.raises(SystemExit, match="the loss became inf in epoch 1; try a smaller --learning-rate"):
+            run(example, graph, tmp_path / "out")
+    run(example, graph, tmp_path / "out", "--learning-rate", "0.01", "--epochs", "1")  # which nothing is in the way of
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match=r"--out: expected a folder to write to, got .*file: File exists"):
+        run(example, graph, tmp_path / "file")
+
+
+def test_options_follow_the_graph(example, graph):
+    graph = example.read_graph(graph)
+    found = example.default_options(graph, 32)
+    assert found == {"negatives": 40, "epochs": 550, "n3": pytest.approx(0.4 * 40 / 320)}
+    assert example.default_options(graph, 2)["epochs"] == 35
+    assert example.default_options(graph, 1)["epochs"] == 22
