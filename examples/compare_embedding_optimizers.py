@@ -19,7 +19,9 @@ import json
 from pathlib import Path
 
 import knowledge_graph
+import numba
 import numpy as np
+import torch
 from link_training import DivergedError
 from options_and_files import replacing
 from triples import GraphError
@@ -45,6 +47,8 @@ NAMES = {
 def main() -> None:
     """Tune and train with each optimizer, and show what came out."""
     arguments, others = parse_arguments()
+    # Imported above, before Numba starts threads: if it came later, its own would be slower.
+    torch.set_num_threads(numba.get_num_threads())
     try:
         tuned, trained = compare(arguments, others)
     except KeyboardInterrupt:
