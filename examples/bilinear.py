@@ -26,7 +26,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from triples import distinct
+from triples import distinct, spans
 
 from numba_rmsprop import IndexedSlices
 
@@ -162,16 +162,13 @@ class Epoch:
 
     def batches(self, first: int) -> Iterator[Batch]:
         """Yield the batches from number ``first`` on."""
-        bounds = self.questions.bounds
+        questions = self.questions
         for number in range(first, len(self.last)):
             asked = self.order[self.last[number - 1] if number else 0 : self.last[number]]
-            places = [np.arange(bounds[i], bounds[i + 1]) for i in asked]
-            owners = np.repeat(np.arange(len(asked)), [len(place) for place in places])
-            heads, relations = self.questions.heads[asked], self.questions.relations[asked]
+            answers, owners = spans(questions.bounds, asked)
             # A seed may not end with 0: [1, 0] and [1, 0, 0] draw the same.
-            yield Batch(
-                heads, relations, self.questions.tails[np.concatenate(places)], owners, [*self.seed, number + 1]
-            )
+            seed = [*self.seed, number + 1]
+            yield Batch(questions.heads[asked], questions.relations[asked], questions.tails[answers], owners, seed)
 
 
 class Candidates:

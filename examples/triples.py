@@ -75,10 +75,15 @@ class Answers:
 
     def of(self, triples: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return all answers to the questions of known triples, and for each the place of its question."""
-        places = np.searchsorted(self._asked, self._questions(triples))
-        starts, counts = self._bounds[places], self._bounds[places + 1] - self._bounds[places]
-        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        return self._tails[np.repeat(starts, counts) + within], np.repeat(np.arange(len(triples)), counts)
+        found, owners = spans(self._bounds, np.searchsorted(self._asked, self._questions(triples)))
+        return self._tails[found], owners
+
+
+def spans(bounds: NDArray[np.int64], numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the places ``bounds[i]`` to ``bounds[i + 1] - 1`` for each of ``numbers``, and which of them it is for."""
+    counts = bounds[numbers + 1] - bounds[numbers]
+    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.repeat(bounds[numbers], counts) + within, np.repeat(np.arange(len(numbers)), counts)
 
 
 def read_graph(folder: Path) -> Graph:
