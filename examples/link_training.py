@@ -73,7 +73,7 @@ class Training:
         path = self.folder / "settings.json"
         shutil.rmtree(_done(self.folder), ignore_errors=True)
         if self.opt.has_saved(self.folder):
-            if json.loads(path.read_text(encoding="utf8")) != settings:
+            if not path.exists() or json.loads(path.read_text(encoding="utf8")) != settings:
                 raise SystemExit(
                     f"{self.folder} holds a training with other settings or data; remove it, or use other --out"
                 )
@@ -98,11 +98,9 @@ class Training:
         with tqdm(total=total, unit=" triples", unit_scale=True, smoothing=0.05) as bar:
             while self._place[0] < self.options.epochs and not self._is_over():
                 self._learn(checkpoint_every, bar)
-                epochs = int(self._place[0]) + 1
-                if epochs % self.options.every == 0 or epochs == self.options.epochs:
-                    self._ask(epochs)
-                self._place[:2] = epochs, 0
-                if epochs % self.options.every == 0:
+                self._place[:2] = self._place[0] + 1, 0
+                if self._place[0] % self.options.every == 0 or self._place[0] == self.options.epochs:
+                    self._ask()
                     self._save()
 
     def _learn(self, checkpoint_every: int, bar: tqdm[Any]) -> None:
@@ -129,14 +127,14 @@ class Training:
         self._place[2:] = self.seconds, self.trainer.stepping
         self.opt.save(self.folder)
 
-    def _ask(self, epochs: int) -> None:
+    def _ask(self) -> None:
         """Note how well the valid triples are answered; keep the tables if it is better than before."""
         mrr = summary(ranks(self.model, self.graph, self.answers, self.graph.valid, self.pool))["mrr"]
         if mrr > self.course[:, 2].max():
             tables = {"entities": self.model.entities, "relations": self.model.relations}
             with replacing(self.folder / "best.safetensors") as new:
                 safetensors.numpy.save_file(tables, new)
-        self.course[np.flatnonzero(self.course[:, 0] == 0)[0]] = epochs, self.seconds, mrr
+        self.course[np.flatnonzero(self.course[:, 0] == 0)[0]] = self._place[0], self.seconds, mrr
 
     def _is_over(self) -> bool:
         """Return whether the last ``patience`` looks all were no better than one before."""
@@ -176,8 +174,8 @@ def _done(folder: Path) -> Path:
 def compile_kernels(options: Options, pool: ThreadPoolExecutor) -> None:
     """Take two steps on a table of noise, so that the training is timed and not the compiler, which runs once."""
     print("compiling (seconds the first time, then from the cache) ...", flush=True)
-    small = {name: min(getattr(options, name), 512) for name in ("batch", "negatives")}
-    options = dataclasses.replace(options, rank=8, **small)
+    # As large as a real one, up to a point: small steps are compiled apart from those that threads share.
+    options = dataclasses.replace(options, batch=min(options.batch, 512), negatives=min(options.negatives, 512))
     numbers = np.arange(2 * options.batch)
     questions = Questions(np.stack([numbers, numbers % 2, numbers[::-1]], axis=1), 1)
     model = Model(len(numbers), 2, options)
