@@ -90,3 +90,34 @@ def test_each_optimizer_takes_the_best_rate(example, graph, tmp_path, monkeypatc
     assert results(capsys) == told
     with pytest.raises(SystemExit, match="other settings"):
         run(example, graph, tmp_path, *seeds, "--init", "0.1")
+
+
+def test_what_is_compared_cannot_be_given(example, graph, tmp_path, capsys):
+    for option in ("--learning-rate", "--optimizer", "--seed"):
+        with pytest.raises(SystemExit):
+            run(example, graph, tmp_path, f"{option}=1")
+        assert f"expected no {option}: that is what is compared" in capsys.readouterr().err
+
+
+def test_a_rate_that_diverges_is_not_taken(example, graph, tmp_path, monkeypatch, capsys):
+    def train(arguments):
+        arguments.out.mkdir(parents=True)
+        if arguments.learning_rate == 0.5:
+            raise example.DivergedError("the loss became inf")
+        return {"learning_rate": arguments.learning_rate} | dict.fromkeys(example.MEASURED, 0.5)
+
+    monkeypatch.setattr(example, "RATES", dict.fromkeys(example.RATES, (0.5, 0.1)))
+    monkeypatch.setattr(example.knowledge_graph, "run", train)
+    run(example, graph, tmp_path)
+    assert {trial["learning_rate"] for trials in results(capsys).values() for trial in trials} == {0.1}
+
+
+def test_the_results_of_other_data_are_not_taken(example, graph, tmp_path, monkeypatch):
+    def train(arguments):
+        arguments.out.mkdir(parents=True)
+        return {"learning_rate": 0.1} | dict.fromkeys(example.MEASURED, 0.5)
+
+    monkeypatch.setattr(example.knowledge_graph, "run", train)
+    run(example, graph, tmp_path / "out")
+    with pytest.raises(SystemExit, match="other settings"):
+        run(example, tmp_path, tmp_path / "out")
