@@ -30,10 +30,10 @@ Results = dict[str, float]
 MEASURED = ("valid_mrr", "test_mrr", "optimizer_seconds_per_epoch")
 
 RATES = {
-    "exact": (0.003, 0.01, 0.03),
-    "lazy": (0.003, 0.01, 0.03),
-    "adagrad": (0.03, 0.1, 0.3),
-    "sparse-adam": (0.001, 0.003, 0.01),
+    "exact": (0.003, 0.01, 0.03, 0.1),
+    "lazy": (0.003, 0.01, 0.03, 0.1),
+    "adagrad": (0.03, 0.1, 0.3, 1.0),
+    "sparse-adam": (0.001, 0.003, 0.01, 0.03),
 }
 NAMES = {
     "exact": "RMSprop, exact",
