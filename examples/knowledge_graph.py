@@ -127,7 +127,7 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
 def threads() -> Iterator[ThreadPoolExecutor]:
     """Yield as many threads as Numba has, each of which multiplies matrices by itself.
 
-    On two cores, two threads of NumPy's BLAS beside two of Numba's took twice as long as either alone.
+    BLAS with threads of its own, beside Numba's and these, would have more of them than there are cores.
     """
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(numba.get_num_threads()) as pool:
         yield pool
