@@ -81,6 +81,10 @@ class RMSprop(Settings, WeightStore):
         variable may be an np.memmap. The files have no names and go with the process, as memory does: :meth:`save`
         keeps the state. They have their full size from the beginning, so that a disk that is too small is found out
         then. A forked process cannot use them. It is no part of the config.
+    communicator : mpi4py.MPI.Intracomm, optional
+        Ranks that train copies of the same variables, each on its part of a batch; each step sums their gradients
+        before anything else, and all ranks then hold the same bits. Settable; all ranks set it together. It is no part
+        of the config.
 
     Raises
     ------
@@ -130,9 +134,11 @@ class RMSprop(Settings, WeightStore):
         check_finite: bool = False,
         lr: Any = None,
         slots_folder: str | os.PathLike[str] | None = None,
+        communicator: Any = None,
     ) -> None:
         WeightStore.__init__(self)
         self.slots_folder = slots_folder
+        self.communicator = communicator
         Settings.__init__(
             self,
             learning_rate=learning_rate if lr is None else lr,
@@ -150,6 +156,19 @@ class RMSprop(Settings, WeightStore):
             global_clipnorm=global_clipnorm,
             check_finite=check_finite,
         )
+
+    @property
+    def communicator(self) -> Any:
+        """Ranks over which gradients are summed, or None; settable, by all ranks together."""
+        return self._communicator
+
+    @communicator.setter
+    def communicator(self, value: Any) -> None:
+        self._communicator, self._replicas = value, None
+        if value is not None:
+            from .distributed.replicas import Replicas  # above this module, and needed by few
+
+            self._replicas = Replicas(value)
 
     def apply_gradients(
         self,
@@ -172,7 +191,9 @@ class RMSprop(Settings, WeightStore):
         name : str, optional
             Ignored; tf.keras names an operation so.
         experimental_aggregate_gradients : bool, default True
-            Sum gradients over replicas. It has an effect only with a communicator, which this version does not have.
+            With a communicator, sum the gradients over all ranks, which make this call together, for the same
+            variables in the same order. A rank whose batch has no gradient for a variable gives None. With False, the
+            gradients are taken as they are, and no rank waits for another.
 
         Returns
         -------
@@ -184,7 +205,10 @@ class RMSprop(Settings, WeightStore):
         TypeError
             If a pair is malformed, or a gradient or variable of the wrong kind or dtype.
         ValueError
-            If all gradients are None, a shape does not fit, a variable comes twice, is read-only or overlaps another.
+            If all gradients are None, a shape does not fit, a variable comes twice, is read-only or overlaps another; on
+            every rank, if ranks disagree about variables or hyperparameters.
+        OtherRankError
+            If another rank refuses the call.
         IndexError
             If an index is negative or too large.
         FloatingPointError
@@ -201,22 +225,10 @@ class RMSprop(Settings, WeightStore):
         array([-0.3162, -0.3162], dtype=float32)
         """
         pairs = as_list(grads_and_vars)
-        if not pairs:
-            return self._iterations
-        with launch_lock:
-            found: list[Slots] = []
-            parts = self._parts_as_before(pairs)
-            if parts is None:
-                pairs = without_none(check_pairs(pairs))
-                found = self._find_or_make([var for _, var in pairs])
-                parts = self._parts([grad for grad, _ in pairs], found)
-            rates = self._rates(self._iterations)
-            scales = self._scales(parts, rates) if self._clips_norms else None
-            if found or not self._step_alone(parts, rates, scales):
-                self._step_all(parts, rates, scales, found)
-            if found and layout_is_known():
-                self._plan = Plan(found, self._occupied)
-            return self._iterations
+        rates = None
+        if self._replicas is not None and experimental_aggregate_gradients:
+            pairs, rates = self._replicas.sum_gradients(self, pairs)
+        return self._take_step(pairs, rates) if pairs else self._iterations
 
     def minimize(
         self,
@@ -451,6 +463,7 @@ class RMSprop(Settings, WeightStore):
         custom_objects: Mapping[str, Any] | None = None,
         *,
         slots_folder: str | os.PathLike[str] | None = None,
+        communicator: Any = None,
     ) -> Self:
         """Return the optimizer that :meth:`save` wrote, bound to ``variables``.
 
@@ -463,8 +476,8 @@ class RMSprop(Settings, WeightStore):
             are overwritten; if not, they must have the values they had then.
         custom_objects : mapping, optional
             As in :meth:`from_config`.
-        slots_folder : path-like, optional
-            As in the constructor.
+        slots_folder, communicator : optional
+            As in the constructor; every rank loads the same file.
 
         Raises
         ------
@@ -477,7 +490,9 @@ class RMSprop(Settings, WeightStore):
             If a file cannot be read.
         """
         paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
-        return checkpoint.load(cls, paths, variables, custom_objects, slots_folder)
+        opt = checkpoint.load(cls, paths, variables, custom_objects, slots_folder)
+        opt.communicator = communicator
+        return opt
 
     def _built_in_slots(self) -> list[str]:
         return ["rms"] + ["momentum"] * self._has_momentum + ["mg"] * self.centered
@@ -492,6 +507,24 @@ class RMSprop(Settings, WeightStore):
             decays=self.weight_decay > 0,
             folder=self.slots_folder,
         )
+
+    def _take_step(self, pairs: list[Any], rates: StepRates | None = None) -> int:
+        """Take one step, with the hyperparameters given or those of now."""
+        with launch_lock:
+            found: list[Slots] = []
+            parts = self._parts_as_before(pairs)
+            if parts is None:
+                pairs = without_none(check_pairs(pairs))
+                found = self._find_or_make([var for _, var in pairs])
+                parts = self._parts([grad for grad, _ in pairs], found)
+            if rates is None:
+                rates = self._rates(self._iterations)
+            scales = self._scales(parts, rates) if self._clips_norms else None
+            if found or not self._step_alone(parts, rates, scales):
+                self._step_all(parts, rates, scales, found)
+            if found and layout_is_known():
+                self._plan = Plan(found, self._occupied)
+            return self._iterations
 
     def _parts_as_before(self, pairs: list[Any]) -> list[Part] | None:
         """Return the gradients, checked, each with what takes its step, where nothing needs a closer look."""

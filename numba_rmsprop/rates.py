@@ -50,6 +50,11 @@ class StepRates:
         self._sign = -1.0 if ascends else 1.0
         self._packed: dict[np.dtype[np.floating], FloatArray] = {}
 
+    @property
+    def key(self) -> tuple[float, ...]:
+        """All the numbers, to compare them with those of other processes."""
+        return (*self._before, self._sign, *self._after, float(self.momentum_rests))
+
     def packed(self, dtype: np.dtype[np.floating], scale: float = 1.0) -> FloatArray:
         """Return the numbers as an array; ``scale`` is what the clipping of norms leaves of the gradient."""
         if scale != 1.0:

@@ -134,6 +134,14 @@ def write_tensors(
     _sync_folder(os.path.dirname(final))
 
 
+def checksum(array: NDArray[Any]) -> int:
+    """Return the CRC-32 of an array's elements in C order, as in a file of ours."""
+    found = 0
+    for chunk in _chunks(array):
+        found = zlib.crc32(chunk, found)
+    return found
+
+
 def map_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     """Return the arrays and metadata of a file, after checking its header.
 

@@ -168,3 +168,11 @@ def csr_squares(workers: Integer, matrix: Any, rates: Any, sums: Any, partial: A
     """Write the sums of squares of every ``BLOCK_ROWS`` rows into ``partial``; ``sums`` is 0, before and after."""
     for worker in prange(workers):
         csr_blocks_squares(np.int64(worker), workers, matrix, rates, sums, partial)
+
+
+@compiled
+def row_squares(values: Any, rates: Any, out: Any) -> None:
+    """Write the sum of squares of each row of ``values``, shape (n, columns), into ``out``."""
+    named = unpack_rates(rates)
+    for i in range(values.shape[0]):
+        out[i] = _squares(values, np.int64(i), named)

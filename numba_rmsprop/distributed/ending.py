@@ -1,0 +1,31 @@
+"""What becomes of the other ranks when one of them fails."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import Any
+
+_installed = False
+
+
+def end_all_on_error(communicator: Any) -> None:
+    """From now on, end all ranks when an exception ends this one's program.
+
+    Without it, the others would wait for this rank until somebody kills the job: MPI itself notices only processes
+    that die. The exception is printed as ever before.
+    """
+    global _installed
+    if _installed:
+        return
+    _installed = True
+    before = sys.excepthook
+
+    def print_and_end_all(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
+        before(kind, error, where)
+        message = f"rank {communicator.rank} of {communicator.size} ended with {kind.__name__}"
+        print(f"{message}; the others cannot go on without it, and are ended, too", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        communicator.Abort(1)
+
+    sys.excepthook = print_and_end_all

@@ -1,0 +1,206 @@
+"""Gradients summed over ranks that train copies of the same variables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.sparse
+from numpy.typing import NDArray
+
+from ..arguments import check_pairs, refuse_duplicates
+from ..gradients import CSR, Dense, Gradient, IndexedSlices, Rows, as_gradient, check_finite
+from ..rates import StepRates
+from ..slots import Slots
+from ..tensorfile import checksum
+from ..variables import FloatArray, describe
+from .coalescing import coalesced
+from .ranks import Ranks
+
+if TYPE_CHECKING:
+    from ..optimizer import RMSprop
+
+Pairs = list[tuple[Any, FloatArray]]
+
+NONE, ROWS, MATRIX, DENSE = range(4)
+"""What a rank has for a variable. Where ranks have different kinds, all go over to the highest."""
+
+
+class Replicas:
+    """The other ranks that take the same steps.
+
+    Parameters
+    ----------
+    communicator : mpi4py.MPI.Intracomm
+        The ranks, this one among them.
+    """
+
+    def __init__(self, communicator: Any) -> None:
+        self._ranks = Ranks.of(communicator)
+        self._number = self._ranks.join()
+        self._compared: set[Slots] = set()
+
+    def sum_gradients(self, opt: RMSprop, pairs: list[Any]) -> tuple[Pairs, StepRates]:
+        """Return pairs with the sums of all ranks' gradients, the same bits on each, and the step's hyperparameters.
+
+        Raises
+        ------
+        ValueError
+            On all ranks, if they disagree, or if none has any gradient.
+        OtherRankError
+            If another rank refuses.
+        """
+        error: Exception | None = None
+        found: list[Slots] = []
+        gradients: list[Gradient | None] = []
+        rates = None
+        key: tuple[float, ...] = ()
+        try:
+            checked = check_pairs(pairs)
+            found = opt._find_or_make([var for _, var in checked])
+            refuse_duplicates(found)
+            gradients = self._checked([grad for grad, _ in checked], found, opt)
+            rates = opt._rates(opt.iterations)
+            key = _key(opt, found, rates)
+        except Exception as refused:  # noqa: BLE001  # the other ranks must learn of any, and this one raises it then
+            error = refused
+        new = [own not in self._compared for own in found]
+        self._ranks.meet(
+            hash((self._number, *new, *key)),
+            lambda: _in_words(self._number, opt, found, rates),
+            error=error,
+        )
+        assert rates is not None
+        self._compare_new(opt, found)
+        summed: list[Any] = self._summed(gradients, found)
+        return list(zip(summed, [own.var for own in found], strict=True)), rates
+
+    def _checked(self, grads: Sequence[Any], found: Sequence[Slots], opt: RMSprop) -> list[Gradient | None]:
+        occupied = opt._occupied_with(list(found))
+        gradients = [
+            None if grad is None else as_gradient(grad, own.var, own.name, occupied)
+            for grad, own in zip(grads, found, strict=True)
+        ]
+        if opt.check_finite:
+            for gradient, own in zip(gradients, found, strict=True):
+                if gradient is not None:
+                    check_finite(gradient, own.var, own.name)
+        return gradients
+
+    def _compare_new(self, opt: RMSprop, found: Sequence[Slots]) -> None:
+        """Refuse variables that are not the same on all ranks, when they are first seen."""
+        new = [own for own in found if own not in self._compared]
+        if not new or self._ranks.size == 1:
+            return
+        arrays = [[own.var, *own.arrays.values(), *([] if own.clocks is None else [own.clocks])] for own in new]
+        sums = np.array([hash(tuple(map(checksum, of_one))) for of_one in arrays])
+        everywhere = self._ranks.gather_all(sums).reshape(self._ranks.size, len(new))
+        differing = (everywhere != everywhere[0]).any(axis=0)
+        if differing.any():
+            own = new[int(np.argmax(differing))]
+            what = "or its slots differ" if opt.iterations else "differs"
+            raise ValueError(
+                f"{describe(own.name, own.var)} {what} between ranks; expected the same numbers on all, as after "
+                "communicator.Bcast(variable) or from the same seed"
+            )
+        self._compared.update(new)
+
+    def _summed(self, gradients: Sequence[Gradient | None], found: Sequence[Slots]) -> list[Any]:
+        """Return the sum for each variable, or None where no rank has a gradient."""
+        ours = [_coalesced(gradient, own) for gradient, own in zip(gradients, found, strict=True)]
+        mine = np.array([_kind_and_entries(part) for part in ours], np.int64).reshape(len(found), 2)
+        everywhere = self._ranks.gather_all(mine).reshape(self._ranks.size, len(found), 2)
+        kinds = everywhere[:, :, 0].max(axis=0, initial=NONE)
+        summed: list[Any] = [None] * len(found)
+        for k, own in enumerate(found):
+            if kinds[k] == ROWS:
+                summed[k] = self._sum_rows(ours[k], own, everywhere[:, k, 1])
+            elif kinds[k] == MATRIX:
+                widths = np.where(everywhere[:, k, 0] == ROWS, math.prod(own.shape[1:]), 1)
+                summed[k] = self._sum_matrices(ours[k], own, everywhere[:, k, 1] * widths)
+        for dtype in dict.fromkeys(own.dtype for own in found):
+            these = [k for k, own in enumerate(found) if kinds[k] == DENSE and own.dtype == dtype]
+            parts = self._sum_dense([ours[k] for k in these], [found[k] for k in these], dtype)
+            for k, part in zip(these, parts, strict=True):
+                summed[k] = part
+        return summed
+
+    def _sum_dense(self, ours: Sequence[Any], found: Sequence[Slots], dtype: np.dtype[np.floating]) -> list[FloatArray]:
+        """Add up dense gradients of one dtype in one array, which takes few messages."""
+        ends = np.cumsum([own.var.size for own in found], dtype=np.int64)
+        bucket = np.zeros(int(ends[-1]) if len(ends) else 0, dtype)
+        parts = [part.reshape(own.shape) for part, own in zip(np.split(bucket, ends[:-1]), found, strict=False)]
+        for part, gradient, own in zip(parts, ours, found, strict=True):
+            if isinstance(gradient, Dense):
+                part[...] = gradient.values
+            elif isinstance(gradient, Rows):
+                part.reshape(len(part), -1)[gradient.indices] = gradient.values
+            elif gradient is not None:
+                part[...] = gradient.toarray().reshape(own.shape)
+        self._ranks.add_up(bucket)
+        return parts
+
+    def _sum_rows(self, ours: Rows | None, own: Slots, counts: NDArray[np.int64]) -> IndexedSlices:
+        """Return the rows of all ranks, each once from each rank; the step adds them up in the order of the ranks."""
+        if ours is None:
+            ours = Rows(np.empty((0, math.prod(own.shape[1:])), own.dtype), np.empty(0, np.int64))
+        indices = self._ranks.gather_all(ours.indices, counts)
+        values = self._ranks.gather_all(ours.values, counts)
+        return IndexedSlices(values.reshape(len(indices), *own.shape[1:]), indices)
+
+    def _sum_matrices(self, ours: Any, own: Slots, counts: NDArray[np.int64]) -> Any:
+        """Return a sparse array of the stored entries of all ranks, those of equal place added up."""
+        columns = math.prod(own.shape[1:])
+        if isinstance(ours, Rows):
+            rows = np.repeat(ours.indices, columns), np.tile(np.arange(columns), len(ours.indices))
+            ours = scipy.sparse.coo_array((ours.values.reshape(-1), rows), (len(own.var), columns))
+        elif ours is None:
+            ours = scipy.sparse.coo_array((len(own.var), columns), dtype=own.dtype)
+        places, values = (
+            self._ranks.gather_all(np.ascontiguousarray(array), counts)
+            for array in (ours.row.astype(np.int64) * columns + ours.col, ours.data)
+        )
+        matrix = scipy.sparse.coo_array((values, np.divmod(places, columns)), (len(own.var), columns)).tocsr()
+        return matrix if len(own.shape) == 2 else matrix.reshape(own.shape)
+
+
+def _coalesced(gradient: Gradient | None, own: Slots) -> Any:
+    """Return a gradient with every row, or every stored entry of a matrix, once."""
+    if isinstance(gradient, Rows):
+        indices, sums = coalesced(gradient.indices, gradient.values)
+        return Rows(sums, indices)
+    if isinstance(gradient, CSR):
+        shape = len(own.var), math.prod(own.shape[1:])
+        matrix = scipy.sparse.csr_array((gradient.values, gradient.indices, gradient.indptr), shape, copy=True)
+        matrix.sum_duplicates()
+        return matrix.tocoo()
+    return gradient
+
+
+def _kind_and_entries(ours: Any) -> tuple[int, int]:
+    if isinstance(ours, Rows):
+        return ROWS, len(ours.indices)
+    if ours is None or isinstance(ours, Dense):
+        return (NONE if ours is None else DENSE), 0
+    return MATRIX, ours.nnz
+
+
+def _key(opt: RMSprop, found: Sequence[Slots], rates: StepRates) -> tuple[float, ...]:
+    """Return numbers that are equal on all ranks if they are about to take the same step."""
+    limits = (-1.0 if limit is None else limit for limit in (opt.clipnorm, opt.global_clipnorm))
+    modes = opt.sparse_update == "exact", opt.centered, opt.check_finite
+    variables = ((own.dtype.itemsize, len(own.shape), *own.shape, own.steps) for own in found)
+    return opt.iterations, *rates.key, *limits, *modes, *(number for own in variables for number in own)
+
+
+def _in_words(number: int, opt: RMSprop, found: Sequence[Slots], rates: StepRates | None) -> str:
+    """Say what :func:`_key` says."""
+    variables = ", ".join(f"{describe(own.name, own.var)} after {own.steps} sparse steps" for own in found)
+    settings = {name: value for name, value in opt.get_config().items() if name not in ("name", "learning_rate")}
+    rate = "none" if rates is None else f"{rates.learning_rate:.9g}"
+    return (
+        f"apply_gradients of optimizer {number} after {opt.iterations} steps for {variables or 'no variables'}, "
+        f"with learning rate {rate} and {settings}"
+    )

@@ -1,0 +1,360 @@
+"""A table whose rows are shared out among ranks."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from ..gradients import IndexedSlices, Rows, as_indices, check_finite, check_rows
+from ..rates import StepRates
+from ..stored import readable
+from ..variables import DTYPES, FloatArray, Occupied
+from .initial import Initializer, check_initializer, fill_shard
+from .layout import Layout
+from .ranks import Ranks
+from .routes import NOBODY, Request, Route
+from .shard import ShardOptimizer
+
+GATHER, STEP, FLUSH, OTHERS = 1, 2, 3, 4
+"""What ranks are about to do together."""
+
+REMEMBERED = 16
+"""Gathers of one step whose routes are kept for the gradients."""
+
+ORDERS = ("batch", "rank")
+
+
+class Gathering:
+    """Rows that are on their way; from :meth:`ShardedTable.gather_async`."""
+
+    def __init__(self, finish: Callable[[], FloatArray]) -> None:
+        self._finish: Callable[[], FloatArray] | None = finish
+        self._rows: FloatArray | None = None
+
+    def wait(self) -> FloatArray:
+        """Return the rows, as they were when they were asked for; ranks need not wait in the same order."""
+        if self._finish is not None:
+            self._rows = self._finish()
+            self._finish = None
+        assert self._rows is not None
+        return self._rows
+
+
+class ShardedTable:
+    r"""A table of rows that is shared out among the ranks of an MPI communicator, and trained by RMSprop.
+
+    Each rank holds and steps the rows that it owns, with their state and clocks, and asks the others for the rows that
+    its batch needs. All ranks make the same calls in the same order, each with its part of the global batch, which may
+    be empty. The global batch is the parts of rank 0, rank 1 and so on, one after the other: training has the bits that
+    :class:`~numba_rmsprop.RMSprop` has on one process with that batch, whatever the number of ranks.
+
+    Parameters
+    ----------
+    communicator : mpi4py.MPI.Intracomm
+        The ranks, such as ``mpi4py.MPI.COMM_WORLD``.
+    rows, columns : int
+        The shape of the whole table.
+    dtype : {float32, float64}, default float32
+        The dtype of values and state.
+    initializer : {"zeros", "ones"}, float or callable, default "zeros"
+        First values. A callable is called with row numbers, shape (n,), and returns their values, shape (n, columns):
+        :class:`Uniform`, or ``lambda rows: array[rows]``.
+    sum_order : {"batch", "rank"}, default "batch"
+        How gradients of a row from several ranks are added up. "batch": in the order of the global batch, for which
+        ranks that repeat a row pass its sum on from one to the next; on many ranks, they wait for one another. "rank":
+        each rank adds up its own, and the owner adds up those; no rank waits, and the last bits depend on the number of
+        ranks.
+    \*\*options
+        Those of :class:`~numba_rmsprop.RMSprop`, but for ``communicator``. ``clipnorm`` limits the norm of the whole
+        table's gradient, which is added up exactly, and so rounded once.
+
+    Attributes
+    ----------
+    shard : ndarray, shape (rows of this rank, columns)
+        The values that this rank holds. In exact mode with momentum or weight decay, call :meth:`flush` before you
+        read it.
+    rows_here : ndarray of int64, shape (rows of this rank,)
+        Which rows these are, in order; made anew at each access.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is wrong; on all ranks, if they disagree.
+    OtherRankError
+        If an argument is wrong on another rank.
+
+    Notes
+    -----
+    A call that is refused on one rank has done nothing on any: that rank raises its error, and the others an
+    OtherRankError. Ranks that make different calls all raise a ValueError which tells who called what.
+
+    Examples
+    --------
+    >>> from mpi4py import MPI  # doctest: +SKIP
+    >>> table = ShardedTable(MPI.COMM_WORLD, 1_000_000, 64, learning_rate=0.01, rho=0.99)  # doctest: +SKIP
+    >>> rows = table.gather([3, 14, 3])  # doctest: +SKIP
+    >>> table.apply_gradients([3, 14, 3], 2 * (rows - 1))  # doctest: +SKIP
+    1
+    """
+
+    def __init__(
+        self,
+        communicator: Any,
+        rows: int,
+        columns: int,
+        dtype: DTypeLike = np.float32,
+        initializer: Initializer = "zeros",
+        *,
+        sum_order: str = "batch",
+        **options: Any,
+    ) -> None:
+        self._ranks = Ranks.of(communicator)
+        self._number = self._ranks.join()
+        error: Exception | None = None
+        try:
+            self.dtype = np.dtype(dtype)
+            self._check_shape(rows, columns, sum_order)
+            if "communicator" in options:
+                raise TypeError("communicator: expected once, as the first argument")
+            first_values = check_initializer(initializer)
+            self._layout = Layout(int(rows), self._ranks.size)
+            self.shard: FloatArray = np.empty((self._layout.length(self._ranks.rank), int(columns)), self.dtype)
+            fill_shard(self.shard, self._layout, self._ranks.rank, first_values)
+            self._opt = ShardOptimizer(self._ranks, **options)
+            self._opt.build([self.shard])
+        except Exception as refused:  # noqa: BLE001  # the other ranks must learn of any, and this one raises it then
+            error = refused
+        said = "" if error else json.dumps([rows, columns, str(self.dtype), sum_order, self._opt.get_config()])
+        self._in_order = sum_order == "batch"
+        self._ranks.meet(
+            hash((OTHERS, self._number, zlib.crc32(said.encode()))),
+            lambda: f"ShardedTable {self._number}: rows, columns, dtype, sum_order, options {said}",
+            error=error,
+        )
+        self._routes: list[Route] = []
+        self._under_way: list[Gathering] = []
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The shape of the whole table."""
+        return self._layout.rows, self.shard.shape[1]
+
+    @property
+    def rows_here(self) -> NDArray[np.int64]:
+        """Which rows :attr:`shard` holds, in order."""
+        return self._layout.rows_of(self._ranks.rank)
+
+    @property
+    def optimizer(self) -> ShardOptimizer:
+        """The optimizer of this rank's rows: its hyperparameters may be set, on all ranks alike."""
+        return self._opt
+
+    @property
+    def iterations(self) -> int:
+        """Steps taken so far."""
+        return self._opt.iterations
+
+    def gather(self, indices: ArrayLike, out: FloatArray | None = None) -> FloatArray:
+        r"""Return current rows, wherever they lie; all ranks call this together, each with its own indices.
+
+        Each distinct row comes once, however often the batch repeats it. The request is remembered until the step, for
+        :meth:`apply_gradients` with the same indices.
+
+        Parameters
+        ----------
+        indices : array_like of int, any shape
+            Rows of the whole table, in [0, rows); may be empty.
+        out : ndarray, shape (\*indices.shape, columns), optional
+            Where to put them: C-contiguous, of the table's dtype.
+
+        Returns
+        -------
+        ndarray, shape (\*indices.shape, columns)
+            ``out``, or a new array.
+
+        Raises
+        ------
+        IndexError
+            If an index is negative or too large.
+        TypeError, ValueError
+            If ``indices`` are not integers, or ``out`` does not fit; on all ranks, if their calls differ.
+        OtherRankError
+            If another rank refuses the call.
+        """
+        return self.gather_async(indices, out).wait()
+
+    def gather_async(self, indices: ArrayLike, out: FloatArray | None = None) -> Gathering:
+        """Begin to fetch rows, to compute something else until :meth:`Gathering.wait` returns them.
+
+        The rows are those of now: a step that is taken meanwhile does not change them. Arguments and errors are those
+        of :meth:`gather`; ``out`` is not to be read or written meanwhile.
+        """
+        request, shape, error = None, (0,), None
+        try:
+            wanted = self._checked_indices(indices)
+            shape = (*wanted.shape, self.shard.shape[1])
+            if out is not None:
+                self._check_output(out, shape)
+            request = Request(wanted.reshape(-1), self._layout)
+        except Exception as refused:  # noqa: BLE001  # the other ranks must learn of any, and this one raises it then
+            error = refused
+        counts = None if request is None else request.counts
+        asked_counts, _ = self._meet(GATHER, error=error, counts=counts)
+        assert request is not None
+        result = np.empty(shape, self.dtype) if out is None else out
+        route = Route(self._ranks, request, asked_counts, in_order=self._in_order)
+        self._routes = [*self._routes[1 - REMEMBERED :], route]
+        reply = self._opt.gather(self.shard, route.asked)
+        received = np.empty((len(request.order), self.shard.shape[1]), self.dtype)
+        arrived = route.begin_reply(reply, received)
+
+        def finish() -> FloatArray:
+            arrived.Wait()
+            self._opt.copy(received, request.places, result.reshape(len(request.places), self.shard.shape[1]))
+            return result
+
+        gathering = Gathering(finish)
+        self._under_way.append(gathering)  # kept until the step, since MPI writes into its memory
+        return gathering
+
+    def apply_gradients(self, indices: ArrayLike, values: ArrayLike) -> int:
+        r"""Take one step, all ranks together, each with the gradients of its part of the batch; return the steps taken.
+
+        Parameters
+        ----------
+        indices : array_like of int, any shape
+            Rows of the whole table, in any order; equal ones are added up. Those of a :meth:`gather` since the last
+            step are found again, and need not be sent.
+        values : array_like, shape (\*indices.shape, columns)
+            A gradient for each, of the table's dtype.
+
+        Returns
+        -------
+        int
+            :attr:`iterations` after the step.
+
+        Raises
+        ------
+        IndexError
+            If an index is negative or too large.
+        TypeError, ValueError
+            If a dtype or shape does not fit; on all ranks, if calls or hyperparameters differ.
+        FloatingPointError
+            If, with ``check_finite``, a gradient holds NaN or infinity.
+        OtherRankError
+            If another rank refuses the call.
+        """
+        request, grads, rates, error = None, np.empty((0, 0), self.dtype), None, None
+        known = -1
+        try:
+            wanted = self._checked_indices(indices)
+            grads = self._checked_values(values, wanted)
+            rates = self._opt.rates_of_step()
+            known = self._remembered(wanted.reshape(-1))
+            # Made in any case: another rank may not have gathered what it steps.
+            request = self._routes[known].request if known >= 0 else Request(wanted.reshape(-1), self._layout)
+        except Exception as refused:  # noqa: BLE001  # the other ranks must learn of any, and this one raises it then
+            error = refused
+        counts = None if request is None else request.counts
+        asked_counts, flags = self._meet(STEP, rates=rates, error=error, counts=counts, flag=known)
+        assert request is not None
+        assert rates is not None
+        if known >= 0 and (flags == known).all():
+            route = self._routes[known]
+        else:
+            route = Route(self._ranks, request, asked_counts, in_order=self._in_order)
+        for gathering in self._under_way:
+            gathering.wait()
+        rows, sums = route.push(grads)
+        self._routes, self._under_way = [], []
+        return self._opt.step(self.shard, rows, sums, rates)
+
+    def flush(self) -> None:
+        """Catch up every row on all ranks, which call this together; before reading :attr:`shard`."""
+        self._meet(FLUSH)
+        self._opt.flush()
+
+    def whole(self, root: int = 0) -> FloatArray | None:
+        """Return the whole table, current, on one rank, and None on the others; for tables that fit there."""
+        self.flush()
+        counts = np.array([self._layout.length(rank) for rank in range(self._ranks.size)])
+        here = self._ranks.rank == root
+        collected = np.empty((self._layout.rows if here else 0, self.shard.shape[1]), self.dtype)
+        none, mine = np.zeros_like(counts), np.zeros_like(counts)
+        mine[root] = len(self.shard)
+        self._ranks.exchange(self.shard, mine, collected, counts if here else none)
+        if not here:
+            return None
+        order = np.concatenate([self._layout.rows_of(rank) for rank in range(self._ranks.size)])
+        table = np.empty_like(collected)
+        table[order] = collected
+        return table
+
+    def _meet(
+        self,
+        what: int,
+        *,
+        rates: StepRates | None = None,
+        error: Exception | None = None,
+        counts: NDArray[np.int64] | None = None,
+        flag: int = 0,
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        def describe() -> str:
+            name = {GATHER: "gather", STEP: "apply_gradients", FLUSH: "flush"}[what]
+            rate = "" if rates is None else f", with learning rate {rates.learning_rate:.9g} and numbers {rates.key}"
+            return f"{name} of ShardedTable {self._number} after {self.iterations} steps{rate}"
+
+        key = hash((what, self._number, self.iterations, *(() if rates is None else rates.key), *self._opt.limits))
+        return self._ranks.meet(key, describe, error=error, counts=counts, flag=flag)
+
+    def _remembered(self, indices: NDArray[np.int64]) -> int:
+        """Return the number of the gather that asked for the same rows, or -1."""
+        for k in range(len(self._routes) - 1, -1, -1):
+            if np.array_equal(self._routes[k].request.indices, indices):
+                return k
+        return -1
+
+    def _check_shape(self, rows: Any, columns: Any, sum_order: str) -> None:
+        for name, value, least, most in (("rows", rows, 0, 2**62), ("columns", columns, 1, 2**31 - 1)):
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not least <= value <= most:
+                raise ValueError(f"{name}: expected a whole number from {least} to {most}, got {value!r}")
+        if self.dtype not in DTYPES:
+            raise TypeError(f"dtype: expected float32 or float64 in native byte order, got {self.dtype}")
+        if sum_order not in ORDERS:
+            raise ValueError(f"sum_order: expected one of {ORDERS}, got {sum_order!r}")
+        if sum_order == "batch" and self._ranks.size >= NOBODY:
+            raise ValueError(f"sum_order: expected 'rank' on {self._ranks.size} ranks, got 'batch'")
+
+    def _checked_indices(self, indices: ArrayLike) -> NDArray[np.int64]:
+        wanted = as_indices(indices, "indices")
+        if wanted.size >= 2**31 - 1:
+            raise ValueError(f"indices: expected fewer than {2**31 - 1:,}, got {wanted.size:,}")
+        nothing = np.empty(0, self.dtype)
+        checked, _ = check_rows(wanted.reshape(-1), nothing, self._layout.rows, "indices", Occupied([]))
+        return checked.reshape(wanted.shape)
+
+    def _checked_values(self, values: ArrayLike, wanted: NDArray[np.int64]) -> FloatArray:
+        if isinstance(values, (np.ma.MaskedArray, IndexedSlices)):
+            raise TypeError(f"values: expected an array, got {type(values).__name__}")
+        grads = np.asarray(values, dtype=None if hasattr(values, "dtype") else self.dtype)
+        if grads.dtype != self.dtype:
+            raise TypeError(f"values: expected dtype {self.dtype}, got {grads.dtype}")
+        expected = (*wanted.shape, self.shard.shape[1])
+        if grads.shape != expected:
+            raise ValueError(f"values: expected shape {expected}, got {grads.shape}")
+        flat = readable(grads).reshape(-1, self.shard.shape[1])
+        if self._opt.check_finite:
+            check_finite(Rows(flat, wanted.reshape(-1)), np.broadcast_to(self.dtype.type(0), self.shape), "the table")
+        return flat
+
+    def _check_output(self, out: Any, shape: tuple[int, ...]) -> None:
+        if not isinstance(out, np.ndarray) or not (out.flags.carray and out.dtype == self.dtype and out.shape == shape):
+            got = f"({out.dtype}, shape {out.shape})" if isinstance(out, np.ndarray) else type(out).__name__
+            raise ValueError(f"out: expected a writable C-contiguous array ({self.dtype}, shape {shape}), got {got}")
+        if np.may_share_memory(out, self.shard):
+            raise ValueError("out: expected memory apart from the table's shard")
