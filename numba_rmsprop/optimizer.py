@@ -205,8 +205,8 @@ class RMSprop(Settings, WeightStore):
         TypeError
             If a pair is malformed, or a gradient or variable of the wrong kind or dtype.
         ValueError
-            If all gradients are None, a shape does not fit, a variable comes twice, is read-only or overlaps another; on
-            every rank, if ranks disagree about variables or hyperparameters.
+            If all gradients are None, a shape does not fit, a variable comes twice, is read-only or overlaps another;
+            on every rank, if ranks disagree about variables or hyperparameters.
         OtherRankError
             If another rank refuses the call.
         IndexError

@@ -131,7 +131,7 @@ def write_tensors(
         with suppress(OSError):
             os.unlink(temporary)
         raise
-    _sync_folder(os.path.dirname(final))
+    sync_folder(os.path.dirname(final))
 
 
 def checksum(array: NDArray[Any]) -> int:
@@ -290,7 +290,7 @@ def _hexadecimal(checksum: int) -> str:
     return f"{checksum:08x}"
 
 
-def _sync_folder(folder: str) -> None:
+def sync_folder(folder: str) -> None:
     """Make a new name in a folder outlast a power failure; Windows has no such call and needs none."""
     if os.name != "posix":
         return

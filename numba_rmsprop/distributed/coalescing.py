@@ -13,7 +13,7 @@ Chains = tuple[NDArray[np.int32], NDArray[np.int32]]
 
 
 def number(indices: NDArray[np.integer]) -> tuple[NDArray[np.int32], Chains]:
-    """Number the distinct rows; return each entry's number, and ``chains`` with one first entry for each row.
+    """Return the number of each entry's row, and ``chains`` with one first entry for each distinct row.
 
     See :mod:`numba_rmsprop.kernels.requests`.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..variables import FloatArray
-from .ending import end_all_on_error
 from .binding import warn_of_binding
+from .ending import end_all_on_error
 
 LEAVING = -1
 """What a rank says that calls nothing any more, since its program ends."""
@@ -214,6 +215,25 @@ class Ranks:
             # What a reduction sends at the least, and a ring does: each element but those of one's own share, twice.
             self._count(2 * part.nbytes * (self.size - 1) // self.size, 2)
 
+    def together(self, what: str, work: Callable[[], None]) -> None:
+        """Do some work on each rank, and raise where any of them fails.
+
+        Raises
+        ------
+        Exception
+            What ``work`` raised here.
+        OtherRankError
+            If it raised on another rank.
+        ValueError
+            If ranks differ in what they do.
+        """
+        error: Exception | None = None
+        try:
+            work()
+        except Exception as failed:  # noqa: BLE001  # the other ranks must learn of any, and this one raises it then
+            error = failed
+        self.meet(zlib.crc32(what.encode()), lambda: what, error=error)
+
     def tell_all(self, words: Any) -> list[Any]:
         """Return what each rank has to say; for texts, and not at every step."""
         if self.size == 1:
@@ -251,7 +271,7 @@ class Ranks:
         receive_counts: NDArray[np.int64],
     ) -> Sequence[Any]:
         elsewhere = len(send) - int(send_counts[self.rank])
-        self._count(elsewhere * send[:0].dtype.itemsize * int(np.prod(send.shape[1:])), np.count_nonzero(send_counts))
+        self._count(elsewhere * send[:0].dtype.itemsize * int(np.prod(send.shape[1:])), self.size - 1)
         kind = self._row_type(send)
         return [send, _counts_and_starts(send_counts), kind], [receive, _counts_and_starts(receive_counts), kind]
 

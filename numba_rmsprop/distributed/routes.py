@@ -44,7 +44,7 @@ class Request:
         m = len(chains[0])
         small = layout.rows // layout.ranks < 2**31 - 1
         self.places, self.order = np.empty(n, np.int64), np.empty(m, np.int64)
-        self.wanted = np.empty(m, np.uint32 if small else np.uint64)
+        self.wanted: NDArray[np.unsignedinteger] = np.empty(m, np.uint32 if small else np.uint64)
         counts = np.empty(layout.ranks + 1, np.int64)
         deal_rows(self.indices, layout.ranks, numbers, chains, self.places, self.order, self.wanted, counts)
         self.counts = counts[:-1]

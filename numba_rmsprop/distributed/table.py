@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from ..checkpoint import AnyPath
 from ..gradients import IndexedSlices, Rows, as_indices, check_finite, check_rows
 from ..rates import StepRates
 from ..stored import readable
@@ -78,8 +79,8 @@ class ShardedTable:
     shard : ndarray, shape (rows of this rank, columns)
         The values that this rank holds. In exact mode with momentum or weight decay, call :meth:`flush` before you
         read it.
-    rows_here : ndarray of int64, shape (rows of this rank,)
-        Which rows these are, in order; made anew at each access.
+    ranks : Ranks
+        The ranks; ``ranks.bytes_sent`` counts what this one has sent to others.
 
     Raises
     ------
@@ -113,8 +114,8 @@ class ShardedTable:
         sum_order: str = "batch",
         **options: Any,
     ) -> None:
-        self._ranks = Ranks.of(communicator)
-        self._number = self._ranks.join()
+        self.ranks = Ranks.of(communicator)
+        self._number = self.ranks.join()
         error: Exception | None = None
         try:
             self.dtype = np.dtype(dtype)
@@ -122,16 +123,16 @@ class ShardedTable:
             if "communicator" in options:
                 raise TypeError("communicator: expected once, as the first argument")
             first_values = check_initializer(initializer)
-            self._layout = Layout(int(rows), self._ranks.size)
-            self.shard: FloatArray = np.empty((self._layout.length(self._ranks.rank), int(columns)), self.dtype)
-            fill_shard(self.shard, self._layout, self._ranks.rank, first_values)
-            self._opt = ShardOptimizer(self._ranks, **options)
+            self._layout = Layout(int(rows), self.ranks.size)
+            self.shard: FloatArray = np.empty((self._layout.length(self.ranks.rank), int(columns)), self.dtype)
+            fill_shard(self.shard, self._layout, self.ranks.rank, first_values)
+            self._opt = ShardOptimizer(self.ranks, **options)
             self._opt.build([self.shard])
         except Exception as refused:  # noqa: BLE001  # the other ranks must learn of any, and this one raises it then
             error = refused
         said = "" if error else json.dumps([rows, columns, str(self.dtype), sum_order, self._opt.get_config()])
         self._in_order = sum_order == "batch"
-        self._ranks.meet(
+        self.ranks.meet(
             hash((OTHERS, self._number, zlib.crc32(said.encode()))),
             lambda: f"ShardedTable {self._number}: rows, columns, dtype, sum_order, options {said}",
             error=error,
@@ -147,7 +148,7 @@ class ShardedTable:
     @property
     def rows_here(self) -> NDArray[np.int64]:
         """Which rows :attr:`shard` holds, in order."""
-        return self._layout.rows_of(self._ranks.rank)
+        return self._layout.rows_of(self.ranks.rank)
 
     @property
     def optimizer(self) -> ShardOptimizer:
@@ -207,7 +208,7 @@ class ShardedTable:
         asked_counts, _ = self._meet(GATHER, error=error, counts=counts)
         assert request is not None
         result = np.empty(shape, self.dtype) if out is None else out
-        route = Route(self._ranks, request, asked_counts, in_order=self._in_order)
+        route = Route(self.ranks, request, asked_counts, in_order=self._in_order)
         self._routes = [*self._routes[1 - REMEMBERED :], route]
         reply = self._opt.gather(self.shard, route.asked)
         received = np.empty((len(request.order), self.shard.shape[1]), self.dtype)
@@ -267,7 +268,7 @@ class ShardedTable:
         if known >= 0 and (flags == known).all():
             route = self._routes[known]
         else:
-            route = Route(self._ranks, request, asked_counts, in_order=self._in_order)
+            route = Route(self.ranks, request, asked_counts, in_order=self._in_order)
         for gathering in self._under_way:
             gathering.wait()
         rows, sums = route.push(grads)
@@ -282,18 +283,44 @@ class ShardedTable:
     def whole(self, root: int = 0) -> FloatArray | None:
         """Return the whole table, current, on one rank, and None on the others; for tables that fit there."""
         self.flush()
-        counts = np.array([self._layout.length(rank) for rank in range(self._ranks.size)])
-        here = self._ranks.rank == root
+        counts = np.array([self._layout.length(rank) for rank in range(self.ranks.size)])
+        here = self.ranks.rank == root
         collected = np.empty((self._layout.rows if here else 0, self.shard.shape[1]), self.dtype)
         none, mine = np.zeros_like(counts), np.zeros_like(counts)
         mine[root] = len(self.shard)
-        self._ranks.exchange(self.shard, mine, collected, counts if here else none)
+        self.ranks.exchange(self.shard, mine, collected, counts if here else none)
         if not here:
             return None
-        order = np.concatenate([self._layout.rows_of(rank) for rank in range(self._ranks.size)])
+        order = np.concatenate([self._layout.rows_of(rank) for rank in range(self.ranks.size)])
         table = np.empty_like(collected)
         table[order] = collected
         return table
+
+    def together(self, what: str, work: Callable[[], None]) -> None:
+        """Do some work on each rank, and raise where any of them fails."""
+        self.ranks.together(f"{what} of ShardedTable {self._number}", work)
+
+    def save_shard(self, path: AnyPath) -> str:
+        """Write this rank's rows, with their state, to a file, and return its identity; see :class:`TableCheckpoints`.
+
+        Raises
+        ------
+        ValueError
+            If slots or weights were added to :attr:`optimizer`, which belong to no row.
+        OSError
+            If it cannot be written.
+        """
+        if self._opt.get_slot_names() != list(self._opt._built_in_slots()) or self._opt._own_weights:
+            raise ValueError("expected a table's optimizer without slots or weights of your own; save them yourself")
+        self._opt.save(path, include_variables=True)
+        assert self._opt._saved is not None
+        return self._opt._saved.identity
+
+    def description(self) -> dict[str, Any]:
+        """Return what a manifest says of the table."""
+        rows, columns = self.shape
+        order, config = "batch" if self._in_order else "rank", self._opt.get_config()
+        return {"rows": rows, "columns": columns, "dtype": str(self.dtype), "sum_order": order, "config": config}
 
     def _meet(
         self,
@@ -310,7 +337,7 @@ class ShardedTable:
             return f"{name} of ShardedTable {self._number} after {self.iterations} steps{rate}"
 
         key = hash((what, self._number, self.iterations, *(() if rates is None else rates.key), *self._opt.limits))
-        return self._ranks.meet(key, describe, error=error, counts=counts, flag=flag)
+        return self.ranks.meet(key, describe, error=error, counts=counts, flag=flag)
 
     def _remembered(self, indices: NDArray[np.int64]) -> int:
         """Return the number of the gather that asked for the same rows, or -1."""
@@ -327,8 +354,8 @@ class ShardedTable:
             raise TypeError(f"dtype: expected float32 or float64 in native byte order, got {self.dtype}")
         if sum_order not in ORDERS:
             raise ValueError(f"sum_order: expected one of {ORDERS}, got {sum_order!r}")
-        if sum_order == "batch" and self._ranks.size >= NOBODY:
-            raise ValueError(f"sum_order: expected 'rank' on {self._ranks.size} ranks, got 'batch'")
+        if sum_order == "batch" and self.ranks.size >= NOBODY:
+            raise ValueError(f"sum_order: expected 'rank' on {self.ranks.size} ranks, got 'batch'")
 
     def _checked_indices(self, indices: ArrayLike) -> NDArray[np.int64]:
         wanted = as_indices(indices, "indices")

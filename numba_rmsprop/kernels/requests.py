@@ -1,8 +1,8 @@
 """Rows that a batch asks of other processes: each once, dealt to its owner, with the sums of what the batch repeats.
 
-Rows are dealt like cards: of each block of as many neighbouring rows as there are ranks, every rank gets one, and a hash
-of the block says who gets the first. So each rank has as many rows as the others, neighbours lie on different ranks, and
-where a row lies takes a hash and no table.
+Rows are dealt like cards: of each block of as many neighbouring rows as there are ranks, every rank gets one, and a
+hash of the block says who gets the first. So each rank has as many rows as the others, neighbours lie on different
+ranks, and where a row lies takes a hash and no table.
 
 Arguments that travel together
 ------------------------------
@@ -53,7 +53,7 @@ def turns(begin: Integer, ranks: Integer, out: Any) -> None:
 
 @compiled
 def number_rows(indices: Any, buckets: Any, numbers: Any, firsts: Any, following: Any) -> Integer:
-    """Number the distinct rows in the order in which they first come, and chain the entries of each.
+    """Give the distinct rows numbers in the order in which they first come, and chain the entries of each.
 
     Parameters
     ----------
@@ -144,11 +144,11 @@ def deal_rows(
 
 @compiled
 def link_ranks(chains: Any, askers: Any, repeats: Any, links: Any) -> None:
-    """Say which ranks pass the running sum of a row on to one another, so that it is added up in the order of the batch.
+    """Say which ranks pass the running sum of a row on to one another, so that it is taken in the order of the batch.
 
-    A sum in floating point depends on its order. A rank that has several entries of a row can add them up by itself only
-    if it is the first to have any; otherwise it must go on from the sum of those before it. Ranks with one entry that
-    come after the last such rank send theirs to the owner, which adds them in order.
+    A sum in floating point depends on its order. A rank that has several entries of a row can add them up by itself
+    only if it is the first to have any; otherwise it must go on from the sum of those before it. Ranks with one entry
+    that come after the last such rank send theirs to the owner, which adds them in order.
 
     Parameters
     ----------

@@ -1,0 +1,200 @@
+"""Tables saved by all ranks together, and the last few of such checkpoints in a folder."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..checkpoint import AnyPath, read
+from ..optimizer import RMSprop
+from ..tensorfile import DamagedCheckpointError, sync_folder
+from .ranks import OtherRankError, Ranks
+from .saved import FORMAT, FORMAT_VERSION, MANIFEST, REPLICAS, SavedTables, manifest_text, shard_name
+from .table import ShardedTable
+
+NAME = re.compile(r"checkpoint-(\d{9,})")
+TABLE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+
+
+class TableCheckpoints:
+    """Saves tables, and what belongs to them, into numbered folders, of which it keeps the last few.
+
+    Each rank writes its rows into a file of its own. A checkpoint counts from the moment when its manifest is there,
+    which one rank writes when all files are on the disk. All ranks call each method together.
+
+    Parameters
+    ----------
+    communicator : mpi4py.MPI.Intracomm
+        The ranks.
+    folder : path-like
+        Made if it is not there; on a file system that all ranks see.
+    keep : int, default 2
+        How many checkpoints to keep.
+
+    Raises
+    ------
+    ValueError
+        If ``keep`` is less than 1; on all ranks, if their arguments differ.
+
+    Examples
+    --------
+    >>> from mpi4py import MPI  # doctest: +SKIP
+    >>> checkpoints = TableCheckpoints(MPI.COMM_WORLD, "run")  # doctest: +SKIP
+    >>> path = checkpoints.save({"words": table}, notes={"epoch": 3})  # doctest: +SKIP
+    >>> saved = checkpoints.latest()  # doctest: +SKIP
+    >>> table, epoch = saved.table(MPI.COMM_WORLD, "words"), saved.notes["epoch"]  # doctest: +SKIP
+    """
+
+    def __init__(self, communicator: Any, folder: AnyPath, keep: int = 2) -> None:
+        self._ranks = Ranks.of(communicator)
+        self._number = self._ranks.join()
+        self.folder = Path(folder)
+        self.keep = keep
+
+        def make_folder() -> None:
+            if keep < 1:
+                raise ValueError(f"keep: expected 1 or more, got {keep}")
+            self.folder.mkdir(parents=True, exist_ok=True)
+
+        self._together("TableCheckpoints", make_folder)
+
+    def save(
+        self,
+        tables: Mapping[str, ShardedTable],
+        *,
+        optimizer: RMSprop | None = None,
+        notes: Mapping[str, Any] | None = None,
+    ) -> Path:
+        """Save tables, then delete what is no longer kept; return the folder of the new checkpoint.
+
+        Parameters
+        ----------
+        tables : mapping of str to ShardedTable
+            The tables by name: letters, digits, ``_``, ``-`` and ``.``.
+        optimizer : RMSprop, optional
+            An optimizer that has the same state on all ranks; saved once, with its variables.
+        notes : mapping, optional
+            What else to remember, as JSON can hold it; that of rank 0 is saved.
+
+        Raises
+        ------
+        OSError
+            If a file cannot be written; on the other ranks, OtherRankError. The checkpoints before it are untouched.
+        TypeError, ValueError
+            If a name or notes are not such.
+        """
+        newest = max(self._numbers(), default=0)
+        path = self.folder / f"checkpoint-{newest + 1:09d}"
+        names = sorted(tables)
+        identities: list[str] = []
+
+        def write_shards() -> None:
+            for name in names:
+                if not TABLE_NAME.fullmatch(name):
+                    raise ValueError(f"tables: expected names of letters, digits, '_', '-' and '.', got {name!r}")
+            path.mkdir(exist_ok=True)
+            for name in names:
+                identities.append(tables[name].save_shard(path / shard_name(name, self._ranks.rank, self._ranks.size)))
+
+        self._together(f"save of {names}", write_shards)
+        everywhere = self._ranks.tell_all(identities)
+
+        def write_manifest() -> None:
+            if self._ranks.rank:
+                return
+            replicas = None
+            if optimizer is not None:
+                optimizer.save(path / REPLICAS, include_variables=True)
+                replicas = read(path / REPLICAS).identity
+            entries = {
+                name: tables[name].description() | {"identities": [of_one[k] for of_one in everywhere]}
+                for k, name in enumerate(names)
+            }
+            content = {"format": FORMAT, "format_version": FORMAT_VERSION, "ranks": self._ranks.size}
+            text = manifest_text(content | {"tables": entries, "replicas": replicas, "notes": dict(notes or {})})
+            missing = [
+                file
+                for name in names
+                for rank in range(self._ranks.size)
+                if not (file := path / shard_name(name, rank, self._ranks.size)).exists()
+            ]
+            if missing:
+                raise OSError(f"{missing[0]} is not to be seen; expected a folder on a file system that all ranks see")
+            _write_durably(path / MANIFEST, text)
+            sync_folder(os.fspath(self.folder))
+            self._delete_old()
+
+        self._together("the manifest", write_manifest)
+        return path
+
+    def latest(self) -> SavedTables | None:
+        """Return the newest checkpoint whose every byte is right, the same on all ranks; None if there is none.
+
+        Newer ones that are damaged are skipped, with a warning each; unfinished ones without.
+
+        Raises
+        ------
+        ValueError
+            If a newer version of the library wrote one.
+        """
+        for number in sorted(self._numbers(finished=True), reverse=True):
+            path = self.folder / f"checkpoint-{number:09d}"
+            saved: list[SavedTables] = []
+
+            def check(path: Path = path, saved: list[SavedTables] = saved) -> None:
+                saved.append(SavedTables(path))
+                for k, (file, identity) in enumerate(saved[0].files()):
+                    if k % self._ranks.size == self._ranks.rank and read(file).identity != identity:
+                        raise DamagedCheckpointError(f"{file}: expected the file of this checkpoint, got another")
+
+            try:
+                self._together(f"latest of {number}", check)
+            except (DamagedCheckpointError, OSError, OtherRankError) as error:
+                warnings.warn(f"skipping {path.name}: {error}", stacklevel=2)
+            else:
+                return saved[0]
+        return None
+
+    def _together(self, what: str, work: Callable[[], None]) -> None:
+        self._ranks.together(f"{what}, of TableCheckpoints {self._number} in {self.folder}", work)
+
+    def _numbers(self, *, finished: bool = False) -> list[int]:
+        """Return the numbers of the checkpoints that rank 0 sees: another may see a file system as it was before."""
+        found: list[int] = []
+
+        def look() -> None:
+            if self._ranks.rank == 0:
+                found.extend(number for number, path in self._all() if not finished or (path / MANIFEST).exists())
+
+        self._together("a look", look)
+        return list(self._ranks.tell_all(found)[0])
+
+    def _all(self) -> list[tuple[int, Path]]:
+        matches = [(NAME.fullmatch(path.name), path) for path in self.folder.iterdir()]
+        return [(int(match[1]), path) for match, path in matches if match]
+
+    def _delete_old(self) -> None:
+        """Delete the checkpoints that are no longer kept, and unfinished ones, which a killed job has left."""
+        everything = [path for _, path in sorted(self._all())]
+        kept = [path for path in everything if (path / MANIFEST).exists()][-self.keep :]
+        for path in everything:
+            if path not in kept:
+                (path / MANIFEST).unlink(missing_ok=True)  # first, so that nothing half deleted counts
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _write_durably(path: Path, text: str) -> None:
+    """Write a file that is whole or not there."""
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
+    with open(temporary, "x", encoding="utf8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    sync_folder(os.fspath(path.parent))

@@ -1,0 +1,241 @@
+"""Tables that were saved together: read onto any number of ranks, or into one process."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..changes import Changes
+from ..checking import Contents, check_contents, in_file
+from ..checkpoint import AnyPath, read
+from ..optimizer import RMSprop
+from ..serialize import deserialize
+from ..tensorfile import DamagedCheckpointError
+from ..variables import FloatArray
+from .layout import Layout
+
+if TYPE_CHECKING:
+    from .table import ShardedTable
+
+MANIFEST = "manifest.json"
+REPLICAS = "replicas.safetensors"
+FORMAT = "numba_rmsprop tables"
+FORMAT_VERSION = 1
+
+MAX_MANIFEST = 1 << 24
+"""Bytes of a manifest: beyond that, it is something else."""
+
+
+class SavedTables:
+    """Tables that :class:`TableCheckpoints` has saved together.
+
+    Needs neither MPI nor as many processes as there were ranks.
+
+    Parameters
+    ----------
+    path : path-like
+        The folder of the checkpoint, such as ``run/checkpoint-000000012``.
+
+    Attributes
+    ----------
+    ranks : int
+        How many ranks saved it.
+    notes : dict
+        What was saved as ``notes``.
+    names : list of str
+        The tables' names.
+
+    Raises
+    ------
+    DamagedCheckpointError
+        If the manifest is not as it was written; a ValueError.
+    ValueError
+        If it is of another format or a newer version.
+    OSError
+        If it cannot be read; a checkpoint without a manifest was never finished.
+    """
+
+    def __init__(self, path: AnyPath) -> None:
+        self.path = Path(path)
+        said = read_manifest(self.path / MANIFEST)
+        self.ranks: int = said["ranks"]
+        self.notes: dict[str, Any] = said["notes"]
+        self._tables: dict[str, dict[str, Any]] = said["tables"]
+        self._replicas: str | None = said["replicas"]
+
+    @property
+    def names(self) -> list[str]:
+        """The tables' names."""
+        return list(self._tables)
+
+    def files(self) -> list[tuple[Path, str]]:
+        """Return every file of the checkpoint, and the identity that it must have."""
+        found = [
+            (self.path / shard_name(name, rank, self.ranks), identity)
+            for name, table in self._tables.items()
+            for rank, identity in enumerate(table["identities"])
+        ]
+        return found + ([(self.path / REPLICAS, self._replicas)] if self._replicas else [])
+
+    def table(self, communicator: Any, name: str, custom_objects: Mapping[str, Any] | None = None) -> ShardedTable:
+        """Return a table on the ranks of a communicator, which need not be as many; all of them call this together.
+
+        Parameters
+        ----------
+        communicator : mpi4py.MPI.Intracomm
+            The ranks.
+        name : str
+            One of :attr:`names`.
+        custom_objects : mapping, optional
+            As in :meth:`RMSprop.from_config`.
+
+        Raises
+        ------
+        KeyError
+            If there is no table of that name.
+        DamagedCheckpointError, ValueError, OSError
+            If a file is not as it was written.
+        OtherRankError
+            If another rank cannot read it.
+        """
+        from .table import ShardedTable
+
+        entry = self._entry(name)
+        options = {key: deserialize(value, custom_objects, key) for key, value in entry["config"].items()}
+        shape = entry["rows"], entry["columns"]
+        table = ShardedTable(communicator, *shape, entry["dtype"], sum_order=entry["sum_order"], **options)
+        table.together("load", lambda: self._fill(name, table.optimizer, table.shard, table.rows_here))
+        return table
+
+    def whole(self, name: str, custom_objects: Mapping[str, Any] | None = None) -> tuple[FloatArray, RMSprop]:
+        """Return a whole table, and an optimizer with the state of all its rows, in this process.
+
+        Parameters and exceptions are those of :meth:`table`.
+        """
+        entry = self._entry(name)
+        opt = RMSprop.from_config(entry["config"], custom_objects)
+        table = np.zeros((entry["rows"], entry["columns"]), entry["dtype"])
+        opt.build([table])
+        self._fill(name, opt, table, np.arange(entry["rows"]))
+        return table, opt
+
+    def optimizer(
+        self,
+        variables: Sequence[FloatArray],
+        custom_objects: Mapping[str, Any] | None = None,
+        *,
+        communicator: Any = None,
+    ) -> RMSprop:
+        """Return the optimizer that was saved beside the tables; arguments are those of :meth:`RMSprop.load`.
+
+        Raises
+        ------
+        KeyError
+            If there was none.
+        DamagedCheckpointError, ValueError, OSError
+            As from :meth:`RMSprop.load`.
+        """
+        if self._replicas is None:
+            raise KeyError(f"{self.path}: no optimizer was saved beside the tables {self.names}")
+        return RMSprop.load(self.path / REPLICAS, variables, custom_objects, communicator=communicator)
+
+    def _entry(self, name: str) -> dict[str, Any]:
+        if name not in self._tables:
+            raise KeyError(f"{self.path}: expected one of the tables {self.names}, got {name!r}")
+        return self._tables[name]
+
+    def _fill(self, name: str, opt: RMSprop, var: FloatArray, rows: NDArray[np.int64]) -> None:
+        """Write values and state of some rows, in order, into a variable and its slots."""
+        entry = self._entry(name)
+        layout = Layout(entry["rows"], self.ranks)
+        slots = opt._slots[0]
+        owners = layout.owners_of(rows)
+        targets = {**slots.arrays, "value": var}
+        first: Contents | None = None
+        for rank, identity in enumerate(entry["identities"]):
+            file = read(self.path / shard_name(name, rank, self.ranks))
+            if file.identity != identity:
+                raise DamagedCheckpointError(f"{file.path}: expected the file of this checkpoint, got another")
+            # Only shape and dtype are looked at: an array without memory will do.
+            shape = layout.length(rank), entry["columns"]
+            check_contents([file], opt, [np.broadcast_to(var.dtype.type(0), shape)])
+            first = first or file
+            _check_alike(file, first)
+            here = np.flatnonzero(owners == rank)
+            there = rows[here] // self.ranks
+            for slot, array in targets.items():
+                array[here] = file.tensors[in_file(0, slot)][there]
+            if in_file(0, "clocks") in file.tensors:
+                slots.row_clocks()[here] = file.tensors[in_file(0, "clocks")][there]
+        assert first is not None
+        said = first.variables[0]
+        slots.restore(slots.clocks, said["steps"], said["floor"], first.tensors[in_file(0, "runs")])
+        slots.changes = Changes()
+        opt.iterations = first.iterations
+
+
+def shard_name(name: str, rank: int, ranks: int) -> str:
+    """Return what the file of a rank is called."""
+    return f"{name}.{rank}-of-{ranks}.safetensors"
+
+
+def manifest_text(content: dict[str, Any]) -> str:
+    """Return a manifest, with its checksum.
+
+    Raises
+    ------
+    TypeError
+        If the notes are not what JSON can hold.
+    """
+    text = json.dumps(content, sort_keys=True)
+    return json.dumps({"crc32": f"{zlib.crc32(text.encode()):08x}", "content": text})
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Return what a manifest says, checked."""
+    if path.stat().st_size > MAX_MANIFEST:
+        raise DamagedCheckpointError(f"{path}: expected a manifest, got more than {MAX_MANIFEST:,} bytes")
+    try:
+        outer = json.loads(path.read_text(encoding="utf8"))
+        text = outer["content"]
+        whole = outer["crc32"] == f"{zlib.crc32(text.encode()):08x}"
+        content = json.loads(text)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise DamagedCheckpointError(f"{path}: expected a manifest of saved tables; {error!r}") from error
+    if not whole:
+        raise DamagedCheckpointError(f"{path}: the checksum does not fit; the file is damaged")
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"{path}: expected format {FORMAT!r}")
+    if content.get("format_version") != FORMAT_VERSION:
+        raise ValueError(f"{path}: expected format version {FORMAT_VERSION}, got {content.get('format_version')!r}")
+    kinds = {"ranks": int, "notes": dict, "tables": dict}
+    table_kinds = {"rows": int, "columns": int, "dtype": str, "sum_order": str, "identities": list, "config": dict}
+    right = all(type(content.get(key)) is kind for key, kind in kinds.items()) and all(
+        type(table) is dict
+        and all(type(table.get(key)) is kind for key, kind in table_kinds.items())
+        and len(table["identities"]) == content["ranks"]
+        and table["rows"] >= 0
+        and table["columns"] > 0
+        and table["dtype"] in ("float32", "float64")
+        for table in content["tables"].values()
+    )
+    if not right or content["ranks"] < 1 or not isinstance(content.get("replicas"), str | None):
+        raise ValueError(f"{path}: its entries are not those of saved tables")
+    return content
+
+
+def _check_alike(file: Contents, first: Contents) -> None:
+    """Refuse shards that were not saved after the same step."""
+    for what in ("steps", "floor"):
+        if file.variables[0][what] != first.variables[0][what]:
+            raise ValueError(f"{file.path}: expected {what} as in {first.path}, got {file.variables[0][what]}")
+    runs, clocks = in_file(0, "runs"), in_file(0, "clocks")
+    same = np.array_equal(file.tensors[runs], first.tensors[runs])
+    if not same or file.iterations != first.iterations or (clocks in file.tensors) != (clocks in first.tensors):
+        raise ValueError(f"{file.path}: expected the steps of {first.path}, got others")

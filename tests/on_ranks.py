@@ -1,0 +1,77 @@
+"""Programs that run on several ranks, started with mpiexec."""
+
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+
+HERE = pathlib.Path(__file__).parent
+MPIEXEC = shutil.which("mpiexec", path=os.pathsep.join([os.path.join(sys.prefix, "bin"), os.environ["PATH"]]))
+LIMIT = 200
+"""Seconds until a program counts as hanging: well beyond one that compiles."""
+
+needs_mpi = pytest.mark.skipif(
+    not find_spec("mpi4py") or MPIEXEC is None, reason="needs mpi4py and mpiexec: pip install '.[mpi]'"
+)
+
+ENVIRONMENT = {
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",  # as in a container
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",  # more ranks than cores
+    "OMPI_MCA_mpi_yield_when_idle": "1",  # and let the others work meanwhile
+    "NUMBA_NUM_THREADS": "2",
+    "PYTHONPATH": os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH", "")])),
+}
+
+START = """
+import json, os, sys
+import numpy as np
+from mpi4py import MPI
+from numba_rmsprop import IndexedSlices, RMSprop, schedules
+from numba_rmsprop.distributed import OtherRankError, SavedTables, ShardedTable, TableCheckpoints, Uniform
+
+comm = MPI.COMM_WORLD
+rank, size = comm.rank, comm.size
+
+def report(value):
+    for k, said in enumerate(comm.allgather(value)):
+        if rank == 0:
+            print("REPORT", json.dumps(said, default=lambda number: number.item()), flush=True)
+"""
+
+
+def start(program, ranks, *arguments, options=("--bind-to", "none"), environment=None):
+    """Start a program on some ranks, and return the process of mpiexec."""
+    return subprocess.Popen(
+        [MPIEXEC, *options, "-n", str(ranks), sys.executable, "-c", START + program, *map(str, arguments)],
+        env=os.environ | ENVIRONMENT | (environment or {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process):
+    """Return the exit status of a program and what it wrote; fail if it hangs."""
+    try:
+        printed, errors = process.communicate(timeout=LIMIT)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    return process.returncode, printed, errors
+
+
+def reports(program, ranks, *arguments, **options):
+    """Run a program that must end well; return what each rank has reported, call after call."""
+    status, printed, errors = finish(start(program, ranks, *arguments, **options))
+    assert status == 0, errors
+    said = [json.loads(line.removeprefix("REPORT ")) for line in printed.splitlines() if line.startswith("REPORT ")]
+    return [said[k : k + ranks] for k in range(0, len(said), ranks)]

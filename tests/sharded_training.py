@@ -1,0 +1,70 @@
+"""One training, on the ranks of a communicator or in one process, of which every step follows from its number."""
+
+import hashlib
+
+import numpy as np
+
+from numba_rmsprop import IndexedSlices, RMSprop
+from numba_rmsprop.distributed import ShardedTable, Uniform
+
+STEPS = 9
+
+
+def batch(step, rows, columns, dtype):
+    """Return the indices and the gradients of a global batch: some rows are hot, and one batch is empty."""
+    rng = np.random.default_rng([step, rows, columns])
+    n = int(rng.integers(0, 400)) * (step != 4)
+    return (rng.zipf(1.3, n) - 1) % rows, rng.standard_normal((n, columns)).astype(dtype)
+
+
+def part(step, n, comm):
+    """Return this rank's part of a batch of n, cut at random places."""
+    cuts = np.sort(np.random.default_rng([step, comm.size]).integers(0, n + 1, comm.size - 1))
+    bounds = [0, *cuts, n]
+    return slice(bounds[comm.rank], bounds[comm.rank + 1])
+
+
+def new_table(comm, rows, columns, dtype=np.float32, order="batch", **options):
+    return ShardedTable(comm, rows, columns, dtype, Uniform(-1, 1, columns, seed=3), sum_order=order, **options)
+
+
+def take_step(comm, table, step):
+    """Take a step: with a gather before it, with two under way at once, or with none."""
+    indices, grads = batch(step, *table.shape, table.dtype)
+    mine = part(step, len(indices), comm)
+    pulled = np.zeros_like(grads[mine])
+    if step % 3 == 0:
+        table.gather(indices[mine], out=pulled)
+    elif step % 3 == 1:
+        other = table.gather_async(indices[mine][::2].reshape(1, -1))
+        pulled = table.gather_async(indices[mine]).wait()
+        assert (other.wait()[0] == pulled[::2]).all()
+    table.apply_gradients(indices[mine], grads[mine] + pulled * table.dtype.type(0.1))
+
+
+def trained(comm, *arguments, **options):
+    table = new_table(comm, *arguments, **options)
+    for step in range(STEPS):
+        take_step(comm, table, step)
+    return table
+
+
+def digest(table):
+    """Return the digest of a whole table, on rank 0."""
+    table.flush()
+    rms = table.optimizer.get_slot(table.shard, "rms")
+    assert rms.shape == table.shard.shape == (len(table.rows_here), table.shape[1])
+    whole = table.whole()
+    assert (whole is None) == (table.ranks.rank != 0)
+    return None if whole is None else hashlib.sha256(whole.tobytes()).hexdigest()
+
+
+def digest_of_one_process(rows, columns, dtype, **options):
+    """Return the digest of the same training with RMSprop on one array."""
+    table, opt = Uniform(-1, 1, columns, seed=3)(np.arange(rows)).astype(dtype), RMSprop(**options)
+    for step in range(STEPS):
+        indices, grads = batch(step, rows, columns, dtype)
+        pulled = opt.gather(table, indices) if step % 3 != 2 else np.zeros_like(grads)
+        opt.apply_gradients([(IndexedSlices(grads + pulled * dtype(0.1), indices), table)])
+    opt.flush()
+    return hashlib.sha256(table.tobytes()).hexdigest()
