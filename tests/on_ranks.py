@@ -26,7 +26,7 @@ ENVIRONMENT = {
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
     "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",  # more ranks than cores
     "OMPI_MCA_mpi_yield_when_idle": "1",  # and let the others work meanwhile
-    "NUMBA_NUM_THREADS": "2",
+    "NUMBA_NUM_THREADS": "1",  # there are more ranks than cores as it is
     "PYTHONPATH": os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH", "")])),
 }
 

@@ -24,7 +24,7 @@ def part(step, n, comm):
     return slice(bounds[comm.rank], bounds[comm.rank + 1])
 
 
-def new_table(comm, rows, columns, dtype=np.float32, order="batch", **options):
+def new_table(comm, rows, columns, dtype="float32", order="batch", **options):
     return ShardedTable(comm, rows, columns, dtype, Uniform(-1, 1, columns, seed=3), sum_order=order, **options)
 
 
@@ -65,6 +65,6 @@ def digest_of_one_process(rows, columns, dtype, **options):
     for step in range(STEPS):
         indices, grads = batch(step, rows, columns, dtype)
         pulled = opt.gather(table, indices) if step % 3 != 2 else np.zeros_like(grads)
-        opt.apply_gradients([(IndexedSlices(grads + pulled * dtype(0.1), indices), table)])
+        opt.apply_gradients([(IndexedSlices(grads + pulled * dtype.type(0.1), indices), table)])
     opt.flush()
     return hashlib.sha256(table.tobytes()).hexdigest()
