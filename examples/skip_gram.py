@@ -71,11 +71,12 @@ class Epoch:
     def __len__(self) -> int:
         return -(-len(self.order) // self.options.batch)
 
-    def batches(self, first: int) -> Iterator[Batch]:
-        """Yield the batches from number ``first`` on."""
+    def batches(self, first: int, part: int = 0, parts: int = 1) -> Iterator[Batch]:
+        """Yield the batches from number ``first`` on, or of each batch one of several parts of about the same size."""
         size = self.options.batch
         for start in range(first * size, len(self.order), size):
             positions = self.order[start : start + size]
+            positions = positions[part * len(positions) // parts : (part + 1) * len(positions) // parts]
             pairs = self.pairs[positions]
             offsets = np.zeros(len(positions) + 1, np.int64)
             np.cumsum(pairs + self.options.draws, out=offsets[1:])

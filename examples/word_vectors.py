@@ -43,20 +43,24 @@ COMMON = 2500
 
 def main() -> None:
     """Read the text, train, and show what came out."""
-    arguments = parse_arguments()
-    options = Options(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Options)})
-    if options.dim < 2:
-        raise SystemExit(f"--dim: expected 2 or more, got {options.dim}")
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    print("reading the text ...", flush=True)
-    text = read_file(arguments.text, arguments.min_count) if arguments.text else read_documentation(arguments.min_count)
-    if len(text.vocabulary) < 2:
-        raise SystemExit(
-            f"expected at least 2 words that occur {arguments.min_count} times, got {len(text.vocabulary)}"
-        )
-    print(f"{len(text.words):,} words, {len(text.vocabulary):,} different ones", flush=True)
-
+    parser = make_parser(__doc__)
+    parser.add_argument("--compare", action="store_true", help="also train gensim's Word2Vec (needs gensim)")
+    arguments = parser.parse_args()
+    options = options_of(arguments)
+    text = read_text(arguments)
     vectors, seconds = train(text, options, arguments.out / "checkpoint", arguments.checkpoint_every)
+    rows = [("numba_rmsprop", show(text, options, vectors, seconds, arguments))]
+    if arguments.compare:
+        rows.append(("gensim", gensim_results(text, options)))
+    print_table(rows)
+    print(f"vectors, vocabulary and map: {arguments.out}")
+    print(json.dumps(rows[0][1]))
+
+
+def show(
+    text: Text, options: Options, vectors: NDArray[np.float32], seconds: float, arguments: argparse.Namespace
+) -> dict[str, float]:
+    """Write the vectors and what belongs to them, print some neighbours, and return the results."""
     results = {"words_per_second": round(len(text.words) * options.epochs / seconds), "seconds": round(seconds, 1)}
     if text.related:
         results["auc"] = round(related_words_auc(vectors, text.related), 4)
@@ -67,17 +71,12 @@ def main() -> None:
     for word, family in families.items():
         print(f"{word:>12}: {', '.join(family)}")
     draw_map(families, vectors, text.vocabulary, arguments.out / "map.png")
-    rows = [("numba_rmsprop", results)]
-    if arguments.compare:
-        rows.append(("gensim", gensim_results(text, options)))
-    print_table(rows)
-    print(f"vectors, vocabulary and map: {arguments.out}")
-    print(json.dumps(results))
+    return results
 
 
-def parse_arguments() -> argparse.Namespace:
-    """Return the command line's options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def make_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return what reads the command line's options."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--text", type=Path, help="a text file, a sentence to a line (default: the documentation of NumPy and SciPy)")
     add("--out", type=Path, default=Path("demo"), help="folder for what is written (default: %(default)s)")
@@ -94,8 +93,28 @@ def parse_arguments() -> argparse.Namespace:
     add("--seed", type=int, default=1, help="the same seed gives the same bits (default: %(default)s)")
     add("--checkpoint-every", type=int, default=1000, help="steps between checkpoints (default: %(default)s)")
     add("--words", nargs="+", default=SHOWN, help="words whose neighbours are shown")
-    add("--compare", action="store_true", help="also train gensim's Word2Vec on the same text (needs gensim)")
-    return parser.parse_args()
+    return parser
+
+
+def options_of(arguments: argparse.Namespace) -> Options:
+    """Return what to train."""
+    options = Options(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Options)})
+    if options.dim < 2:
+        raise SystemExit(f"--dim: expected 2 or more, got {options.dim}")
+    return options
+
+
+def read_text(arguments: argparse.Namespace) -> Text:
+    """Return the text to train on."""
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    print("reading the text ...", flush=True)
+    text = read_file(arguments.text, arguments.min_count) if arguments.text else read_documentation(arguments.min_count)
+    if len(text.vocabulary) < 2:
+        raise SystemExit(
+            f"expected at least 2 words that occur {arguments.min_count} times, got {len(text.vocabulary)}"
+        )
+    print(f"{len(text.words):,} words, {len(text.vocabulary):,} different ones", flush=True)
+    return text
 
 
 def train(text: Text, options: Options, folder: Path, every: int) -> tuple[NDArray[np.float32], float]:

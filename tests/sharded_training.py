@@ -59,12 +59,21 @@ def digest(table):
     return None if whole is None else hashlib.sha256(whole.tobytes()).hexdigest()
 
 
+def take_step_alone(opt, table, step):
+    """Take the same step with RMSprop on one array."""
+    indices, grads = batch(step, *table.shape, table.dtype)
+    pulled = opt.gather(table, indices) if step % 3 != 2 else np.zeros_like(grads)
+    opt.apply_gradients([(IndexedSlices(grads + pulled * table.dtype.type(0.1), indices), table)])
+
+
+def new_array(rows, columns, dtype="float32"):
+    return Uniform(-1, 1, columns, seed=3)(np.arange(rows)).astype(dtype)
+
+
 def digest_of_one_process(rows, columns, dtype, **options):
     """Return the digest of the same training with RMSprop on one array."""
-    table, opt = Uniform(-1, 1, columns, seed=3)(np.arange(rows)).astype(dtype), RMSprop(**options)
+    table, opt = new_array(rows, columns, dtype), RMSprop(**options)
     for step in range(STEPS):
-        indices, grads = batch(step, rows, columns, dtype)
-        pulled = opt.gather(table, indices) if step % 3 != 2 else np.zeros_like(grads)
-        opt.apply_gradients([(IndexedSlices(grads + pulled * dtype.type(0.1), indices), table)])
+        take_step_alone(opt, table, step)
     opt.flush()
     return hashlib.sha256(table.tobytes()).hexdigest()

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..changes import Changes
 from ..checking import Contents, check_contents, in_file
-from ..checkpoint import AnyPath, read
+from ..checkpoint import AnyPath, identities, read
 from ..optimizer import RMSprop
 from ..serialize import deserialize
 from ..tensorfile import DamagedCheckpointError
@@ -143,6 +143,8 @@ class SavedTables:
         """
         if self._replicas is None:
             raise KeyError(f"{self.path}: no optimizer was saved beside the tables {self.names}")
+        if identities(self.path / REPLICAS)[0] != self._replicas:
+            raise DamagedCheckpointError(f"{self.path / REPLICAS}: expected the file of this checkpoint, got another")
         return RMSprop.load(self.path / REPLICAS, variables, custom_objects, communicator=communicator)
 
     def _entry(self, name: str) -> dict[str, Any]:
