@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import math
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -271,13 +272,13 @@ class Ranks:
         receive_counts: NDArray[np.int64],
     ) -> Sequence[Any]:
         elsewhere = len(send) - int(send_counts[self.rank])
-        self._count(elsewhere * send[:0].dtype.itemsize * int(np.prod(send.shape[1:])), self.size - 1)
+        self._count(elsewhere * send.itemsize * math.prod(send.shape[1:]), self.size - 1)
         kind = self._row_type(send)
         return [send, _counts_and_starts(send_counts), kind], [receive, _counts_and_starts(receive_counts), kind]
 
     def _row_type(self, rows: NDArray[Any]) -> Any:
         """Return the MPI datatype of a row; counted in rows, more than 2³¹ elements fit into a message."""
-        key = rows.dtype.char, int(np.prod(rows.shape[1:]))
+        key = rows.dtype.char, math.prod(rows.shape[1:])
         if key not in self._row_types:
             item = self._mpi.Datatype.fromcode(key[0])
             self._row_types[key] = item if rows.ndim == 1 else item.Create_contiguous(key[1]).Commit()
