@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import atexit
 import math
+import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -47,6 +49,8 @@ class Ranks:
         This rank, and how many there are.
     bytes_sent, messages : int
         What this rank has sent to others.
+    seconds : float
+        How long it has been in MPI, for others to come included.
     """
 
     def __init__(self, communicator: Any) -> None:
@@ -58,6 +62,7 @@ class Ranks:
         self.size: int = self._comm.size
         self.bytes_sent = 0
         self.messages = 0
+        self.seconds = 0.0
         self._members = 0
         self._row_types: dict[tuple[str, int], Any] = {}
         if self.size > 1:
@@ -150,7 +155,8 @@ class Ranks:
         told[:, DIGEST], told[:, REFUSED], told[:, FLAG] = key, error is not None, flag
         if counts is not None:
             told[:, COUNT] = counts
-        self._comm.Alltoall(told, heard)
+        with self._timed():
+            self._comm.Alltoall(told, heard)
         self._count(told.nbytes - told[0].nbytes, self.size - 1)
         if heard[:, REFUSED].any() or (heard[:, DIGEST] != key).any():
             self._explain(describe, error)
@@ -167,7 +173,9 @@ class Ranks:
         if self.size == 1:
             receive[...] = send
             return
-        self._comm.Alltoallv(*self._rows(send, send_counts, receive, receive_counts))
+        arguments = self._rows(send, send_counts, receive, receive_counts)
+        with self._timed():
+            self._comm.Alltoallv(*arguments)
 
     def begin_exchange(
         self,
@@ -177,16 +185,25 @@ class Ranks:
         receive_counts: NDArray[np.int64],
     ) -> Any:
         """Begin the same; return a request with ``Wait``."""
-        return self._comm.Ialltoallv(*self._rows(send, send_counts, receive, receive_counts))
+        arguments = self._rows(send, send_counts, receive, receive_counts)
+        with self._timed():
+            return self._comm.Ialltoallv(*arguments)
 
     def begin_pass(self, rows: NDArray[Any], rank: int) -> Any:
         """Begin to send rows to one rank, whose :meth:`receive_pass` takes them."""
         self._count(rows.nbytes, 1)
-        return self._comm.Isend([rows, len(rows), self._row_type(rows)], rank)
+        with self._timed():
+            return self._comm.Isend([rows, len(rows), self._row_type(rows)], rank)
 
     def receive_pass(self, rows: NDArray[Any], rank: int) -> None:
         """Receive rows from one rank."""
-        self._comm.Recv([rows, len(rows), self._row_type(rows)], rank)
+        with self._timed():
+            self._comm.Recv([rows, len(rows), self._row_type(rows)], rank)
+
+    def finish(self, request: Any) -> None:
+        """Wait for what was begun."""
+        with self._timed():
+            request.Wait()
 
     def gather_all(self, rows: NDArray[Any], counts: NDArray[np.int64] | None = None) -> NDArray[Any]:
         """Return the rows of all ranks, one after the other, on each of them.
@@ -204,7 +221,8 @@ class Ranks:
             counts = np.full(self.size, len(rows))
         everything = np.empty((int(counts.sum()), *rows.shape[1:]), rows.dtype)
         kind = self._row_type(rows)
-        self._comm.Allgatherv([rows, len(rows), kind], [everything, _counts_and_starts(counts), kind])
+        with self._timed():
+            self._comm.Allgatherv([rows, len(rows), kind], [everything, _counts_and_starts(counts), kind])
         self._count(rows.nbytes * (self.size - 1), self.size - 1)
         return everything
 
@@ -212,7 +230,8 @@ class Ranks:
         """Replace a flat array by the sum of all ranks', which MPI makes the same on each of them."""
         for begin in range(0, array.size if self.size > 1 else 0, SUM_ITEMS):
             part = array[begin : begin + SUM_ITEMS]
-            self._comm.Allreduce(self._mpi.IN_PLACE, part)
+            with self._timed():
+                self._comm.Allreduce(self._mpi.IN_PLACE, part)
             # What a reduction sends at the least, and a ring does: each element but those of one's own share, twice.
             self._count(2 * part.nbytes * (self.size - 1) // self.size, 2)
 
@@ -283,6 +302,12 @@ class Ranks:
             item = self._mpi.Datatype.fromcode(key[0])
             self._row_types[key] = item if rows.ndim == 1 else item.Create_contiguous(key[1]).Commit()
         return self._row_types[key]
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - began
 
     def _count(self, sent: int, messages: int) -> None:
         self.bytes_sent += sent

@@ -17,6 +17,41 @@ NOBODY = 0xFFFF
 """More ranks than a link can name."""
 
 
+class Buffers:
+    """Memory for rows, kept from step to step: new pages take longer to come than rows take to go through them.
+
+    Parameters
+    ----------
+    columns : int
+        Elements to a row.
+    dtype : numpy dtype
+        Of what.
+    """
+
+    def __init__(self, columns: int, dtype: np.dtype[Any]) -> None:
+        self._columns = columns
+        self._dtype = dtype
+        self._free: list[FloatArray] = []
+
+    def take(self, rows: int) -> FloatArray:
+        """Return an array of shape (rows, columns), whatever stands in it."""
+        items = rows * self._columns
+        for k, flat in enumerate(self._free):
+            if flat.size >= items:
+                del self._free[k]
+                break
+        else:
+            self._free = self._free[1:]  # too small: it will be wanted no more
+            flat = np.empty(items + items // 4 + 1, self._dtype)
+        return flat[:items].reshape(rows, self._columns)
+
+    def give_back(self, *arrays: FloatArray) -> None:
+        """Take arrays back that came from :meth:`take`."""
+        for array in arrays:
+            assert array.base is not None
+            self._free.append(array.base)
+
+
 class Request:
     """The distinct rows of a batch, ordered by owner.
 
@@ -90,13 +125,15 @@ class Route:
         """Begin to send ``rows``, one for each of :attr:`asked`, and to receive one for each row of the request."""
         return self.ranks.begin_exchange(rows, self.asked_counts, received, self.request.counts)
 
-    def push(self, values: FloatArray) -> tuple[NDArray[np.int64], FloatArray]:
+    def push(self, values: FloatArray, buffers: Buffers) -> tuple[NDArray[np.int64], FloatArray]:
         """Send the sums of gradients to their owners.
 
         Parameters
         ----------
         values : ndarray, shape (n, columns)
             A gradient for each entry of the batch.
+        buffers : Buffers
+            Where to take memory; that of ``sums`` is to be given back.
 
         Returns
         -------
@@ -110,14 +147,15 @@ class Route:
         todo = np.zeros((m, 3), np.int64)
         todo[:, 0] = np.arange(m)
         todo[:, 1] = todo[:, 0] if self._targets is None else self._targets
-        sums = np.empty((m, values.shape[1]), values.dtype)
+        sums = buffers.take(m)
         if self._targets is None:
             add(todo, values, request.order, request.following, sums)
         else:
             self._add_in_order(todo, values, sums)
         direct = int(self._send_counts.sum())
-        received = np.empty((int(self._step_counts.sum()), values.shape[1]), values.dtype)
+        received = buffers.take(int(self._step_counts.sum()))
         self.ranks.exchange(sums[:direct], self._send_counts, received, self._step_counts)
+        buffers.give_back(sums)
         return self.asked[self._stepped], received
 
     def _link(self, words: NDArray[Any]) -> None:
@@ -171,4 +209,4 @@ class Route:
             first, last = np.searchsorted(heirs, [rank, rank + 1])
             sent.append(self.ranks.begin_pass(passed[first:last], int(rank)))
         for request_sent in sent:
-            request_sent.Wait()
+            self.ranks.finish(request_sent)

@@ -15,7 +15,6 @@ from ..gradients import IndexedSlices
 from ..kernels.norms import row_squares
 from ..optimizer import RMSprop
 from ..rates import StepRates
-from ..slots import copy_rows
 from ..variables import FloatArray
 from .coalescing import coalesced
 from .ranks import Ranks
@@ -42,10 +41,6 @@ class ShardOptimizer(RMSprop):
         if self._clips_norms:
             rows, sums = coalesced(rows, sums)
         return self._take_step([(IndexedSlices(sums, rows), shard)], rates)
-
-    def copy(self, rows: FloatArray, places: NDArray[np.int64], out: FloatArray) -> None:
-        """Copy ``rows[places]`` into ``out``."""
-        copy_rows(rows, places, out)
 
     def _scales(self, parts: list[Part], rates: StepRates) -> list[float]:
         """Return by what to scale the gradient so that its norm over all ranks is within the limit."""

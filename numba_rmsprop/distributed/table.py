@@ -13,19 +13,20 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from ..checkpoint import AnyPath
 from ..gradients import IndexedSlices, Rows, as_indices, check_finite, check_rows
 from ..rates import StepRates
+from ..slots import copy_rows
 from ..stored import readable
 from ..variables import DTYPES, FloatArray, Occupied
 from .initial import Initializer, check_initializer, fill_shard
 from .layout import Layout
 from .ranks import Ranks
-from .routes import NOBODY, Request, Route
+from .routes import NOBODY, Buffers, Request, Route
 from .shard import ShardOptimizer
 
 GATHER, STEP, FLUSH, OTHERS = 1, 2, 3, 4
 """What ranks are about to do together."""
 
 REMEMBERED = 16
-"""Gathers of one step whose routes are kept for the gradients."""
+"""Gathers of one step whose routes are kept for the gradients; also, how many may be under way."""
 
 ORDERS = ("batch", "rank")
 
@@ -36,6 +37,11 @@ class Gathering:
     def __init__(self, finish: Callable[[], FloatArray]) -> None:
         self._finish: Callable[[], FloatArray] | None = finish
         self._rows: FloatArray | None = None
+
+    @property
+    def arrived(self) -> bool:
+        """Whether the rows have been waited for."""
+        return self._finish is None
 
     def wait(self) -> FloatArray:
         """Return the rows, as they were when they were asked for; ranks need not wait in the same order."""
@@ -139,6 +145,7 @@ class ShardedTable:
         )
         self._routes: list[Route] = []
         self._under_way: list[Gathering] = []
+        self._buffers = Buffers(self.shard.shape[1], self.dtype)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -195,32 +202,40 @@ class ShardedTable:
         The rows are those of now: a step that is taken meanwhile does not change them. Arguments and errors are those
         of :meth:`gather`; ``out`` is not to be read or written meanwhile.
         """
-        request, shape, error = None, (0,), None
+        request, error = None, None
+        shape: tuple[int, ...] = ()
+        wanted = np.empty(0, np.int64)
         try:
             wanted = self._checked_indices(indices)
             shape = (*wanted.shape, self.shard.shape[1])
             if out is not None:
                 self._check_output(out, shape)
-            request = Request(wanted.reshape(-1), self._layout)
+            request = Request(wanted.reshape(-1), self._layout) if self.ranks.size > 1 else None
         except Exception as refused:  # noqa: BLE001  # the other ranks must learn of any, and this one raises it then
             error = refused
         counts = None if request is None else request.counts
         asked_counts, _ = self._meet(GATHER, error=error, counts=counts)
-        assert request is not None
         result = np.empty(shape, self.dtype) if out is None else out
+        if request is None:  # no other ranks
+            self._opt.gather(self.shard, wanted, out=result)
+            return Gathering(lambda: result)
         route = Route(self.ranks, request, asked_counts, in_order=self._in_order)
         self._routes = [*self._routes[1 - REMEMBERED :], route]
-        reply = self._opt.gather(self.shard, route.asked)
-        received = np.empty((len(request.order), self.shard.shape[1]), self.dtype)
+        reply, received = self._buffers.take(len(route.asked)), self._buffers.take(len(request.order))
+        self._opt.gather(self.shard, route.asked, out=reply)
         arrived = route.begin_reply(reply, received)
 
         def finish() -> FloatArray:
-            arrived.Wait()
-            self._opt.copy(received, request.places, result.reshape(len(request.places), self.shard.shape[1]))
+            self.ranks.finish(arrived)
+            copy_rows(received, request.places, result.reshape(len(request.places), self.shard.shape[1]))
+            self._buffers.give_back(reply, received)
             return result
 
         gathering = Gathering(finish)
-        self._under_way.append(gathering)  # kept until the step, since MPI writes into its memory
+        # Kept until it has arrived, also where the caller forgets it, since MPI writes into its memory.
+        self._under_way = [other for other in self._under_way if not other.arrived] + [gathering]
+        if len(self._under_way) > REMEMBERED:
+            self._under_way[0].wait()
         return gathering
 
     def apply_gradients(self, indices: ArrayLike, values: ArrayLike) -> int:
@@ -251,29 +266,33 @@ class ShardedTable:
             If another rank refuses the call.
         """
         request, grads, rates, error = None, np.empty((0, 0), self.dtype), None, None
-        known = -1
+        wanted, known = np.empty(0, np.int64), -1
         try:
-            wanted = self._checked_indices(indices)
-            grads = self._checked_values(values, wanted)
+            checked = self._checked_indices(indices)
+            grads = self._checked_values(values, checked)
+            wanted = checked.reshape(-1)
             rates = self._opt.rates_of_step()
-            known = self._remembered(wanted.reshape(-1))
-            # Made in any case: another rank may not have gathered what it steps.
-            request = self._routes[known].request if known >= 0 else Request(wanted.reshape(-1), self._layout)
+            if self.ranks.size > 1:
+                known = self._remembered(wanted)
+                request = self._routes[known].request if known >= 0 else Request(wanted, self._layout)
         except Exception as refused:  # noqa: BLE001  # the other ranks must learn of any, and this one raises it then
             error = refused
         counts = None if request is None else request.counts
         asked_counts, flags = self._meet(STEP, rates=rates, error=error, counts=counts, flag=known)
-        assert request is not None
         assert rates is not None
+        if request is None:  # no other ranks
+            return self._opt.step(self.shard, wanted, grads, rates)
         if known >= 0 and (flags == known).all():
             route = self._routes[known]
         else:
             route = Route(self.ranks, request, asked_counts, in_order=self._in_order)
         for gathering in self._under_way:
             gathering.wait()
-        rows, sums = route.push(grads)
+        rows, sums = route.push(grads, self._buffers)
         self._routes, self._under_way = [], []
-        return self._opt.step(self.shard, rows, sums, rates)
+        steps = self._opt.step(self.shard, rows, sums, rates)
+        self._buffers.give_back(sums)
+        return steps
 
     def flush(self) -> None:
         """Catch up every row on all ranks, which call this together; before reading :attr:`shard`."""
