@@ -10,7 +10,7 @@ CHECK := $(if $(NUMBA_CACHE_DIR),NUMBA_CACHE_DIR=$(NUMBA_CACHE_DIR)-checked) NUM
 # Together they launch every kernel.
 CHECKED := $(addprefix tests/,test_bounds.py test_exact.py test_clipping.py test_threads.py)
 
-.PHONY: demo demo-torch compare bench bench-peers test test-torch soak fuzz lint clean
+.PHONY: demo demo-torch demo-mpi compare bench bench-peers test test-torch soak fuzz lint clean
 
 demo: .venv/with-examples  ## word vectors and a classifier of the documentation of NumPy and SciPy, and a map of decay times
 	$(BIN)/python examples/word_vectors.py --out demo
@@ -19,6 +19,9 @@ demo: .venv/with-examples  ## word vectors and a classifier of the documentation
 
 demo-torch: .venv/with-examples .venv/with-torch  ## word vectors in PyTorch, beside SparseAdam
 	$(BIN)/python examples/torch_embedding.py --out demo/torch
+
+demo-mpi: .venv/with-examples .venv/with-mpi  ## word vectors on two processes, each with a part of the tables
+	$(BIN)/mpiexec -n 2 $(BIN)/python examples/distributed_word_vectors.py --out demo/mpi
 
 compare: .venv/with-bench  ## the same, beside gensim's Word2Vec and scikit-learn
 	$(BIN)/python examples/word_vectors.py --out demo --compare
