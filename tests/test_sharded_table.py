@@ -182,13 +182,16 @@ def test_a_call_that_one_rank_refuses_does_nothing_on_any():
 
 
 DISAGREEING = """
-import itertools
 first, second = (ShardedTable(comm, 10, 2, learning_rate=schedules.ExponentialDecay(0.1, 5, 0.5)) for _ in range(2))
 one = np.ones((1, 2), np.float32)
-rates = iter([0.1, 0.1 + rank])
 
 def another_rate():
     second.optimizer.learning_rate = 0.1 + rank
+    second.apply_gradients([1], one)
+
+def another_limit():
+    second.optimizer.learning_rate = 0.1
+    second.optimizer.clipnorm = 1.0 + rank
     second.apply_gradients([1], one)
 
 calls = [
@@ -196,6 +199,7 @@ calls = [
     lambda: (second if rank else first).gather([1]),
     lambda: second.flush() if rank == 1 else first.gather([1]),
     another_rate,
+    another_limit,
     lambda: ShardedTable(comm, 10 + rank, 2),
     lambda: ShardedTable(comm, 10, 2, np.float64 if rank else np.float32),
     lambda: ShardedTable(comm, 10, 2, momentum=0.1 * rank),
@@ -208,7 +212,7 @@ for call in calls:
         report("no error")
     except ValueError as error:
         report(str(error))
-second.optimizer.learning_rate = 0.1
+second.optimizer.clipnorm = None
 first.apply_gradients([rank], one)
 second.apply_gradients([rank], one)
 report([first.iterations, second.iterations])
@@ -218,14 +222,15 @@ report([first.iterations, second.iterations])
 def test_ranks_that_disagree_are_all_told():
     *told, last = reports(DISAGREEING, 3)
     assert last == [[1, 1]] * 3
-    assert len(told) == 9
+    assert len(told) == 10
     for of_all in told:
         assert of_all[0] == of_all[1] == of_all[2]
         assert "the ranks disagree" in of_all[0]
     assert "rank 0: apply_gradients of ShardedTable" in told[0][0]
     assert "ranks 1, 2: gather of ShardedTable" in told[0][0]
     assert "learning rate 1.1" in told[3][0]
-    assert "float64" in told[5][0]
+    assert "clipnorm 2.0" in told[4][0]
+    assert "float64" in told[6][0]
 
 
 WRONG = {

@@ -353,7 +353,8 @@ class ShardedTable:
         def describe() -> str:
             name = {GATHER: "gather", STEP: "apply_gradients", FLUSH: "flush"}[what]
             rate = "" if rates is None else f", with learning rate {rates.learning_rate:.9g} and numbers {rates.key}"
-            return f"{name} of ShardedTable {self._number} after {self.iterations} steps{rate}"
+            limits = f", clipnorm {self._opt.clipnorm}, global_clipnorm {self._opt.global_clipnorm}"
+            return f"{name} of ShardedTable {self._number} after {self.iterations} steps{rate}{limits}"
 
         key = hash((what, self._number, self.iterations, *(() if rates is None else rates.key), *self._opt.limits))
         return self.ranks.meet(key, describe, error=error, counts=counts, flag=flag)
