@@ -25,11 +25,13 @@ from tqdm import tqdm
 
 from numba_rmsprop.distributed.coalescing import number
 from numba_rmsprop.distributed.layout import Layout
-from numba_rmsprop.distributed.routes import NOBODY, Request
+from numba_rmsprop.distributed.routes import Request, link_words
 from numba_rmsprop.kernels.requests import link_ranks
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
+
+LINK_BITS = 16
 
 MEETING_BYTES = 32
 """What ranks tell one another at the beginning of a call."""
@@ -124,8 +126,8 @@ def simulate(ranks: int, rows: int, entries: int, *, skewed: bool, seed: int = 0
         repeats.append((request.wanted & 1).astype(bool))
     askers = np.repeat(np.arange(ranks, dtype=np.int32), counts.sum(axis=1))
     links = np.empty(len(askers), np.uint32)
-    link_ranks(number(np.concatenate(asked))[1], askers, np.concatenate(repeats), links)
-    heirs = (links & NOBODY).astype(np.int64) - 1
+    link_ranks(number(np.concatenate(asked))[1], askers, np.concatenate(repeats), LINK_BITS, links)
+    heirs = (links & (2**LINK_BITS - 1)).astype(np.int64) - 1
     hops = np.zeros((ranks, ranks), np.int64)
     np.add.at(hops, (askers[heirs >= 0], heirs[heirs >= 0]), 1)
     return Traffic(
@@ -145,7 +147,7 @@ def step_times(traffic: Traffic, costs: Costs, row_bytes: int) -> dict[str, floa
     # Two meetings and the exchanges of indices, rows and sums; in the order of the batch, also of links.
     exchanges = 5
     sent = traffic.remote * (row_bytes + 4) + traffic.pushed * row_bytes + 2 * MEETING_BYTES * others
-    in_order = traffic.remote * 4
+    in_order = traffic.remote * np.dtype(link_words(traffic.ranks)[1]).itemsize
     served = max(traffic.unique, traffic.busiest)
     return {
         "computing": costs.step + costs.entry * traffic.entries + costs.row * served,

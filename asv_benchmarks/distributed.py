@@ -22,8 +22,8 @@ from tqdm import tqdm
 from numba_rmsprop import IndexedSlices, RMSprop
 from numba_rmsprop.distributed import ShardedTable
 
-INDEX_BYTES = 8
-"""What an index counts for in the least that must be sent; here, it goes as 4 bytes and comes with a link of 4."""
+INDEX_BYTES = 4
+"""What an index counts for in the least that must be sent."""
 
 
 def main() -> None:

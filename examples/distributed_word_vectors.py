@@ -36,13 +36,23 @@ def main() -> None:
     comm = MPI.COMM_WORLD
     arguments = make_parser(__doc__).parse_args()
     options = options_of(arguments)
-    text = comm.bcast(read_text(arguments) if comm.rank == 0 else None)
-    vectors, seconds = train(comm, text, options, arguments.out / "distributed", arguments.checkpoint_every)
+    text, refusal = None, None
+    if comm.rank == 0:
+        try:
+            text = read_text(arguments)
+        except (OSError, UnicodeDecodeError, SystemExit) as error:
+            refusal = str(error)
+    text, refusal = comm.bcast((text, refusal))
+    if text is None:  # on all ranks, or the others would wait
+        raise SystemExit(refusal if comm.rank == 0 else 1)
+    folder = arguments.out / "distributed"
+    vectors, seconds = train(comm, text, options, folder, arguments.checkpoint_every)
     if vectors is not None:
         results = show(text, options, vectors, seconds, arguments)
         print_table([(f"{comm.size} ranks", results)])
         print(f"vectors, vocabulary and map: {arguments.out}")
         print(json.dumps(results))
+        shutil.rmtree(folder)
 
 
 def train(
@@ -80,10 +90,8 @@ def train(
                     now = {"epoch": epoch, "batch": number, "seconds": time.perf_counter() - started}
                     checkpoints.save(tables, notes=notes | now)
     seconds = time.perf_counter() - started
-    vectors = tables["vectors"].whole()
-    if comm.rank == 0:
-        shutil.rmtree(folder, ignore_errors=True)
-    return vectors, seconds
+    checkpoints.save(tables, notes=notes | {"epoch": options.epochs, "batch": 0, "seconds": seconds})
+    return tables["vectors"].whole(), seconds
 
 
 def new_tables(comm: MPI.Intracomm, text: Text, options: Options) -> dict[str, ShardedTable]:

@@ -83,8 +83,9 @@ class RMSprop(Settings, WeightStore):
         then. A forked process cannot use them. It is no part of the config.
     communicator : mpi4py.MPI.Intracomm, optional
         Ranks that train copies of the same variables, each on its part of a batch; each step sums their gradients
-        before anything else, and all ranks then hold the same bits. Settable; all ranks set it together. It is no part
-        of the config.
+        before anything else, and all ranks then hold the same bits. What flushes (:meth:`flush`, :meth:`get_weights`,
+        :meth:`get_slot`, :meth:`minimize`) must then be called on all ranks. Settable, on all ranks together. It is no
+        part of the config.
 
     Raises
     ------
@@ -313,7 +314,8 @@ class RMSprop(Settings, WeightStore):
         r"""Return current rows of a variable, at the cost of those rows.
 
         In exact mode with momentum or weight decay, rows that are behind are caught up first; otherwise the rows are
-        only copied.
+        only copied. With a communicator, the copies are caught up and not the variable, since each rank may gather
+        others, and a gap that is caught up in two parts is rounded twice.
 
         Parameters
         ----------
@@ -361,7 +363,7 @@ class RMSprop(Settings, WeightStore):
         if slots is None:
             copy_rows(var, rows, flat)
         else:
-            slots.gather(rows, flat)
+            slots.gather(rows, flat, in_place=self._replicas is None)
         return out
 
     def get_config(self) -> dict[str, Any]:
@@ -490,7 +492,11 @@ class RMSprop(Settings, WeightStore):
             If a file cannot be read.
         """
         paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
-        opt = checkpoint.load(cls, paths, variables, custom_objects, slots_folder)
+        if communicator is None:
+            return checkpoint.load(cls, paths, variables, custom_objects, slots_folder)
+        from .distributed.replicas import load_together  # as above
+
+        opt = load_together(communicator, lambda: checkpoint.load(cls, paths, variables, custom_objects, slots_folder))
         opt.communicator = communicator
         return opt
 

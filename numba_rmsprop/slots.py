@@ -203,10 +203,12 @@ class Slots:
                 self.floor = self.steps
                 self.history.clear()
 
-    def gather(self, indices: NDArray[np.int64], out: FloatArray) -> None:
-        """Copy current rows into ``out``, shape (n, columns), contiguous."""
+    def gather(self, indices: NDArray[np.int64], out: FloatArray, *, in_place: bool = True) -> None:
+        """Copy current rows into ``out``, shape (n, columns), contiguous; leave those behind as they are if asked."""
         with launch_lock:
-            if self.has_values_behind:
+            if self.has_values_behind and not in_place:
+                self._copy_caught_up(indices, out)
+            elif self.has_values_behind:
                 self.catch_up(indices, out)
             else:
                 copy_rows(self.var, indices, out)
@@ -237,6 +239,13 @@ class Slots:
             with Uninterrupted():
                 catch_up_and_copy()
                 self._give_back(rows, state, clocks)
+
+    def _copy_caught_up(self, indices: NDArray[np.int64], out: FloatArray) -> None:
+        """Copy what rows will be once they are caught up."""
+        rows, places = np.unique(indices, return_inverse=True)
+        state = tuple(None if array is None else _copy_as_table(array[rows]) for array in self._state)
+        ages, history = (self.row_clocks()[rows], self.floor, self.steps), self.history.arrays(self.steps)
+        gather_owned(0, 1, places, out, state, ages, history)
 
     def row_clocks(self) -> NDArray[np.int32]:
         """Return the row clocks, made when they are first needed."""

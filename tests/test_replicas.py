@@ -1,7 +1,10 @@
 """Gradients summed over ranks: the step of one process on the whole batch, and the same bits on all ranks."""
 
+import numpy as np
 import pytest
 from on_ranks import needs_mpi, reports
+
+from numba_rmsprop import RMSprop
 
 pytestmark = [pytest.mark.mpi, needs_mpi]
 
@@ -101,6 +104,65 @@ if rank == 0:
 report([opt.iterations, float(var[0])])
 """
     assert reports(program, 2) == [[[1, pytest.approx(1 - 0.1 / 0.1**0.5)], [0, 1.0]]]
+
+
+def test_ranks_may_gather_what_they_like():
+    program = """
+from sharded_training import new_array
+ours, alone = new_array(40, 3), new_array(40, 3)
+options = dict(momentum=0.9, weight_decay=0.01)
+opt, expected = RMSprop(0.1, communicator=comm, **options), RMSprop(0.1, **options)
+for step in range(8):
+    rng = np.random.default_rng([step, rank])
+    mine = rng.integers(0, 40, 5 + rank)
+    pulled = opt.gather(ours, mine)
+    assert opt._slots == [] or len(opt._slots) == 1
+    current = alone.copy() if step == 0 else expected.gather(alone, np.arange(40)) * 1
+    assert np.allclose(pulled, current[mine], rtol=1e-5)
+    opt.apply_gradients([(IndexedSlices(np.ones((len(mine), 3), np.float32), mine), ours)])
+    everyone = [np.random.default_rng([step, k]).integers(0, 40, 5 + k) for k in range(size)]
+    rows = np.concatenate(everyone)
+    expected.apply_gradients([(IndexedSlices(np.ones((len(rows), 3), np.float32), rows), alone)])
+opt.flush()
+expected.flush()
+report([len(set(comm.allgather(ours.tobytes()))), bool(np.allclose(ours, alone, rtol=1e-5)), len(opt._slots)])
+"""
+    assert reports(program, 3) == [[[1, True, 1]] * 3]
+
+
+def test_what_one_rank_does_alone_is_found_out(tmp_path):
+    program = """
+first, second, empty = np.ones((5, 2)), np.ones((5, 2)), np.ones((0, 2))
+opt = RMSprop(0.1, momentum=0.9, communicator=comm)
+rows = IndexedSlices(np.ones((1, 2)), [rank])
+nothing = IndexedSlices(np.ones((0, 2)), np.empty(0, int)) if rank else np.ones((0, 2))
+opt.apply_gradients([(rows, first), (rows, second), (nothing, empty)])
+before = first.tobytes(), second.tobytes(), opt.iterations
+try:
+    opt.apply_gradients([(rows, second), (rows, first)] if rank else [(rows, first), (rows, second)])
+except ValueError as error:
+    report(str(error))
+assert (first.tobytes(), second.tobytes(), opt.iterations) == before
+if rank:
+    opt.flush(first)
+try:
+    opt.apply_gradients([(rows, first)])
+except ValueError as error:
+    report(str(error))
+try:
+    RMSprop.load(sys.argv[1] + f"/{rank}", [np.ones(3)], communicator=comm)
+except Exception as error:
+    report(type(error).__name__)
+"""
+    opt = RMSprop()
+    opt.build([np.ones(3)])
+    opt.save(tmp_path / "0", include_variables=True)
+    swapped, flushed, loaded = reports(program, 2, tmp_path)
+    assert "the ranks disagree" in swapped[0]
+    assert "variable 1 (float64, shape (5, 2)) after" in swapped[0]
+    assert "0 of them flushed" in flushed[0]
+    assert "1 of them flushed" in flushed[0]
+    assert loaded == ["OtherRankError", "FileNotFoundError"]
 
 
 REFUSED = """

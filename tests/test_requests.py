@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from numba_rmsprop.distributed.coalescing import coalesced, number
-from numba_rmsprop.distributed.initial import Uniform
+from numba_rmsprop.distributed.initial import Uniform, fill_shard
 from numba_rmsprop.distributed.layout import Layout
 from numba_rmsprop.distributed.routes import Request
 from numba_rmsprop.distributed.saved import read_manifest
@@ -96,7 +96,7 @@ def test_passed_on_sums_have_the_order_of_the_batch(asked):
     askers = np.array([rank for rank, _, _ in requests], np.int32)
     repeats = np.array([twice for _, _, twice in requests], bool)
     links = np.empty(len(rows), np.uint32)
-    link_ranks(number(rows)[1], askers, repeats, links)
+    link_ranks(number(rows)[1], askers, repeats, 16, links)
     running, at_owner = {}, {}
     for (rank, row, twice), link in zip(requests, links.tolist(), strict=True):
         before, after = (link >> 16) - 1, (link & 0xFFFF) - 1
@@ -132,6 +132,27 @@ def test_a_sum_is_rounded_once(terms, cut):
     except OverflowError:
         expected = np.inf
     assert exact_sum(parts) == expected
+
+
+def test_many_large_terms_pass_no_64_bits():
+    terms = np.full(5000, np.nextafter(2.0, 0))
+    assert exact_sum([partial_sum(terms)] * 3) == float(15_000 * Fraction(np.nextafter(2.0, 0)))
+
+
+def test_first_values_are_made_by_blocks(monkeypatch):
+    monkeypatch.setattr("numba_rmsprop.distributed.initial.ITEMS_AT_A_TIME", 6)
+    layout, asked = Layout(31, 2), []
+
+    def values(rows):
+        asked.append(len(rows))
+        return np.stack([rows, -rows], axis=1)
+
+    for rank in range(2):
+        shard = np.empty((layout.length(rank), 2))
+        fill_shard(shard, layout, rank, values)
+        assert (shard[:, 0] == layout.rows_of(rank)).all()
+        assert (shard[:, 1] == -layout.rows_of(rank)).all()
+    assert max(asked) == 3
 
 
 @pytest.mark.parametrize("wrong", [np.inf, np.nan])
@@ -199,6 +220,11 @@ def test_a_manifest(tmp_path):
         (manifest(table={"columns": 0}), ValueError, "entries"),
         (manifest(table={"dtype": "int8"}), ValueError, "entries"),
         (manifest(table={"config": None}), ValueError, "entries"),
+        (manifest(table={"config": {"initializer": "ones"}}), ValueError, "entries"),
+        (manifest(table={"sum_order": "x"}), ValueError, "entries"),
+        (manifest(table={"identities": [3]}), ValueError, "entries"),
+        (manifest().replace("words", "../words"), DamagedCheckpointError, "checksum"),
+        (sealed(json.loads(manifest())["content"].replace("words", "../words")), ValueError, "entries"),
     ],
 )
 def test_a_manifest_that_is_none(tmp_path, text, error, message):

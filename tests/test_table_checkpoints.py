@@ -211,7 +211,7 @@ def test_the_latest_is_one_whose_every_byte_is_right(tmp_path, three_saves):
     status, _, errors = finish(start(program, 2, tmp_path))
     assert status == 0, errors
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "checkpoint-000000003", "checkpoint-000000008", "notes.txt",
+        "checkpoint-000000002", "checkpoint-000000008", "notes.txt",
     ]  # fmt: skip
 
 
@@ -226,11 +226,20 @@ save(checkpoints, tables, opt)
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 def limit(size):
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+def flushed_alone():
+    if rank:
+        tables["words"].optimizer.flush()
+    save(checkpoints, tables, opt)
+
 calls = {
     "disk": lambda: save(checkpoints, tables, opt),
     "name": lambda: checkpoints.save({("a/b" if rank else "words"): tables["words"]}),
     "notes": lambda: checkpoints.save(tables, notes={"step": object()}),
     "keep": lambda: TableCheckpoints(comm, sys.argv[1], keep=rank),
+    "other keep": lambda: TableCheckpoints(comm, sys.argv[1], keep=2 + rank),
+    "other tables": lambda: checkpoints.save(dict(small=tables["words" if rank else "small"])),
+    "other ranks": lambda: checkpoints.save(dict(words=ShardedTable(comm.Split(rank), 3, 2))),
+    "flushed alone": flushed_alone,
 }
 for name, call in calls.items():
     if rank and name == "disk":
@@ -241,14 +250,19 @@ for name, call in calls.items():
         report([type(error).__name__, str(error)])
     limit(resource.RLIM_INFINITY)
 report(checkpoints.latest().path.name)
+tables["words"].flush()
 report(save(checkpoints, tables, opt).name)
 """
     )
-    disk, name, notes, keep, latest, saved = reports(program, 2, tmp_path)
+    disk, name, notes, keep, *others, flushed, latest, saved = reports(program, 2, tmp_path)
     assert [kind for kind, _ in disk] == ["OtherRankError", "OSError"]
-    assert [kind for kind, _ in name] == ["ValueError", "ValueError"]
+    assert [kind for kind, _ in name] == ["OtherRankError", "ValueError"]
     assert [kind for kind, _ in notes] == ["TypeError", "OtherRankError"]
     assert [kind for kind, _ in keep] == ["ValueError", "OtherRankError"]
+    for of_all in [*others, flushed]:
+        assert [kind for kind, _ in of_all] == ["ValueError", "ValueError"]
+    assert "expected the same steps on all ranks" in flushed[0][1]
+    assert "expected tables on the ranks of" in others[2][0][1]
     assert latest == ["checkpoint-000000001"] * 2
     assert len(set(saved)) == 1
     assert len(finished(tmp_path)) == 2

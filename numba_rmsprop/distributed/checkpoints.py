@@ -14,12 +14,11 @@ from typing import Any
 from ..checkpoint import AnyPath, read
 from ..optimizer import RMSprop
 from ..tensorfile import DamagedCheckpointError, sync_folder
-from .ranks import OtherRankError, Ranks
-from .saved import FORMAT, FORMAT_VERSION, MANIFEST, REPLICAS, SavedTables, manifest_text, shard_name
+from .ranks import Ranks
+from .saved import FORMAT, FORMAT_VERSION, MANIFEST, REPLICAS, TABLE_NAME, SavedTables, manifest_text, shard_name
 from .table import ShardedTable
 
 NAME = re.compile(r"checkpoint-(\d{9,})")
-TABLE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 
 class TableCheckpoints:
@@ -54,15 +53,17 @@ class TableCheckpoints:
     def __init__(self, communicator: Any, folder: AnyPath, keep: int = 2) -> None:
         self._ranks = Ranks.of(communicator)
         self._number = self._ranks.join()
-        self.folder = Path(folder)
         self.keep = keep
+        self._damaged: set[Path] = set()
 
         def make_folder() -> None:
             if keep < 1:
                 raise ValueError(f"keep: expected 1 or more, got {keep}")
+            self.folder = Path(folder)
             self.folder.mkdir(parents=True, exist_ok=True)
+            sync_folder(os.fspath(self.folder.absolute().parent))
 
-        self._together("TableCheckpoints", make_folder)
+        self._ranks.together(f"TableCheckpoints {self._number}, keep {keep}", make_folder)
 
     def save(
         self,
@@ -91,19 +92,33 @@ class TableCheckpoints:
         """
         newest = max(self._numbers(), default=0)
         path = self.folder / f"checkpoint-{newest + 1:09d}"
-        names = sorted(tables)
-        identities: list[str] = []
+        names = list(tables)
+        identities: list[tuple[str, str]] = []
 
         def write_shards() -> None:
-            for name in names:
+            for name, table in tables.items():
+                if table.ranks is not self._ranks:
+                    raise ValueError(f"tables: expected tables on the ranks of this TableCheckpoints, got {name!r}")
                 if not TABLE_NAME.fullmatch(name):
                     raise ValueError(f"tables: expected names of letters, digits, '_', '-' and '.', got {name!r}")
             path.mkdir(exist_ok=True)
             for name in names:
                 identities.append(tables[name].save_shard(path / shard_name(name, self._ranks.rank, self._ranks.size)))
 
-        self._together(f"save of {names}", write_shards)
+        numbers = [table.number for table in tables.values()]
+        self._together(f"save of {names}, tables {numbers}, optimizer {optimizer is not None}", write_shards)
         everywhere = self._ranks.tell_all(identities)
+
+        def compare_states() -> None:
+            for k, name in enumerate(names):
+                states = [of_one[k][1] for of_one in everywhere]
+                if len(set(states)) > 1:
+                    raise ValueError(
+                        f"{name!r}: expected the same steps on all ranks, got {states} (iterations, steps, steps "
+                        "flushed, runs); was its optimizer flushed, or given steps, on some ranks only?"
+                    )
+
+        self._together("the same steps", compare_states)
 
         def write_manifest() -> None:
             if self._ranks.rank:
@@ -113,7 +128,7 @@ class TableCheckpoints:
                 optimizer.save(path / REPLICAS, include_variables=True)
                 replicas = read(path / REPLICAS).identity
             entries = {
-                name: tables[name].description() | {"identities": [of_one[k] for of_one in everywhere]}
+                name: tables[name].description() | {"identities": [of_one[k][0] for of_one in everywhere]}
                 for k, name in enumerate(names)
             }
             content = {"format": FORMAT, "format_version": FORMAT_VERSION, "ranks": self._ranks.size}
@@ -128,9 +143,10 @@ class TableCheckpoints:
                 raise OSError(f"{missing[0]} is not to be seen; expected a folder on a file system that all ranks see")
             _write_durably(path / MANIFEST, text)
             sync_folder(os.fspath(self.folder))
-            self._delete_old()
 
         self._together("the manifest", write_manifest)
+        if self._ranks.rank == 0:
+            self._delete_old()
         return path
 
     def latest(self) -> SavedTables | None:
@@ -145,21 +161,32 @@ class TableCheckpoints:
         """
         for number in sorted(self._numbers(finished=True), reverse=True):
             path = self.folder / f"checkpoint-{number:09d}"
-            saved: list[SavedTables] = []
+            saved, damage = self._checked(path)
+            if saved is not None:
+                return saved
+            self._damaged.add(path)
+            warnings.warn(f"skipping {path.name}: {damage}", stacklevel=2)
+        return None
 
-            def check(path: Path = path, saved: list[SavedTables] = saved) -> None:
-                saved.append(SavedTables(path))
-                for k, (file, identity) in enumerate(saved[0].files()):
+    def _checked(self, path: Path) -> tuple[SavedTables | None, str]:
+        """Return a checkpoint of which each rank has read some files; or None, and what is wrong with it."""
+        found: list[SavedTables] = []
+        damage = ""
+
+        def check() -> None:
+            nonlocal damage
+            try:
+                saved = SavedTables(path)
+                for k, (file, identity) in enumerate(saved.files()):
                     if k % self._ranks.size == self._ranks.rank and read(file).identity != identity:
                         raise DamagedCheckpointError(f"{file}: expected the file of this checkpoint, got another")
+                found.append(saved)
+            except (DamagedCheckpointError, OSError) as error:
+                damage = str(error)
 
-            try:
-                self._together(f"latest of {number}", check)
-            except (DamagedCheckpointError, OSError, OtherRankError) as error:
-                warnings.warn(f"skipping {path.name}: {error}", stacklevel=2)
-            else:
-                return saved[0]
-        return None
+        self._together(f"a look at {path.name}", check)
+        wrong = [words for words in self._ranks.tell_all(damage) if words]
+        return (None, wrong[0]) if wrong else (found[0], "")
 
     def _together(self, what: str, work: Callable[[], None]) -> None:
         self._ranks.together(f"{what}, of TableCheckpoints {self._number} in {self.folder}", work)
@@ -182,11 +209,14 @@ class TableCheckpoints:
     def _delete_old(self) -> None:
         """Delete the checkpoints that are no longer kept, and unfinished ones, which a killed job has left."""
         everything = [path for _, path in sorted(self._all())]
-        kept = [path for path in everything if (path / MANIFEST).exists()][-self.keep :]
+        whole = [path for path in everything if (path / MANIFEST).exists() and path not in self._damaged]
         for path in everything:
-            if path not in kept:
-                (path / MANIFEST).unlink(missing_ok=True)  # first, so that nothing half deleted counts
-                shutil.rmtree(path, ignore_errors=True)
+            if path not in whole[-self.keep :]:
+                try:
+                    (path / MANIFEST).unlink(missing_ok=True)  # first, so that nothing half deleted counts
+                    shutil.rmtree(path)
+                except OSError as error:
+                    warnings.warn(f"cannot delete {path.name}, which is no longer kept: {error}", stacklevel=3)
 
 
 def _write_durably(path: Path, text: str) -> None:

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
 _installed = False
 
 
-def end_all_on_error(communicator: Any) -> None:
+def end_all_on_error(rank: int, size: int, end_all: Callable[[], Any]) -> None:
     """From now on, end all ranks when an exception ends this one's program.
 
     Without it, the others would wait for this rank until somebody kills the job: MPI itself notices only processes
     that die. The exception is printed as ever before.
+
+    Parameters
+    ----------
+    rank, size : int
+        Which rank this is, and how many there are in the job.
+    end_all : callable
+        Ends all of them.
     """
     global _installed
     if _installed:
@@ -23,9 +31,9 @@ def end_all_on_error(communicator: Any) -> None:
 
     def print_and_end_all(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
         before(kind, error, where)
-        message = f"rank {communicator.rank} of {communicator.size} ended with {kind.__name__}"
+        message = f"rank {rank} of {size} ended with {kind.__name__}"
         print(f"{message}; the others cannot go on without it, and are ended, too", file=sys.stderr, flush=True)
         sys.stdout.flush()
-        communicator.Abort(1)
+        end_all()
 
     sys.excepthook = print_and_end_all

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import math
+import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -54,7 +55,7 @@ class Ranks:
     """
 
     def __init__(self, communicator: Any) -> None:
-        from mpi4py import MPI  # whoever has a communicator has it
+        from mpi4py import MPI  # not by the package itself, which needs it only here
 
         self._mpi = MPI
         self._comm = communicator.Dup()
@@ -64,10 +65,17 @@ class Ranks:
         self.messages = 0
         self.seconds = 0.0
         self._members = 0
+        self._gone = ""
+        self._under_way: dict[int, Any] = {}
         self._row_types: dict[tuple[str, int], Any] = {}
         if self.size > 1:
-            warn_of_binding(self._comm.Split_type(MPI.COMM_TYPE_SHARED).size, self.rank)
-            end_all_on_error(self._comm)
+            world = MPI.COMM_WORLD
+            end_all_on_error(world.rank, world.size, lambda: world.Abort(1))
+            if self.size == world.size:  # of a part of the job, nobody can tell how many share the machine
+                neighbours = self._comm.Split_type(MPI.COMM_TYPE_SHARED)
+                ranks_here = neighbours.size
+                neighbours.Free()
+                warn_of_binding(ranks_here, self.rank)
             atexit.register(self._leave)
 
     @classmethod
@@ -79,15 +87,15 @@ class Ranks:
         TypeError
             If it is no communicator of mpi4py.
         """
-        module = type(communicator).__module__
-        if not module.startswith("mpi4py.") or not hasattr(communicator, "Alltoallv"):
+        mpi = sys.modules.get("mpi4py.MPI")  # whoever has a communicator has imported it
+        if mpi is None or not isinstance(communicator, mpi.Intracomm):
             raise TypeError(
                 "communicator: expected one of mpi4py's, such as mpi4py.MPI.COMM_WORLD, "
                 f"got {type(communicator).__name__}"
             )
         global _keyval
         if _keyval is None:
-            _keyval = type(communicator).Create_keyval()
+            _keyval = mpi.Intracomm.Create_keyval()
         found = communicator.Get_attr(_keyval)
         if found is None:
             found = cls(communicator)
@@ -147,6 +155,8 @@ class Ranks:
         ValueError
             On all ranks, if their keys differ.
         """
+        if self._gone:
+            raise error or OtherRankError(f"the program of {self._gone} has ended, so nothing can be done together")
         if self.size == 1:
             if error is not None:
                 raise error
@@ -159,6 +169,8 @@ class Ranks:
             self._comm.Alltoall(told, heard)
         self._count(told.nbytes - told[0].nbytes, self.size - 1)
         if heard[:, REFUSED].any() or (heard[:, DIGEST] != key).any():
+            gone = np.flatnonzero(heard[:, DIGEST] == LEAVING)
+            self._gone = _ranks_in_words(gone.tolist()) if len(gone) else ""
             self._explain(describe, error)
         return heard[:, COUNT].copy(), heard[:, FLAG].copy()
 
@@ -187,7 +199,9 @@ class Ranks:
         """Begin the same; return a request with ``Wait``."""
         arguments = self._rows(send, send_counts, receive, receive_counts)
         with self._timed():
-            return self._comm.Ialltoallv(*arguments)
+            request = self._comm.Ialltoallv(*arguments)
+        self._under_way[id(request)] = request, send, receive  # MPI uses their memory, even if all others forget it
+        return request
 
     def begin_pass(self, rows: NDArray[Any], rank: int) -> Any:
         """Begin to send rows to one rank, whose :meth:`receive_pass` takes them."""
@@ -204,6 +218,7 @@ class Ranks:
         """Wait for what was begun."""
         with self._timed():
             request.Wait()
+        self._under_way.pop(id(request), None)
 
     def gather_all(self, rows: NDArray[Any], counts: NDArray[np.int64] | None = None) -> NDArray[Any]:
         """Return the rows of all ranks, one after the other, on each of them.
@@ -276,12 +291,14 @@ class Ranks:
 
     def _leave(self) -> None:
         """Tell ranks that still call something that this one's program has ended."""
-        if self._mpi.Is_finalized():
+        if self._mpi.Is_finalized() or self._gone:
             return
         try:
             self.meet(LEAVING, lambda: "the end of its program")
-        except ValueError:  # the others raise the same, and say what they were about
+        except (ValueError, OtherRankError):  # the others raise the like, and say what they were about
             return
+        for request, *_ in list(self._under_way.values()):
+            self.finish(request)
 
     def _rows(
         self,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import scipy.sparse
@@ -22,10 +22,18 @@ from .ranks import Ranks
 if TYPE_CHECKING:
     from ..optimizer import RMSprop
 
+Loaded = TypeVar("Loaded")
 Pairs = list[tuple[Any, FloatArray]]
 
 NONE, ROWS, MATRIX, DENSE = range(4)
 """What a rank has for a variable. Where ranks have different kinds, all go over to the highest."""
+
+
+def load_together(communicator: Any, load: Callable[[], Loaded]) -> Loaded:
+    """Return what ``load`` returns, if it does so on all ranks."""
+    loaded: list[Loaded] = []
+    Ranks.of(communicator).together("load", lambda: loaded.append(load()))
+    return loaded[0]
 
 
 class Replicas:
@@ -57,6 +65,7 @@ class Replicas:
         gradients: list[Gradient | None] = []
         rates = None
         key: tuple[float, ...] = ()
+        new: list[Slots] = []
         try:
             checked = check_pairs(pairs)
             found = opt._find_or_make([var for _, var in checked])
@@ -64,17 +73,20 @@ class Replicas:
             gradients = self._checked([grad for grad, _ in checked], found, opt)
             rates = opt._rates(opt.iterations)
             key = _key(opt, found, rates)
+            new = [own for own in found if own not in self._compared]
         except Exception as refused:  # noqa: BLE001  # the other ranks must learn of any, and this one raises it then
             error = refused
-        new = [own not in self._compared for own in found]
         self._ranks.meet(
-            hash((self._number, *new, *key)),
+            hash((self._number, *(own in new for own in found), *key)),
             lambda: _in_words(self._number, opt, found, rates),
             error=error,
         )
         assert rates is not None
-        self._compare_new(opt, found)
+        self._compare(new, opt)
         summed: list[Any] = self._summed(gradients, found)
+        if any(gradient is not None for gradient in summed):
+            opt._register(found)  # so that the step finds these, and makes no others
+            self._compared.update(new)
         return list(zip(summed, [own.var for own in found], strict=True)), rates
 
     def _checked(self, grads: Sequence[Any], found: Sequence[Slots], opt: RMSprop) -> list[Gradient | None]:
@@ -89,9 +101,8 @@ class Replicas:
                     check_finite(gradient, own.var, own.name)
         return gradients
 
-    def _compare_new(self, opt: RMSprop, found: Sequence[Slots]) -> None:
-        """Refuse variables that are not the same on all ranks, when they are first seen."""
-        new = [own for own in found if own not in self._compared]
+    def _compare(self, new: Sequence[Slots], opt: RMSprop) -> None:
+        """Refuse variables, when they are first seen, that are not the same on all ranks."""
         if not new or self._ranks.size == 1:
             return
         arrays = [[own.var, *own.arrays.values(), *([] if own.clocks is None else [own.clocks])] for own in new]
@@ -105,7 +116,6 @@ class Replicas:
                 f"{describe(own.name, own.var)} {what} between ranks; expected the same numbers on all, as after "
                 "communicator.Bcast(variable) or from the same seed"
             )
-        self._compared.update(new)
 
     def _summed(self, gradients: Sequence[Gradient | None], found: Sequence[Slots]) -> list[Any]:
         """Return the sum for each variable, or None where no rank has a gradient."""
@@ -136,7 +146,7 @@ class Replicas:
             if isinstance(gradient, Dense):
                 part[...] = gradient.values
             elif isinstance(gradient, Rows):
-                part.reshape(len(part), -1)[gradient.indices] = gradient.values
+                part.reshape(len(part), math.prod(own.shape[1:]))[gradient.indices] = gradient.values
             elif gradient is not None:
                 part[...] = gradient.toarray().reshape(own.shape)
         self._ranks.add_up(bucket)
@@ -191,13 +201,18 @@ def _key(opt: RMSprop, found: Sequence[Slots], rates: StepRates) -> tuple[float,
     """Return numbers that are equal on all ranks if they are about to take the same step."""
     limits = (-1.0 if limit is None else limit for limit in (opt.clipnorm, opt.global_clipnorm))
     modes = opt.sparse_update == "exact", opt.centered, opt.check_finite
-    variables = ((own.dtype.itemsize, len(own.shape), *own.shape, own.steps) for own in found)
+    numbers = {own: number for number, own in enumerate(opt._slots)}
+    variables = (
+        (numbers.get(own, -1), own.dtype.itemsize, len(own.shape), *own.shape, own.steps, own.floor) for own in found
+    )
     return opt.iterations, *rates.key, *limits, *modes, *(number for own in variables for number in own)
 
 
 def _in_words(number: int, opt: RMSprop, found: Sequence[Slots], rates: StepRates | None) -> str:
     """Say what :func:`_key` says."""
-    variables = ", ".join(f"{describe(own.name, own.var)} after {own.steps} sparse steps" for own in found)
+    variables = ", ".join(
+        f"{describe(own.name, own.var)} after {own.steps} sparse steps, {own.floor} of them flushed" for own in found
+    )
     settings = {name: value for name, value in opt.get_config().items() if name not in ("name", "learning_rate")}
     rate = "none" if rates is None else f"{rates.learning_rate:.9g}"
     return (

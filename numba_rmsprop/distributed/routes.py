@@ -13,8 +13,13 @@ from .coalescing import add, number
 from .layout import Layout
 from .ranks import Ranks
 
-NOBODY = 0xFFFF
+MOST_LINKED = 0xFFFF
 """More ranks than a link can name."""
+
+
+def link_words(ranks: int) -> tuple[int, type[np.unsignedinteger]]:
+    """Return how many bits a rank takes in a link, and the dtype of links as they are sent."""
+    return (8, np.uint16) if ranks < 0xFF else (16, np.uint32)
 
 
 class Buffers:
@@ -113,13 +118,12 @@ class Route:
         words = np.empty(int(asked_counts.sum()), request.wanted.dtype)
         ranks.exchange(request.wanted, request.counts, words, asked_counts)
         self.asked = (words >> 1).astype(np.int64)
+        self._words: NDArray[np.unsignedinteger] | None = words if in_order and ranks.size > 1 else None
         self._came_from = self._goes_to = np.empty(0, np.int64)
         self._stepped: Any = slice(None)
         self._step_counts = asked_counts
         self._send_counts = request.counts
         self._targets: NDArray[np.int64] | None = None
-        if in_order and ranks.size > 1:
-            self._link(words)
 
     def begin_reply(self, rows: FloatArray, received: FloatArray) -> Any:
         """Begin to send ``rows``, one for each of :attr:`asked`, and to receive one for each row of the request."""
@@ -142,6 +146,9 @@ class Route:
         sums : ndarray, shape (k, columns)
             What to add up for them, in this order.
         """
+        if self._words is not None:
+            self._link(self._words)
+            self._words = None
         request = self.request
         m = len(request.order)
         todo = np.zeros((m, 3), np.int64)
@@ -161,19 +168,20 @@ class Route:
     def _link(self, words: NDArray[Any]) -> None:
         """Learn from the owners which sums go on from another rank's, or are gone on from by one."""
         ranks, request = self.ranks, self.request
+        bits, word = link_words(ranks.size)
         asked_links = np.empty(len(self.asked), np.uint32)
         askers = np.repeat(np.arange(ranks.size, dtype=np.int32), self.asked_counts)
-        link_ranks(number(self.asked)[1], askers, (words & 1).astype(bool), asked_links)
-        links = np.empty(len(request.order), np.uint32)
-        ranks.exchange(asked_links, self.asked_counts, links, request.counts)
+        link_ranks(number(self.asked)[1], askers, (words & 1).astype(bool), bits, asked_links)
+        links = np.empty(len(request.order), word)
+        ranks.exchange(asked_links.astype(word), self.asked_counts, links, request.counts)
         if asked_links.any():
-            stepped = asked_links & NOBODY == 0
+            stepped = asked_links & (2**bits - 1) == 0
             self._stepped = np.flatnonzero(stepped)
             self._step_counts = np.bincount(askers[stepped], minlength=ranks.size)
         if not links.any():
             return
-        self._came_from = (links >> 16).astype(np.int64) - 1
-        self._goes_to = (links & NOBODY).astype(np.int64) - 1
+        self._came_from = (links >> bits).astype(np.int64) - 1
+        self._goes_to = (links & (2**bits - 1)).astype(np.int64) - 1
         owners = np.repeat(np.arange(ranks.size), request.counts)
         direct = self._goes_to < 0
         self._send_counts = np.bincount(owners[direct], minlength=ranks.size)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,15 +19,17 @@ from ..optimizer import RMSprop
 from ..serialize import deserialize
 from ..tensorfile import DamagedCheckpointError
 from ..variables import FloatArray
+from .arguments import ORDERS
 from .layout import Layout
-
-if TYPE_CHECKING:
-    from .table import ShardedTable
+from .ranks import Ranks
+from .table import ShardedTable
 
 MANIFEST = "manifest.json"
 REPLICAS = "replicas.safetensors"
 FORMAT = "numba_rmsprop tables"
 FORMAT_VERSION = 1
+
+TABLE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 MAX_MANIFEST = 1 << 24
 """Bytes of a manifest: beyond that, it is something else."""
@@ -104,13 +107,18 @@ class SavedTables:
         OtherRankError
             If another rank cannot read it.
         """
-        from .table import ShardedTable
+        options: dict[str, Any] = {}
+        entry: dict[str, Any] = {}
 
-        entry = self._entry(name)
-        options = {key: deserialize(value, custom_objects, key) for key, value in entry["config"].items()}
+        def read_entry() -> None:
+            entry.update(self._entry(name))
+            options.update({key: deserialize(value, custom_objects, key) for key, value in entry["config"].items()})
+
+        Ranks.of(communicator).together(f"table {name!r} of {self.path.name}", read_entry)
         shape = entry["rows"], entry["columns"]
         table = ShardedTable(communicator, *shape, entry["dtype"], sum_order=entry["sum_order"], **options)
-        table.together("load", lambda: self._fill(name, table.optimizer, table.shard, table.rows_here))
+        identities = ", ".join(entry["identities"])
+        table.together(f"loading {identities}", lambda: self._fill(name, table.optimizer, table.shard, table.rows_here))
         return table
 
     def whole(self, name: str, custom_objects: Mapping[str, Any] | None = None) -> tuple[FloatArray, RMSprop]:
@@ -143,14 +151,26 @@ class SavedTables:
         """
         if self._replicas is None:
             raise KeyError(f"{self.path}: no optimizer was saved beside the tables {self.names}")
-        if identities(self.path / REPLICAS)[0] != self._replicas:
-            raise DamagedCheckpointError(f"{self.path / REPLICAS}: expected the file of this checkpoint, got another")
+
+        def check() -> None:
+            if identities(self.path / REPLICAS)[0] != self._replicas:
+                raise DamagedCheckpointError(f"{self.path / REPLICAS}: expected the file of this checkpoint")
+
+        if communicator is None:
+            check()
+        else:
+            Ranks.of(communicator).together(f"the optimizer of {self.path.name}", check)
         return RMSprop.load(self.path / REPLICAS, variables, custom_objects, communicator=communicator)
 
     def _entry(self, name: str) -> dict[str, Any]:
         if name not in self._tables:
             raise KeyError(f"{self.path}: expected one of the tables {self.names}, got {name!r}")
-        return self._tables[name]
+        entry = self._tables[name]
+        # Before anything is allocated for it: a manifest may speak of any size.
+        written = sum((self.path / shard_name(name, rank, self.ranks)).stat().st_size for rank in range(self.ranks))
+        if written < entry["rows"] * entry["columns"] * np.dtype(entry["dtype"]).itemsize:
+            raise DamagedCheckpointError(f"{self.path}: the files of {name!r} are too short for the table")
+        return entry
 
     def _fill(self, name: str, opt: RMSprop, var: FloatArray, rows: NDArray[np.int64]) -> None:
         """Write values and state of some rows, in order, into a variable and its slots."""
@@ -217,15 +237,20 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if content.get("format_version") != FORMAT_VERSION:
         raise ValueError(f"{path}: expected format version {FORMAT_VERSION}, got {content.get('format_version')!r}")
     kinds = {"ranks": int, "notes": dict, "tables": dict}
+    known = set(RMSprop().get_config())
     table_kinds = {"rows": int, "columns": int, "dtype": str, "sum_order": str, "identities": list, "config": dict}
     right = all(type(content.get(key)) is kind for key, kind in kinds.items()) and all(
         type(table) is dict
+        and TABLE_NAME.fullmatch(name)
         and all(type(table.get(key)) is kind for key, kind in table_kinds.items())
         and len(table["identities"]) == content["ranks"]
         and table["rows"] >= 0
         and table["columns"] > 0
         and table["dtype"] in ("float32", "float64")
-        for table in content["tables"].values()
+        and table["sum_order"] in ORDERS
+        and all(type(identity) is str for identity in table["identities"])
+        and set(table["config"]) <= known
+        for name, table in content["tables"].items()
     )
     if not right or content["ranks"] < 1 or not isinstance(content.get("replicas"), str | None):
         raise ValueError(f"{path}: its entries are not those of saved tables")

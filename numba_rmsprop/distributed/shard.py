@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from fractions import Fraction
@@ -35,6 +36,17 @@ class ShardOptimizer(RMSprop):
     def rates_of_step(self) -> StepRates:
         """Return the hyperparameters of the step to come."""
         return self._rates(self.iterations)
+
+    def make_slots(self, shard: FloatArray) -> None:
+        """Make all that a step writes, so that no rank finds out amid one that there is no room."""
+        self.build([shard])
+        self._slots[0].row_clocks()
+        self._slots[0].seen()
+
+    def shared_state(self) -> str:
+        """Return what is the same on all ranks after the same calls: steps, and those that rows may have missed."""
+        slots = self._slots[0]
+        return json.dumps([self.iterations, slots.steps, slots.floor, slots.history.runs.tolist()])
 
     def step(self, shard: FloatArray, rows: NDArray[np.int64], sums: FloatArray, rates: StepRates) -> int:
         """Take one step with gradients of these rows of the shard."""

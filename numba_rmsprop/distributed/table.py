@@ -11,24 +11,21 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from ..checkpoint import AnyPath
-from ..gradients import IndexedSlices, Rows, as_indices, check_finite, check_rows
 from ..rates import StepRates
 from ..slots import copy_rows
-from ..stored import readable
-from ..variables import DTYPES, FloatArray, Occupied
-from .initial import Initializer, check_initializer, fill_shard
+from ..variables import FloatArray
+from .arguments import check_table, checked_indices, checked_values, output
+from .initial import Initializer, Uniform, check_initializer, fill_shard
 from .layout import Layout
 from .ranks import Ranks
-from .routes import NOBODY, Buffers, Request, Route
+from .routes import Buffers, Request, Route
 from .shard import ShardOptimizer
 
-GATHER, STEP, FLUSH, OTHERS = 1, 2, 3, 4
+GATHER, STEP, FLUSH, OTHERS = range(1, 5)
 """What ranks are about to do together."""
 
-REMEMBERED = 16
-"""Gathers of one step whose routes are kept for the gradients; also, how many may be under way."""
-
-ORDERS = ("batch", "rank")
+REMEMBERED = 4
+"""Gathers of one step whose requests are kept for the gradients."""
 
 
 class Gathering:
@@ -37,11 +34,6 @@ class Gathering:
     def __init__(self, finish: Callable[[], FloatArray]) -> None:
         self._finish: Callable[[], FloatArray] | None = finish
         self._rows: FloatArray | None = None
-
-    @property
-    def arrived(self) -> bool:
-        """Whether the rows have been waited for."""
-        return self._finish is None
 
     def wait(self) -> FloatArray:
         """Return the rows, as they were when they were asked for; ranks need not wait in the same order."""
@@ -121,30 +113,33 @@ class ShardedTable:
         **options: Any,
     ) -> None:
         self.ranks = Ranks.of(communicator)
-        self._number = self.ranks.join()
+        self.number = self.ranks.join()
         error: Exception | None = None
+        said = ""
         try:
             self.dtype = np.dtype(dtype)
-            self._check_shape(rows, columns, sum_order)
+            check_table(rows, columns, self.dtype, sum_order, self.ranks.size)
             if "communicator" in options:
                 raise TypeError("communicator: expected once, as the first argument")
+            # Asked of what a rank sends; sums may then overflow, as they may in one process.
+            self._check_finite = bool(options.pop("check_finite", False))
             first_values = check_initializer(initializer)
+            comparable = not callable(first_values) or isinstance(first_values, Uniform)
             self._layout = Layout(int(rows), self.ranks.size)
             self.shard: FloatArray = np.empty((self._layout.length(self.ranks.rank), int(columns)), self.dtype)
             fill_shard(self.shard, self._layout, self.ranks.rank, first_values)
             self._opt = ShardOptimizer(self.ranks, **options)
-            self._opt.build([self.shard])
+            self._opt.make_slots(self.shard)
+            self._in_order = sum_order == "batch"
+            said = json.dumps([self.description(), repr(first_values) if comparable else "a callable"])
         except Exception as refused:  # noqa: BLE001  # the other ranks must learn of any, and this one raises it then
             error = refused
-        said = "" if error else json.dumps([rows, columns, str(self.dtype), sum_order, self._opt.get_config()])
-        self._in_order = sum_order == "batch"
         self.ranks.meet(
-            hash((OTHERS, self._number, zlib.crc32(said.encode()))),
-            lambda: f"ShardedTable {self._number}: rows, columns, dtype, sum_order, options {said}",
+            hash((OTHERS, self.number, zlib.crc32(said.encode()))),
+            lambda: f"ShardedTable {self.number} with {said}",
             error=error,
         )
         self._routes: list[Route] = []
-        self._under_way: list[Gathering] = []
         self._buffers = Buffers(self.shard.shape[1], self.dtype)
 
     @property
@@ -203,19 +198,15 @@ class ShardedTable:
         of :meth:`gather`; ``out`` is not to be read or written meanwhile.
         """
         request, error = None, None
-        shape: tuple[int, ...] = ()
-        wanted = np.empty(0, np.int64)
+        wanted, result = np.empty(0, np.int64), self.shard
         try:
-            wanted = self._checked_indices(indices)
-            shape = (*wanted.shape, self.shard.shape[1])
-            if out is not None:
-                self._check_output(out, shape)
+            wanted = checked_indices(indices, self._layout.rows)
+            result = output(out, (*wanted.shape, self.shard.shape[1]), self.dtype, self.shard)
             request = Request(wanted.reshape(-1), self._layout) if self.ranks.size > 1 else None
         except Exception as refused:  # noqa: BLE001  # the other ranks must learn of any, and this one raises it then
             error = refused
         counts = None if request is None else request.counts
         asked_counts, _ = self._meet(GATHER, error=error, counts=counts)
-        result = np.empty(shape, self.dtype) if out is None else out
         if request is None:  # no other ranks
             self._opt.gather(self.shard, wanted, out=result)
             return Gathering(lambda: result)
@@ -231,12 +222,7 @@ class ShardedTable:
             self._buffers.give_back(reply, received)
             return result
 
-        gathering = Gathering(finish)
-        # Kept until it has arrived, also where the caller forgets it, since MPI writes into its memory.
-        self._under_way = [other for other in self._under_way if not other.arrived] + [gathering]
-        if len(self._under_way) > REMEMBERED:
-            self._under_way[0].wait()
-        return gathering
+        return Gathering(finish)
 
     def apply_gradients(self, indices: ArrayLike, values: ArrayLike) -> int:
         r"""Take one step, all ranks together, each with the gradients of its part of the batch; return the steps taken.
@@ -266,30 +252,30 @@ class ShardedTable:
             If another rank refuses the call.
         """
         request, grads, rates, error = None, np.empty((0, 0), self.dtype), None, None
-        wanted, known = np.empty(0, np.int64), -1
+        wanted, matches = np.empty(0, np.int64), 0
         try:
-            checked = self._checked_indices(indices)
-            grads = self._checked_values(values, checked)
+            checked = checked_indices(indices, self._layout.rows)
+            grads = checked_values(values, checked, self.shape, self.dtype, finite=self._check_finite)
             wanted = checked.reshape(-1)
             rates = self._opt.rates_of_step()
             if self.ranks.size > 1:
-                known = self._remembered(wanted)
-                request = self._routes[known].request if known >= 0 else Request(wanted, self._layout)
+                matches = self._matches(wanted)
+                known = self._routes[matches.bit_length() - 1].request if matches else None
+                request = known or Request(wanted, self._layout)
         except Exception as refused:  # noqa: BLE001  # the other ranks must learn of any, and this one raises it then
             error = refused
         counts = None if request is None else request.counts
-        asked_counts, flags = self._meet(STEP, rates=rates, error=error, counts=counts, flag=known)
+        asked_counts, flags = self._meet(STEP, rates=rates, error=error, counts=counts, flag=matches)
         assert rates is not None
         if request is None:  # no other ranks
             return self._opt.step(self.shard, wanted, grads, rates)
-        if known >= 0 and (flags == known).all():
-            route = self._routes[known]
+        common = int(np.bitwise_and.reduce(flags))
+        if common:  # a gather that all ranks made with the rows of this step
+            route = self._routes[common.bit_length() - 1]
         else:
             route = Route(self.ranks, request, asked_counts, in_order=self._in_order)
-        for gathering in self._under_way:
-            gathering.wait()
         rows, sums = route.push(grads, self._buffers)
-        self._routes, self._under_way = [], []
+        self._routes = []
         steps = self._opt.step(self.shard, rows, sums, rates)
         self._buffers.give_back(sums)
         return steps
@@ -300,11 +286,28 @@ class ShardedTable:
         self._opt.flush()
 
     def whole(self, root: int = 0) -> FloatArray | None:
-        """Return the whole table, current, on one rank, and None on the others; for tables that fit there."""
+        """Return the whole table, current, on one rank, and None on the others; for tables that fit there.
+
+        Raises
+        ------
+        ValueError
+            If there is no rank ``root``.
+        MemoryError
+            If it does not fit.
+        """
+        here = self.ranks.rank == root
+        collected = self.shard[:0]
+
+        def make_room() -> None:
+            nonlocal collected
+            if root not in range(self.ranks.size):
+                raise ValueError(f"root: expected a rank from 0 to {self.ranks.size - 1}, got {root!r}")
+            if here:
+                collected = np.empty(self.shape, self.dtype)
+
+        self.together(f"whole on rank {root}", make_room)
         self.flush()
         counts = np.array([self._layout.length(rank) for rank in range(self.ranks.size)])
-        here = self.ranks.rank == root
-        collected = np.empty((self._layout.rows if here else 0, self.shard.shape[1]), self.dtype)
         none, mine = np.zeros_like(counts), np.zeros_like(counts)
         mine[root] = len(self.shard)
         self.ranks.exchange(self.shard, mine, collected, counts if here else none)
@@ -317,10 +320,15 @@ class ShardedTable:
 
     def together(self, what: str, work: Callable[[], None]) -> None:
         """Do some work on each rank, and raise where any of them fails."""
-        self.ranks.together(f"{what} of ShardedTable {self._number}", work)
+        self.ranks.together(f"{what} of ShardedTable {self.number}", work)
 
-    def save_shard(self, path: AnyPath) -> str:
-        """Write this rank's rows, with their state, to a file, and return its identity; see :class:`TableCheckpoints`.
+    def save_shard(self, path: AnyPath) -> tuple[str, str]:
+        """Write this rank's rows, with their state, to a file; see :class:`TableCheckpoints`.
+
+        Returns
+        -------
+        identity, state : str
+            The identity of the file, and what must be the same on all ranks.
 
         Raises
         ------
@@ -333,12 +341,13 @@ class ShardedTable:
             raise ValueError("expected a table's optimizer without slots or weights of your own; save them yourself")
         self._opt.save(path, include_variables=True)
         assert self._opt._saved is not None
-        return self._opt._saved.identity
+        return self._opt._saved.identity, self._opt.shared_state()
 
     def description(self) -> dict[str, Any]:
         """Return what a manifest says of the table."""
         rows, columns = self.shape
-        order, config = "batch" if self._in_order else "rank", self._opt.get_config()
+        order = "batch" if self._in_order else "rank"
+        config = self._opt.get_config() | {"check_finite": self._check_finite}
         return {"rows": rows, "columns": columns, "dtype": str(self.dtype), "sum_order": order, "config": config}
 
     def _meet(
@@ -354,54 +363,11 @@ class ShardedTable:
             name = {GATHER: "gather", STEP: "apply_gradients", FLUSH: "flush"}[what]
             rate = "" if rates is None else f", with learning rate {rates.learning_rate:.9g} and numbers {rates.key}"
             limits = f", clipnorm {self._opt.clipnorm}, global_clipnorm {self._opt.global_clipnorm}"
-            return f"{name} of ShardedTable {self._number} after {self.iterations} steps{rate}{limits}"
+            return f"{name} of ShardedTable {self.number} after {self.iterations} steps{rate}{limits}"
 
-        key = hash((what, self._number, self.iterations, *(() if rates is None else rates.key), *self._opt.limits))
+        key = hash((what, self.number, self.iterations, *(() if rates is None else rates.key), *self._opt.limits))
         return self.ranks.meet(key, describe, error=error, counts=counts, flag=flag)
 
-    def _remembered(self, indices: NDArray[np.int64]) -> int:
-        """Return the number of the gather that asked for the same rows, or -1."""
-        for k in range(len(self._routes) - 1, -1, -1):
-            if np.array_equal(self._routes[k].request.indices, indices):
-                return k
-        return -1
-
-    def _check_shape(self, rows: Any, columns: Any, sum_order: str) -> None:
-        for name, value, least, most in (("rows", rows, 0, 2**62), ("columns", columns, 1, 2**31 - 1)):
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not least <= value <= most:
-                raise ValueError(f"{name}: expected a whole number from {least} to {most}, got {value!r}")
-        if self.dtype not in DTYPES:
-            raise TypeError(f"dtype: expected float32 or float64 in native byte order, got {self.dtype}")
-        if sum_order not in ORDERS:
-            raise ValueError(f"sum_order: expected one of {ORDERS}, got {sum_order!r}")
-        if sum_order == "batch" and self.ranks.size >= NOBODY:
-            raise ValueError(f"sum_order: expected 'rank' on {self.ranks.size} ranks, got 'batch'")
-
-    def _checked_indices(self, indices: ArrayLike) -> NDArray[np.int64]:
-        wanted = as_indices(indices, "indices")
-        if wanted.size >= 2**31 - 1:
-            raise ValueError(f"indices: expected fewer than {2**31 - 1:,}, got {wanted.size:,}")
-        nothing = np.empty(0, self.dtype)
-        checked, _ = check_rows(wanted.reshape(-1), nothing, self._layout.rows, "indices", Occupied([]))
-        return checked.reshape(wanted.shape)
-
-    def _checked_values(self, values: ArrayLike, wanted: NDArray[np.int64]) -> FloatArray:
-        if isinstance(values, (np.ma.MaskedArray, IndexedSlices)):
-            raise TypeError(f"values: expected an array, got {type(values).__name__}")
-        grads = np.asarray(values, dtype=None if hasattr(values, "dtype") else self.dtype)
-        if grads.dtype != self.dtype:
-            raise TypeError(f"values: expected dtype {self.dtype}, got {grads.dtype}")
-        expected = (*wanted.shape, self.shard.shape[1])
-        if grads.shape != expected:
-            raise ValueError(f"values: expected shape {expected}, got {grads.shape}")
-        flat = readable(grads).reshape(-1, self.shard.shape[1])
-        if self._opt.check_finite:
-            check_finite(Rows(flat, wanted.reshape(-1)), np.broadcast_to(self.dtype.type(0), self.shape), "the table")
-        return flat
-
-    def _check_output(self, out: Any, shape: tuple[int, ...]) -> None:
-        if not isinstance(out, np.ndarray) or not (out.flags.carray and out.dtype == self.dtype and out.shape == shape):
-            got = f"({out.dtype}, shape {out.shape})" if isinstance(out, np.ndarray) else type(out).__name__
-            raise ValueError(f"out: expected a writable C-contiguous array ({self.dtype}, shape {shape}), got {got}")
-        if np.may_share_memory(out, self.shard):
-            raise ValueError("out: expected memory apart from the table's shard")
+    def _matches(self, indices: NDArray[np.int64]) -> int:
+        """Return, bit for bit, which of the remembered gathers asked for the same rows."""
+        return sum(1 << k for k, route in enumerate(self._routes) if np.array_equal(route.request.indices, indices))

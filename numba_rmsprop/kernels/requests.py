@@ -143,7 +143,7 @@ def deal_rows(
 
 
 @compiled
-def link_ranks(chains: Any, askers: Any, repeats: Any, links: Any) -> None:
+def link_ranks(chains: Any, askers: Any, repeats: Any, bits: Integer, links: Any) -> None:
     """Say which ranks pass the running sum of a row on to one another, so that it is taken in the order of the batch.
 
     A sum in floating point depends on its order. A rank that has several entries of a row can add them up by itself
@@ -158,8 +158,10 @@ def link_ranks(chains: Any, askers: Any, repeats: Any, links: Any) -> None:
         Which rank each request is from.
     repeats : ndarray of bool, shape (n,)
         Whether that rank's batch has several entries of the row.
+    bits : int
+        How many of them can hold a rank plus 1.
     links : ndarray of uint32, shape (n,)
-        Gets ``from << 16 | to``: which rank to go on from, and which to pass the sum on to, plus 1; 0 for none.
+        Gets ``from << bits | to``: which rank to go on from, and which to pass the sum on to, plus 1; 0 for none.
     """
     firsts, following = chains
     links[:] = 0
@@ -174,7 +176,7 @@ def link_ranks(chains: Any, askers: Any, repeats: Any, links: Any) -> None:
         while last >= 0 and i != last:
             after = np.int64(following[i])
             links[i] |= np.uint32(askers[after] + 1)
-            links[after] |= np.uint32(askers[i] + 1) << np.uint32(16)
+            links[after] |= np.uint32(askers[i] + 1) << np.uint32(bits)
             i = after
 
 
