@@ -87,6 +87,7 @@ def main() -> None:
             traffic = simulate(ranks, arguments.rows, arguments.entries, skewed=name == "skewed")
             curve.append({"ranks": ranks, **step_times(traffic, cluster, row_bytes)})
     print_predictions(curves, arguments.rows, row_bytes)
+    print(f"rows asked of the busiest rank, in those of the mean: {curves['skewed'][-1]['busiest']:.2f}, if skewed")
     draw(curves, arguments)
 
 
@@ -156,6 +157,7 @@ def step_times(traffic: Traffic, costs: Costs, row_bytes: int) -> dict[str, floa
         "links": costs.message * others + costs.byte * in_order,
         "passing on": passing_time(traffic, costs, row_bytes),
         "sent": sent + in_order,
+        "busiest": traffic.busiest / traffic.unique,
     }
 
 
