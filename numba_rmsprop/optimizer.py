@@ -14,7 +14,7 @@ from . import checkpoint
 from .arguments import as_list, as_variables, check_pairs, refuse_duplicates, without_none
 from .batches import Part
 from .clipping import norm_scales
-from .gradients import Dense, as_gradient, as_indices, check_finite, check_rows
+from .gradients import Dense, Gradient, as_gradient, as_indices, check_finite, check_rows
 from .interrupts import Uninterrupted, call_in_one_go
 from .minimize import check_call, gradients_of
 from .plans import Plan, layout_is_known
@@ -165,11 +165,12 @@ class RMSprop(Settings, WeightStore):
 
     @communicator.setter
     def communicator(self, value: Any) -> None:
-        self._communicator, self._replicas = value, None
+        replicas = None
         if value is not None:
             from .distributed.replicas import Replicas  # above this module, and needed by few
 
-            self._replicas = Replicas(value)
+            replicas = Replicas(value)
+        self._communicator, self._replicas = value, replicas
 
     def apply_gradients(
         self,
@@ -363,7 +364,7 @@ class RMSprop(Settings, WeightStore):
         if slots is None:
             copy_rows(var, rows, flat)
         else:
-            slots.gather(rows, flat, in_place=self._replicas is None)
+            slots.gather(rows, flat, in_place=self._replicas is None or self._replicas.alone)
         return out
 
     def get_config(self) -> dict[str, Any]:
@@ -550,8 +551,7 @@ class RMSprop(Settings, WeightStore):
         small: dict[Any, tuple[list[Slots], list[FloatArray]]] = {}
         for grad, own in zip(grads, found, strict=True):
             gradient = as_gradient(grad, own.var, own.name, occupied)
-            if self.check_finite:
-                check_finite(gradient, own.var, own.name)
+            self._check_values(gradient, own)
             if own.small and isinstance(gradient, Dense):
                 # For a norm of its own, each needs a batch of its own.
                 members, values = small.setdefault(own.dtype if self.clipnorm is None else own, ([], []))
@@ -562,6 +562,10 @@ class RMSprop(Settings, WeightStore):
         for key, (members, values) in small.items():
             parts.append(self._batch(key, members).fill(values))
         return parts
+
+    def _check_values(self, gradient: Gradient, own: Slots) -> None:
+        if self.check_finite:
+            check_finite(gradient, own.var, own.name)
 
     def _step_alone(self, parts: list[Part], rates: StepRates, scales: list[float] | None) -> bool:
         """Take the step of a call with one variable, or one batch of small ones; return whether it was so simple."""

@@ -225,27 +225,22 @@ class Slots:
             rows, places = self._reach(indices)
             state, clocks = self._borrow(rows)
             ages, history = (clocks, self.floor, self.steps), self.history.arrays(self.steps)
-            workers = workers_for(len(indices) * math.prod(self.shape[1:]))
-
-            def catch_up_and_copy() -> None:
-                if workers == 1:
-                    gather_owned(0, 1, places, out, state, ages, history)
-                else:
-                    gather_catching_up(workers, places, out, state, ages, history)
-
             if self._table is not None:
-                catch_up_and_copy()  # one kernel, which nothing interrupts
+                _catch_up_and_copy(places, out, state, ages, history)  # one kernel, which nothing interrupts
                 return
             with Uninterrupted():
-                catch_up_and_copy()
+                _catch_up_and_copy(places, out, state, ages, history)
                 self._give_back(rows, state, clocks)
 
     def _copy_caught_up(self, indices: NDArray[np.int64], out: FloatArray) -> None:
         """Copy what rows will be once they are caught up."""
+        self.check_process()
         rows, places = np.unique(indices, return_inverse=True)
-        state = tuple(None if array is None else _copy_as_table(array[rows]) for array in self._state)
+        var, rms, mg, momentum = (None if array is None else _copy_as_table(array[rows]) for array in self._state)
+        assert var is not None
+        assert rms is not None
         ages, history = (self.row_clocks()[rows], self.floor, self.steps), self.history.arrays(self.steps)
-        gather_owned(0, 1, places, out, state, ages, history)
+        _catch_up_and_copy(places, out, (var, rms, mg, momentum), ages, history)
 
     def row_clocks(self) -> NDArray[np.int32]:
         """Return the row clocks, made when they are first needed."""
@@ -388,6 +383,16 @@ def zeros(
 def _at_work(state: State, rates: StepRates) -> State:
     """Return what a step reads and writes of a state."""
     return (*state[:3], None) if rates.momentum_rests else state
+
+
+def _catch_up_and_copy(
+    places: NDArray[np.int64], out: FloatArray | None, state: State, ages: Ages, history: Arrays
+) -> None:
+    workers = workers_for(len(places) * state[0].shape[1])
+    if workers == 1:
+        gather_owned(0, 1, places, out, state, ages, history)
+    else:
+        gather_catching_up(workers, places, out, state, ages, history)
 
 
 def _copy_as_table(array: FloatArray) -> FloatArray:

@@ -116,8 +116,7 @@ for step in range(8):
     rng = np.random.default_rng([step, rank])
     mine = rng.integers(0, 40, 5 + rank)
     pulled = opt.gather(ours, mine)
-    assert opt._slots == [] or len(opt._slots) == 1
-    current = alone.copy() if step == 0 else expected.gather(alone, np.arange(40)) * 1
+    current = expected.gather(alone, np.arange(40))
     assert np.allclose(pulled, current[mine], rtol=1e-5)
     opt.apply_gradients([(IndexedSlices(np.ones((len(mine), 3), np.float32), mine), ours)])
     everyone = [np.random.default_rng([step, k]).integers(0, 40, 5 + k) for k in range(size)]
@@ -128,6 +127,32 @@ expected.flush()
 report([len(set(comm.allgather(ours.tobytes()))), bool(np.allclose(ours, alone, rtol=1e-5)), len(opt._slots)])
 """
     assert reports(program, 3) == [[[1, True, 1]] * 3]
+
+
+def test_gathering_leaves_variables_of_any_form_as_they_are():
+    program = """
+from numba_rmsprop import threads
+base = np.random.default_rng(0).standard_normal((30, 2, 4)).astype(np.float32)
+for launches in (False, True):
+    threads.SERIAL_ITEMS = 0 if launches else 8192
+    for form in (lambda a: a[:, 0, 0].copy(), lambda a: np.asfortranarray(a[:, 0]), lambda a: a.copy(),
+                 lambda a: a.copy()[:, :, ::2], lambda a: a.copy()[::2, 0]):
+        for options in (dict(momentum=0.9), dict(weight_decay=0.1), dict(momentum=0.9, sparse_update="lazy"), {}):
+            ours, alone = form(base), form(base)
+            opt, expected = RMSprop(0.1, communicator=comm, **options), RMSprop(0.1, **options)
+            for step in range(4):
+                grad = IndexedSlices(np.ones((2, *ours.shape[1:]), np.float32), [step, 2 * step])
+                opt.apply_gradients([(grad if rank == 0 else None, ours)])
+                expected.apply_gradients([(IndexedSlices(grad.values, grad.indices), alone)])
+            before = ours.tobytes(), opt._slots[0].clocks.tobytes()
+            wanted = np.array([[0, 1], [6, 0]])
+            pulled = opt.gather(ours, wanted)
+            assert before == (ours.tobytes(), opt._slots[0].clocks.tobytes())
+            assert (pulled == opt.gather(ours, wanted)).all()
+            assert (pulled == expected.gather(alone, wanted)).all()
+report("done")
+"""
+    assert reports(program, 2, environment={"NUMBA_NUM_THREADS": "2"}) == [["done"] * 2]
 
 
 def test_what_one_rank_does_alone_is_found_out(tmp_path):

@@ -157,6 +157,9 @@ def test_first_values_are_made_by_blocks(monkeypatch):
 
 @pytest.mark.parametrize("wrong", [np.inf, np.nan])
 def test_what_is_not_finite_stays_so(wrong):
+    beyond = partial_sum(np.full(4, 1e308))
+    assert exact_sum([beyond, partial_sum(np.array([1e308]))]) == np.inf
+    assert not np.isfinite(exact_sum([beyond, partial_sum(np.array([wrong]))]))
     assert not np.isfinite(exact_sum([partial_sum(np.array([1.0, wrong])), partial_sum(np.array([1.0]))]))
 
 

@@ -235,6 +235,7 @@ calls = {
     "disk": lambda: save(checkpoints, tables, opt),
     "name": lambda: checkpoints.save({("a/b" if rank else "words"): tables["words"]}),
     "notes": lambda: checkpoints.save(tables, notes={"step": object()}),
+    "long notes": lambda: checkpoints.save(tables, notes={"step": "x" * (1 << 24)}),
     "keep": lambda: TableCheckpoints(comm, sys.argv[1], keep=rank),
     "other keep": lambda: TableCheckpoints(comm, sys.argv[1], keep=2 + rank),
     "other tables": lambda: checkpoints.save(dict(small=tables["words" if rank else "small"])),
@@ -254,10 +255,11 @@ tables["words"].flush()
 report(save(checkpoints, tables, opt).name)
 """
     )
-    disk, name, notes, keep, *others, flushed, latest, saved = reports(program, 2, tmp_path)
+    disk, name, notes, long, keep, *others, flushed, latest, saved = reports(program, 2, tmp_path)
     assert [kind for kind, _ in disk] == ["OtherRankError", "OSError"]
     assert [kind for kind, _ in name] == ["OtherRankError", "ValueError"]
     assert [kind for kind, _ in notes] == ["TypeError", "OtherRankError"]
+    assert [kind for kind, _ in long] == ["ValueError", "OtherRankError"]
     assert [kind for kind, _ in keep] == ["ValueError", "OtherRankError"]
     for of_all in [*others, flushed]:
         assert [kind for kind, _ in of_all] == ["ValueError", "ValueError"]
@@ -265,7 +267,7 @@ report(save(checkpoints, tables, opt).name)
     assert "expected tables on the ranks of" in others[2][0][1]
     assert latest == ["checkpoint-000000001"] * 2
     assert len(set(saved)) == 1
-    assert len(finished(tmp_path)) == 2
+    assert len(finished(tmp_path)) == len(list(tmp_path.iterdir())) == 2
 
 
 KILLED = (

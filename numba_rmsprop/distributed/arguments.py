@@ -33,7 +33,7 @@ def check_table(rows: Any, columns: Any, dtype: np.dtype[Any], sum_order: str, r
         raise TypeError(f"dtype: expected float32 or float64 in native byte order, got {dtype}")
     if sum_order not in ORDERS:
         raise ValueError(f"sum_order: expected one of {ORDERS}, got {sum_order!r}")
-    if sum_order == "batch" and ranks >= MOST_LINKED:
+    if sum_order == "batch" and ranks > MOST_LINKED:
         raise ValueError(f"sum_order: expected 'rank' on {ranks} ranks, got 'batch'")
 
 

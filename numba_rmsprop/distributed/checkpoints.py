@@ -7,7 +7,7 @@ import re
 import secrets
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,7 @@ class TableCheckpoints:
         TypeError, ValueError
             If a name or notes are not such.
         """
-        newest = max(self._numbers(), default=0)
+        newest = max(self._numbers(clean_up=True), default=0)
         path = self.folder / f"checkpoint-{newest + 1:09d}"
         names = list(tables)
         identities: list[tuple[str, str]] = []
@@ -109,16 +109,13 @@ class TableCheckpoints:
         self._together(f"save of {names}, tables {numbers}, optimizer {optimizer is not None}", write_shards)
         everywhere = self._ranks.tell_all(identities)
 
-        def compare_states() -> None:
-            for k, name in enumerate(names):
-                states = [of_one[k][1] for of_one in everywhere]
-                if len(set(states)) > 1:
-                    raise ValueError(
-                        f"{name!r}: expected the same steps on all ranks, got {states} (iterations, steps, steps "
-                        "flushed, runs); was its optimizer flushed, or given steps, on some ranks only?"
-                    )
-
-        self._together("the same steps", compare_states)
+        for k, name in enumerate(names):
+            states = [of_one[k][1] for of_one in everywhere]
+            if len(set(states)) > 1:  # all ranks see the same, and raise
+                raise ValueError(
+                    f"{name!r}: expected the same steps on all ranks, got {states} (iterations, steps, steps flushed, "
+                    "checksum of runs); was its optimizer flushed, or given steps, on some ranks only?"
+                )
 
         def write_manifest() -> None:
             if self._ranks.rank:
@@ -159,22 +156,20 @@ class TableCheckpoints:
         ValueError
             If a newer version of the library wrote one.
         """
-        for number in sorted(self._numbers(finished=True), reverse=True):
+        for number in sorted(self._numbers(), reverse=True):
             path = self.folder / f"checkpoint-{number:09d}"
-            saved, damage = self._checked(path)
+            saved = self._checked(path)
             if saved is not None:
                 return saved
-            self._damaged.add(path)
-            warnings.warn(f"skipping {path.name}: {damage}", stacklevel=2)
         return None
 
-    def _checked(self, path: Path) -> tuple[SavedTables | None, str]:
-        """Return a checkpoint of which each rank has read some files; or None, and what is wrong with it."""
+    def _checked(self, path: Path) -> SavedTables | None:
+        """Return a checkpoint of which each rank has read some files; or None, with a warning, if one is not right."""
         found: list[SavedTables] = []
-        damage = ""
+        trouble, damaged = "", False
 
         def check() -> None:
-            nonlocal damage
+            nonlocal trouble, damaged
             try:
                 saved = SavedTables(path)
                 for k, (file, identity) in enumerate(saved.files()):
@@ -182,22 +177,36 @@ class TableCheckpoints:
                         raise DamagedCheckpointError(f"{file}: expected the file of this checkpoint, got another")
                 found.append(saved)
             except (DamagedCheckpointError, OSError) as error:
-                damage = str(error)
+                # What cannot be read now, for want of a permission or a network, may be right.
+                trouble, damaged = str(error), isinstance(error, (DamagedCheckpointError, FileNotFoundError))
 
         self._together(f"a look at {path.name}", check)
-        wrong = [words for words in self._ranks.tell_all(damage) if words]
-        return (None, wrong[0]) if wrong else (found[0], "")
+        told = [(words, certain) for words, certain in self._ranks.tell_all((trouble, damaged)) if words]
+        if not told:
+            return found[0]
+        if any(certain for _, certain in told):
+            self._damaged.add(path)
+        warnings.warn(f"skipping {path.name}: {told[0][0]}", stacklevel=3)
+        return None
 
     def _together(self, what: str, work: Callable[[], None]) -> None:
         self._ranks.together(f"{what}, of TableCheckpoints {self._number} in {self.folder}", work)
 
-    def _numbers(self, *, finished: bool = False) -> list[int]:
-        """Return the numbers of the checkpoints that rank 0 sees: another may see a file system as it was before."""
+    def _numbers(self, *, clean_up: bool = False) -> list[int]:
+        """Return the numbers of the finished checkpoints; or of all, while deleting what unfinished saves have left.
+
+        Those that rank 0 sees: another may see a file system as it was before.
+        """
         found: list[int] = []
 
         def look() -> None:
-            if self._ranks.rank == 0:
-                found.extend(number for number, path in self._all() if not finished or (path / MANIFEST).exists())
+            if self._ranks.rank:
+                return
+            everything = self._all()
+            unfinished = [path for _, path in everything if not (path / MANIFEST).exists()]
+            found.extend(number for number, path in everything if clean_up or path not in unfinished)
+            if clean_up:  # before the ranks meet, after which others make the next one
+                self._delete(unfinished)
 
         self._together("a look", look)
         return list(self._ranks.tell_all(found)[0])
@@ -207,16 +216,18 @@ class TableCheckpoints:
         return [(int(match[1]), path) for match, path in matches if match]
 
     def _delete_old(self) -> None:
-        """Delete the checkpoints that are no longer kept, and unfinished ones, which a killed job has left."""
+        """Delete the checkpoints that are no longer kept."""
         everything = [path for _, path in sorted(self._all())]
         whole = [path for path in everything if (path / MANIFEST).exists() and path not in self._damaged]
-        for path in everything:
-            if path not in whole[-self.keep :]:
-                try:
-                    (path / MANIFEST).unlink(missing_ok=True)  # first, so that nothing half deleted counts
-                    shutil.rmtree(path)
-                except OSError as error:
-                    warnings.warn(f"cannot delete {path.name}, which is no longer kept: {error}", stacklevel=3)
+        self._delete(path for path in everything if path not in whole[-self.keep :])
+
+    def _delete(self, paths: Iterable[Path]) -> None:
+        for path in paths:
+            try:
+                (path / MANIFEST).unlink(missing_ok=True)  # first, so that nothing half deleted counts
+                shutil.rmtree(path)
+            except OSError as error:
+                warnings.warn(f"cannot delete {path.name}, which is no longer kept: {error}", stacklevel=4)
 
 
 def _write_durably(path: Path, text: str) -> None:

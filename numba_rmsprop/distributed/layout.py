@@ -27,7 +27,7 @@ class Layout:
     --------
     >>> layout = Layout(10, 3)
     >>> [layout.rows_of(rank).tolist() for rank in range(3)]
-    [[0, 4, 6, 9], [1, 5, 7], [2, 3, 8]]
+    [[0, 3, 6], [1, 4, 7, 9], [2, 5, 8]]
     """
 
     rows: int

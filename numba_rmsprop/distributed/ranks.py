@@ -8,7 +8,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ DIGEST, REFUSED, COUNT, FLAG = range(4)
 
 
 class OtherRankError(RuntimeError):
-    """Another rank refused a call that all ranks make together; nothing was written on any of them."""
+    """Another rank refused a call that all ranks make together, or has ended: nothing was done on any of them."""
 
 
 class Ranks:
@@ -49,7 +49,7 @@ class Ranks:
     rank, size : int
         This rank, and how many there are.
     bytes_sent, messages : int
-        What this rank has sent to others.
+        What this rank has sent to others: arrays, and what is told at the beginning of a call; no texts.
     seconds : float
         How long it has been in MPI, for others to come included.
     """
@@ -151,7 +151,7 @@ class Ranks:
         Exception
             ``error``, on the rank that has it.
         OtherRankError
-            On the others.
+            On the others; or if the program of a rank has ended.
         ValueError
             On all ranks, if their keys differ.
         """
@@ -293,10 +293,8 @@ class Ranks:
         """Tell ranks that still call something that this one's program has ended."""
         if self._mpi.Is_finalized() or self._gone:
             return
-        try:
+        with suppress(ValueError, OtherRankError):  # the others raise the like, and say what they were about
             self.meet(LEAVING, lambda: "the end of its program")
-        except (ValueError, OtherRankError):  # the others raise the like, and say what they were about
-            return
         for request, *_ in list(self._under_way.values()):
             self.finish(request)
 

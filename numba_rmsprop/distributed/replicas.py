@@ -50,6 +50,11 @@ class Replicas:
         self._number = self._ranks.join()
         self._compared: set[Slots] = set()
 
+    @property
+    def alone(self) -> bool:
+        """Whether there is no other rank."""
+        return self._ranks.size == 1
+
     def sum_gradients(self, opt: RMSprop, pairs: list[Any]) -> tuple[Pairs, StepRates]:
         """Return pairs with the sums of all ranks' gradients, the same bits on each, and the step's hyperparameters.
 
@@ -62,7 +67,7 @@ class Replicas:
         """
         error: Exception | None = None
         found: list[Slots] = []
-        gradients: list[Gradient | None] = []
+        ours: list[Any] = []
         rates = None
         key: tuple[float, ...] = ()
         new: list[Slots] = []
@@ -71,6 +76,7 @@ class Replicas:
             found = opt._find_or_make([var for _, var in checked])
             refuse_duplicates(found)
             gradients = self._checked([grad for grad, _ in checked], found, opt)
+            ours = [_coalesced(gradient, own) for gradient, own in zip(gradients, found, strict=True)]
             rates = opt._rates(opt.iterations)
             key = _key(opt, found, rates)
             new = [own for own in found if own not in self._compared]
@@ -83,7 +89,7 @@ class Replicas:
         )
         assert rates is not None
         self._compare(new, opt)
-        summed: list[Any] = self._summed(gradients, found)
+        summed: list[Any] = self._summed(ours, found)
         if any(gradient is not None for gradient in summed):
             opt._register(found)  # so that the step finds these, and makes no others
             self._compared.update(new)
@@ -117,9 +123,8 @@ class Replicas:
                 "communicator.Bcast(variable) or from the same seed"
             )
 
-    def _summed(self, gradients: Sequence[Gradient | None], found: Sequence[Slots]) -> list[Any]:
+    def _summed(self, ours: Sequence[Any], found: Sequence[Slots]) -> list[Any]:
         """Return the sum for each variable, or None where no rank has a gradient."""
-        ours = [_coalesced(gradient, own) for gradient, own in zip(gradients, found, strict=True)]
         mine = np.array([_kind_and_entries(part) for part in ours], np.int64).reshape(len(found), 2)
         everywhere = self._ranks.gather_all(mine).reshape(self._ranks.size, len(found), 2)
         kinds = everywhere[:, :, 0].max(axis=0, initial=NONE)

@@ -13,8 +13,8 @@ from .coalescing import add, number
 from .layout import Layout
 from .ranks import Ranks
 
-MOST_LINKED = 0xFFFF
-"""More ranks than a link can name."""
+MOST_LINKED = 0xFFFE
+"""How many ranks a link can name."""
 
 
 def link_words(ranks: int) -> tuple[int, type[np.unsignedinteger]]:
@@ -118,8 +118,7 @@ class Route:
         words = np.empty(int(asked_counts.sum()), request.wanted.dtype)
         ranks.exchange(request.wanted, request.counts, words, asked_counts)
         self.asked = (words >> 1).astype(np.int64)
-        self._words: NDArray[np.unsignedinteger] | None = words if in_order and ranks.size > 1 else None
-        self._came_from = self._goes_to = np.empty(0, np.int64)
+        self._words: NDArray[np.unsignedinteger] | None = words if in_order else None
         self._stepped: Any = slice(None)
         self._step_counts = asked_counts
         self._send_counts = request.counts

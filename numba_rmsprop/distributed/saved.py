@@ -86,7 +86,14 @@ class SavedTables:
         ]
         return found + ([(self.path / REPLICAS, self._replicas)] if self._replicas else [])
 
-    def table(self, communicator: Any, name: str, custom_objects: Mapping[str, Any] | None = None) -> ShardedTable:
+    def table(
+        self,
+        communicator: Any,
+        name: str,
+        custom_objects: Mapping[str, Any] | None = None,
+        *,
+        slots_folder: AnyPath | None = None,
+    ) -> ShardedTable:
         """Return a table on the ranks of a communicator, which need not be as many; all of them call this together.
 
         Parameters
@@ -97,6 +104,8 @@ class SavedTables:
             One of :attr:`names`.
         custom_objects : mapping, optional
             As in :meth:`RMSprop.from_config`.
+        slots_folder : path-like, optional
+            As in :class:`~numba_rmsprop.RMSprop`.
 
         Raises
         ------
@@ -116,18 +125,22 @@ class SavedTables:
 
         Ranks.of(communicator).together(f"table {name!r} of {self.path.name}", read_entry)
         shape = entry["rows"], entry["columns"]
+        options["slots_folder"] = slots_folder
         table = ShardedTable(communicator, *shape, entry["dtype"], sum_order=entry["sum_order"], **options)
         identities = ", ".join(entry["identities"])
         table.together(f"loading {identities}", lambda: self._fill(name, table.optimizer, table.shard, table.rows_here))
         return table
 
-    def whole(self, name: str, custom_objects: Mapping[str, Any] | None = None) -> tuple[FloatArray, RMSprop]:
+    def whole(
+        self, name: str, custom_objects: Mapping[str, Any] | None = None, *, slots_folder: AnyPath | None = None
+    ) -> tuple[FloatArray, RMSprop]:
         """Return a whole table, and an optimizer with the state of all its rows, in this process.
 
         Parameters and exceptions are those of :meth:`table`.
         """
         entry = self._entry(name)
         opt = RMSprop.from_config(entry["config"], custom_objects)
+        opt.slots_folder = slots_folder
         table = np.zeros((entry["rows"], entry["columns"]), entry["dtype"])
         opt.build([table])
         self._fill(name, opt, table, np.arange(entry["rows"]))
@@ -138,6 +151,7 @@ class SavedTables:
         variables: Sequence[FloatArray],
         custom_objects: Mapping[str, Any] | None = None,
         *,
+        slots_folder: AnyPath | None = None,
         communicator: Any = None,
     ) -> RMSprop:
         """Return the optimizer that was saved beside the tables; arguments are those of :meth:`RMSprop.load`.
@@ -160,7 +174,9 @@ class SavedTables:
             check()
         else:
             Ranks.of(communicator).together(f"the optimizer of {self.path.name}", check)
-        return RMSprop.load(self.path / REPLICAS, variables, custom_objects, communicator=communicator)
+        return RMSprop.load(
+            self.path / REPLICAS, variables, custom_objects, slots_folder=slots_folder, communicator=communicator
+        )
 
     def _entry(self, name: str) -> dict[str, Any]:
         if name not in self._tables:
@@ -214,9 +230,14 @@ def manifest_text(content: dict[str, Any]) -> str:
     ------
     TypeError
         If the notes are not what JSON can hold.
+    ValueError
+        If they are too long to be read again.
     """
     text = json.dumps(content, sort_keys=True)
-    return json.dumps({"crc32": f"{zlib.crc32(text.encode()):08x}", "content": text})
+    sealed = json.dumps({"crc32": f"{zlib.crc32(text.encode()):08x}", "content": text})
+    if len(sealed) > MAX_MANIFEST:
+        raise ValueError(f"notes: expected a manifest of at most {MAX_MANIFEST:,} characters, got {len(sealed):,}")
+    return sealed
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

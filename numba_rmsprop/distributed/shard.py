@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..batches import Part
-from ..gradients import IndexedSlices
+from ..gradients import Gradient, IndexedSlices
 from ..kernels.norms import row_squares
 from ..optimizer import RMSprop
 from ..rates import StepRates
+from ..slots import Slots
+from ..tensorfile import checksum
 from ..variables import FloatArray
 from .coalescing import coalesced
 from .ranks import Ranks
@@ -46,13 +48,16 @@ class ShardOptimizer(RMSprop):
     def shared_state(self) -> str:
         """Return what is the same on all ranks after the same calls: steps, and those that rows may have missed."""
         slots = self._slots[0]
-        return json.dumps([self.iterations, slots.steps, slots.floor, slots.history.runs.tolist()])
+        return json.dumps([self.iterations, slots.steps, slots.floor, checksum(slots.history.runs)])
 
     def step(self, shard: FloatArray, rows: NDArray[np.int64], sums: FloatArray, rates: StepRates) -> int:
         """Take one step with gradients of these rows of the shard."""
         if self._clips_norms:
             rows, sums = coalesced(rows, sums)
         return self._take_step([(IndexedSlices(sums, rows), shard)], rates)
+
+    def _check_values(self, gradient: Gradient, own: Slots) -> None:
+        """Leave sums as they are: what ranks send was checked, and sums may overflow, as they may in one process."""
 
     def _scales(self, parts: list[Part], rates: StepRates) -> list[float]:
         """Return by what to scale the gradient so that its norm over all ranks is within the limit."""
@@ -86,8 +91,9 @@ def exact_sum(parts: Sequence[Fraction | float]) -> float:
     >>> exact_sum([partial_sum(np.array([1e16, 1.0])), partial_sum(np.array([1.0, -1e16]))])
     2.0
     """
-    if any(isinstance(part, float) for part in parts):
-        return float(sum(float(part) for part in parts))
+    not_finite = [part for part in parts if isinstance(part, float)]
+    if not_finite:
+        return sum(not_finite)
     try:
         return float(sum(parts))
     except OverflowError:

@@ -121,8 +121,6 @@ class ShardedTable:
             check_table(rows, columns, self.dtype, sum_order, self.ranks.size)
             if "communicator" in options:
                 raise TypeError("communicator: expected once, as the first argument")
-            # Asked of what a rank sends; sums may then overflow, as they may in one process.
-            self._check_finite = bool(options.pop("check_finite", False))
             first_values = check_initializer(initializer)
             comparable = not callable(first_values) or isinstance(first_values, Uniform)
             self._layout = Layout(int(rows), self.ranks.size)
@@ -255,7 +253,7 @@ class ShardedTable:
         wanted, matches = np.empty(0, np.int64), 0
         try:
             checked = checked_indices(indices, self._layout.rows)
-            grads = checked_values(values, checked, self.shape, self.dtype, finite=self._check_finite)
+            grads = checked_values(values, checked, self.shape, self.dtype, finite=self._opt.check_finite)
             wanted = checked.reshape(-1)
             rates = self._opt.rates_of_step()
             if self.ranks.size > 1:
@@ -296,14 +294,14 @@ class ShardedTable:
             If it does not fit.
         """
         here = self.ranks.rank == root
-        collected = self.shard[:0]
+        collected = table = self.shard[:0]
 
         def make_room() -> None:
-            nonlocal collected
-            if root not in range(self.ranks.size):
+            nonlocal collected, table
+            if isinstance(root, bool) or root not in range(self.ranks.size):
                 raise ValueError(f"root: expected a rank from 0 to {self.ranks.size - 1}, got {root!r}")
             if here:
-                collected = np.empty(self.shape, self.dtype)
+                collected, table = np.empty(self.shape, self.dtype), np.empty(self.shape, self.dtype)
 
         self.together(f"whole on rank {root}", make_room)
         self.flush()
@@ -314,7 +312,6 @@ class ShardedTable:
         if not here:
             return None
         order = np.concatenate([self._layout.rows_of(rank) for rank in range(self.ranks.size)])
-        table = np.empty_like(collected)
         table[order] = collected
         return table
 
@@ -346,8 +343,7 @@ class ShardedTable:
     def description(self) -> dict[str, Any]:
         """Return what a manifest says of the table."""
         rows, columns = self.shape
-        order = "batch" if self._in_order else "rank"
-        config = self._opt.get_config() | {"check_finite": self._check_finite}
+        order, config = "batch" if self._in_order else "rank", self._opt.get_config()
         return {"rows": rows, "columns": columns, "dtype": str(self.dtype), "sum_order": order, "config": config}
 
     def _meet(
