@@ -68,15 +68,15 @@ class Ranks:
         self._gone = ""
         self._under_way: dict[int, Any] = {}
         self._row_types: dict[tuple[str, int], Any] = {}
+        world = MPI.COMM_WORLD
         if self.size > 1:
-            world = MPI.COMM_WORLD
             end_all_on_error(world.rank, world.size, lambda: world.Abort(1))
-            if self.size == world.size:  # of a part of the job, nobody can tell how many share the machine
-                neighbours = self._comm.Split_type(MPI.COMM_TYPE_SHARED)
-                ranks_here = neighbours.size
-                neighbours.Free()
-                warn_of_binding(ranks_here, self.rank)
             atexit.register(self._leave)
+        if self.size == world.size:  # of a part of the job, nobody can tell how many share the machine
+            neighbours = self._comm.Split_type(MPI.COMM_TYPE_SHARED)
+            ranks_here = neighbours.size
+            neighbours.Free()
+            warn_of_binding(ranks_here, self.rank)
 
     @classmethod
     def of(cls, communicator: Any) -> Ranks:
