@@ -8,7 +8,7 @@ from typing import TypeAlias
 import numpy as np
 
 from .gradients import Dense, Gradient
-from .interrupts import Call, call_in_one_go
+from .interrupts import Call
 from .kernels.dense import step_many, step_many_serial
 from .rates import StepRates
 from .slots import Slots
@@ -38,6 +38,7 @@ class Batch:
         self._centered = first.mg is not None
         self._has_momentum = first.momentum is not None
         self._counters = new_counters(0)
+        self._compiled: set[tuple[bool, bool]] = set()
         self.gradient = Dense(np.empty(0, self._dtype))
         self.addresses = np.zeros((len(members), 5), np.int64)
         for k, own in enumerate(members):
@@ -53,24 +54,29 @@ class Batch:
         np.concatenate(gradients, axis=None, out=values)
         return self.gradient, self
 
-    def prepare(self, gradient: Gradient) -> None:
-        """Allocate nothing: a batch is complete."""
+    def is_due(self, gradient: Gradient, rates: StepRates) -> bool:
+        """Return False: no row of a small variable is behind."""
+        return False
 
-    def step(self, gradient: Gradient, rates: StepRates, scale: float) -> None:
-        """Apply one step with the gradients that ``addresses`` names."""
-        call_in_one_go(self.calls(gradient, rates, scale))
+    def settle(self) -> None:
+        """Do nothing, for the same reason."""
 
-    def calls(self, gradient: Gradient, rates: StepRates, scale: float) -> list[Call]:
-        """Return what :meth:`step` comes to."""
+    def calls(self, gradient: Gradient, rates: StepRates, scale: float) -> tuple[list[Call], bool]:
+        """Return what a step comes to with the gradients that ``addresses`` names, and whether it may compile."""
         packed = rates.packed(self._dtype, scale)
         mg = packed if self._centered else None
         momentum = packed if self._has_momentum and not rates.momentum_rests else None
         workers = workers_for(self._items)
         if workers == 1:
-            return [(step_many_serial, self.addresses, self._sizes, mg, momentum, packed)]
-        if len(self._counters) != workers:
-            self._counters = new_counters(workers)
-        return [(step_many, workers, self.addresses, self._sizes, mg, momentum, packed, self._counters)]
+            call: Call = (step_many_serial, self.addresses, self._sizes, mg, momentum, packed)
+        else:
+            if len(self._counters) != workers:
+                self._counters = new_counters(workers)
+            call = (step_many, workers, self.addresses, self._sizes, mg, momentum, packed, self._counters)
+        kind = workers > 1, rates.momentum_rests
+        if kind in self._compiled:
+            return [call], False
+        return [call, (self._compiled.add, kind)], True
 
 
 Part: TypeAlias = tuple[Gradient, Slots | Batch]

@@ -59,15 +59,15 @@ class Changes:
             )
         return none
 
-    def note_flush(self, clocks: NDArray[np.int32], steps: int, runs: NDArray[np.float64]) -> None:
-        """Note that all rows are about to be caught up with the steps before step ``steps``."""
-        if len(self.flushes) == MAX_FLUSHES:
-            self.everything = True
-        if self.everything:
-            return
-        self._before_flushes = self.rows(clocks)
-        self.flushes.append((steps, runs.copy()))
-        self._since, self._current = steps, None
+    def after_flush(self, clocks: NDArray[np.int32], steps: int, runs: NDArray[np.float64]) -> Changes:
+        """Return what these are once all rows have been caught up with the steps before step ``steps``."""
+        after = Changes()
+        if not self.everything and len(self.flushes) < MAX_FLUSHES:
+            after.everything = False
+            after.flushes = [*self.flushes, (steps, runs.copy())]
+            after._before_flushes = self.rows(clocks)
+            after._since = steps
+        return after
 
     def rows(self, clocks: NDArray[np.int32] | None) -> NDArray[np.int64]:
         """Return the rows that a step or a gather has written, in order."""

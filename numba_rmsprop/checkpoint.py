@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from .changes import Changes, Saved
 from .checking import Contents, check_contents, in_file, parse
+from .locking import in_turn
 from .slots import Slots
 from .tensorfile import SomeRows, Tensor, map_tensors, verify_tensors, write_tensors
-from .threads import launch_lock
 from .variables import FloatArray
 
 if TYPE_CHECKING:
@@ -36,19 +36,21 @@ AnyPath: TypeAlias = str | os.PathLike[str]
 
 def save(opt: RMSprop, path: AnyPath, *, include_variables: bool) -> None:
     """Write a file that needs no other."""
-    with launch_lock:
-        _write(opt, path, None, include_variables)
+    in_turn(_write, opt, path, None, include_variables)
 
 
 def save_delta(opt: RMSprop, path: AnyPath) -> None:
     """Write a file that goes on from the last one."""
-    with launch_lock:
-        before = opt._saved
-        if before is None:
-            raise ValueError("save_delta: expected a file to go on from, got none; call opt.save first")
-        if os.path.realpath(path) in before.paths:
-            raise ValueError(f"{path}: expected a new file, got one that the delta would go on from")
-        _write(opt, path, before, before.include_variables)
+    in_turn(_write_delta, opt, path)
+
+
+def _write_delta(opt: RMSprop, path: AnyPath) -> None:
+    before = opt._saved
+    if before is None:
+        raise ValueError("save_delta: expected a file to go on from, got none; call opt.save first")
+    if os.path.realpath(path) in before.paths:
+        raise ValueError(f"{path}: expected a new file, got one that the delta would go on from")
+    _write(opt, path, before, before.include_variables)
 
 
 def load(

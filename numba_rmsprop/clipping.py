@@ -28,7 +28,7 @@ from .kernels.norms import (
 from .kernels.rows import CHUNK
 from .rates import StepRates
 from .slots import Slots
-from .threads import launch_lock, row_links, row_scratch, workers_for, worth_a_launch
+from .threads import row_links, row_scratch, workers_for, worth_a_launch
 from .variables import FloatArray
 
 
@@ -59,13 +59,12 @@ def _scale(limit: float, norm: float) -> float:
 def squared_norm(gradient: Gradient, own: Slots | Batch, rates: StepRates) -> float:
     """Return the sum of squares of a gradient, duplicates summed and values clipped; the order of sums is fixed."""
     packed = rates.packed(gradient.values.dtype)
-    with launch_lock:
-        if isinstance(gradient, Dense):
-            return _dense(gradient.values, packed)
-        assert isinstance(own, Slots), "a batch has dense gradients only"
-        if isinstance(gradient, CSR):
-            return _csr(gradient, math.prod(own.shape[1:]), packed)
-        return _rows(gradient, own, packed)
+    if isinstance(gradient, Dense):
+        return _dense(gradient.values, packed)
+    assert isinstance(own, Slots), "a batch has dense gradients only"
+    if isinstance(gradient, CSR):
+        return _csr(gradient, math.prod(own.shape[1:]), packed)
+    return _rows(gradient, own, packed)
 
 
 def _rows(gradient: Rows, slots: Slots, rates: FloatArray) -> float:

@@ -7,8 +7,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from .interrupts import Call, call_in_one_go
 from .kernels.gaps import TABLE_GAPS, fill_table, finish_run
-from .rates import StepRates
 
 Arrays: TypeAlias = tuple[NDArray[np.floating], NDArray[np.float64], NDArray[np.float64]]
 
@@ -32,10 +32,6 @@ class History:
 
     def __init__(self, dtype: np.dtype[np.floating]) -> None:
         self._table = np.empty((4, TABLE_GAPS), dtype)
-        self.clear()
-
-    def clear(self) -> None:
-        """Forget every step: no row is behind."""
         self._runs = np.empty((RUNS_AT_START, RUN_ITEMS))
         self._tree = np.zeros((2 * RUNS_AT_START, 4))
         self._count = 0
@@ -51,38 +47,30 @@ class History:
     @property
     def full(self) -> bool:
         """Whether the variable should be flushed before another step is noted."""
-        return self._count >= MAX_RUNS
+        return self._count >= MAX_RUNS - 1
 
     @property
     def runs(self) -> NDArray[np.float64]:
         """Rows of (first step, rho, momentum, shrink, outer rate), in order."""
         return self._runs[: self._count]
 
-    def has(self, rates: StepRates) -> bool:
-        """Return whether the latest run goes on with these numbers, and so nothing is to be noted."""
-        return self._latest[1:] == rates.when_skipped
-
-    def note(self, step: int, numbers: tuple[float, ...]) -> None:
-        """Record the numbers of step ``step``, as :attr:`StepRates.when_skipped` gives them."""
+    def to_note(self, step: int, numbers: tuple[float, ...]) -> list[Call]:
+        """Return what notes the numbers of step ``step``, as :attr:`StepRates.when_skipped` gives them."""
         if self._latest[1:] == numbers:
-            return
-        self.make_room()
-        count = self._count
-        self._latest = step, *numbers
-        self._runs[count] = self._latest
-        self._count = count + 1
+            return []
+        count, latest = self._count, (step, *numbers)
+        if count == len(self._runs):
+            self._grow()
+        # Behind the runs that count, so nobody reads it yet.
+        self._runs[count] = latest
         if count:
             finish_run(count - 1, step, self._runs, self._tree)
-
-    def make_room(self) -> None:
-        """Allocate what one more run takes."""
-        if self._count == len(self._runs):
-            self._grow()
+        return [(setattr, self, "_latest", latest), (setattr, self, "_count", count + 1)]
 
     def note_runs(self, runs: NDArray[np.float64]) -> None:
         """Record runs as :attr:`runs` gave them."""
         for step, *numbers in runs.tolist():
-            self.note(int(step), tuple(numbers))
+            call_in_one_go(self.to_note(int(step), tuple(numbers)))
 
     def arrays(self, now: int) -> Arrays:
         """Return ``(table, runs, tree)`` for gaps that end before step ``now``."""

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from . import checkpoint
 from .arguments import as_list, as_variables, check_pairs, refuse_duplicates, without_none
 from .batches import Part
 from .clipping import norm_scales
 from .gradients import Dense, Gradient, as_gradient, as_indices, check_finite, check_rows
-from .interrupts import Uninterrupted, call_in_one_go
+from .interrupts import Call
+from .locking import commit, in_turn, look
 from .minimize import check_call, gradients_of
 from .plans import Plan, layout_is_known
 from .rates import StepRates
 from .serialize import deserialize, serialize
 from .settings import Settings
 from .slots import Slots, copy_rows
-from .threads import launch_lock
 from .variables import FloatArray, Label, Occupied, as_variable, describe
 from .weights import WeightStore
 
@@ -345,12 +346,14 @@ class RMSprop(Settings, WeightStore):
         array([[4., 5.],
                [0., 1.]])
         """
+        return in_turn(self._gather, var, as_indices(indices, "indices"), out)
+
+    def _gather(self, var: FloatArray, wanted: NDArray[np.integer], out: FloatArray | None) -> FloatArray:
         slots = self._find_or_check(var)
         name = "variable" if slots is None else slots.name
         if var.ndim == 0:
             raise ValueError(f"{describe(name, var)} has no rows to gather")
         label = Label("indices of", name, var)
-        wanted = as_indices(indices, label)
         shape = (*wanted.shape, *var.shape[1:])
         if out is None:
             out = np.empty(shape, var.dtype)
@@ -515,23 +518,70 @@ class RMSprop(Settings, WeightStore):
             folder=self.slots_folder,
         )
 
-    def _take_step(self, pairs: list[Any], rates: StepRates | None = None) -> int:
-        """Take one step, with the hyperparameters given or those of now."""
-        with launch_lock:
+    def _take_step(self, pairs: list[Any], given: StepRates | None = None) -> int:
+        """Take one step, with the hyperparameters given or those of now, and return the number of steps taken.
+
+        What is the user's is called here, where no lock is held: hyperparameters, and what a closer look at pairs asks.
+        """
+        closer: list[tuple[Any, FloatArray]] | None = None
+        step = self._iterations
+        rates = self._rates(step) if given is None else given
+        while True:
+            taken = in_turn(self._step, pairs, closer, rates, None if given is not None else step)
+            if taken is not None:
+                return taken
+            if given is None and self._was_overtaken(step):
+                step = self._iterations
+                rates = self._rates(step)
+            if closer is None:
+                closer = without_none(check_pairs(pairs))
+
+    def _was_overtaken(self, step: int) -> bool:
+        """Return whether another thread has taken step ``step``; if a callable of the user has, its answer counts."""
+        return self._iterations != step and self._latest_thread != threading.get_ident()
+
+    def _step(
+        self, pairs: list[Any], closer: list[tuple[Any, FloatArray]] | None, rates: StepRates, step: int | None
+    ) -> int | None:
+        """Take one step; return None where other rates or a closer look are needed. For a call in its turn."""
+        if step is not None and self._was_overtaken(step):
+            return None
+        while True:
+            mark = look()
             found: list[Slots] = []
-            parts = self._parts_as_before(pairs)
-            if parts is None:
-                pairs = without_none(check_pairs(pairs))
-                found = self._find_or_make([var for _, var in pairs])
-                parts = self._parts([grad for grad, _ in pairs], found)
-            if rates is None:
-                rates = self._rates(self._iterations)
-            scales = self._scales(parts, rates) if self._clips_norms else None
-            if found or not self._step_alone(parts, rates, scales):
-                self._step_all(parts, rates, scales, found)
-            if found and layout_is_known():
-                self._plan = Plan(found, self._occupied)
-            return self._iterations
+            if closer is None:
+                parts = self._parts_as_before(pairs)
+                if parts is None:
+                    return None
+            else:
+                found = self._find_or_make([var for _, var in closer])
+                parts = self._parts([grad for grad, _ in closer], found)
+            due = [own for gradient, own in parts if own.is_due(gradient, rates)]
+            for own in due:
+                own.settle()
+            if not due and commit(mark, *self._step_calls(parts, rates, found)):
+                return self._iterations
+
+    def _step_calls(self, parts: list[Part], rates: StepRates, found: list[Slots]) -> tuple[list[Call], bool]:
+        """Return what a step comes to, and whether signal handlers must be held off; those found may be new."""
+        scales = self._scales(parts, rates) if self._clips_norms else [1.0] * len(parts)
+        calls: list[Call] = []
+        held = bool(found)
+        if found:
+            # Until now, a plan may have taken for small what is to have clocks.
+            calls += [(self._register, found), (setattr, self, "_plan", None)]
+        for (gradient, own), scale in zip(parts, scales, strict=True):
+            more, compiles = own.calls(gradient, rates, scale)
+            calls += more
+            held |= compiles
+        calls.append((setattr, self, "_iterations", self._iterations + 1))
+        calls.append((setattr, self, "_latest_thread", threading.get_ident()))
+        if found and not self.check_finite and not self._clips_norms and layout_is_known():
+            calls.append((self._remember, found))
+        return calls, held
+
+    def _remember(self, found: list[Slots]) -> None:
+        self._plan = Plan(found, self._occupied)
 
     def _parts_as_before(self, pairs: list[Any]) -> list[Part] | None:
         """Return the gradients, checked, each with what takes its step, where nothing needs a closer look."""
@@ -566,36 +616,6 @@ class RMSprop(Settings, WeightStore):
     def _check_values(self, gradient: Gradient, own: Slots) -> None:
         if self.check_finite:
             check_finite(gradient, own.var, own.name)
-
-    def _step_alone(self, parts: list[Part], rates: StepRates, scales: list[float] | None) -> bool:
-        """Take the step of a call with one variable, or one batch of small ones; return whether it was so simple."""
-        if len(parts) > 1:
-            return False
-        gradient, own = parts[0]
-        calls = own.calls(gradient, rates, 1.0 if scales is None else scales[0])
-        if calls is None:
-            return False
-        calls.append((setattr, self, "_iterations", self._iterations + 1))
-        call_in_one_go(calls)
-        return True
-
-    def _step_all(self, parts: list[Part], rates: StepRates, scales: list[float] | None, found: list[Slots]) -> None:
-        """Take the steps of all variables; those found may be new."""
-        if found:
-            self._plan = None  # which may take for small what is to have clocks now
-        if len(parts) > 1:
-            for gradient, own in parts:
-                own.prepare(gradient)
-        interrupts = Uninterrupted()
-        try:
-            interrupts.hold()
-            if found:
-                self._register(found)
-            for k, (gradient, own) in enumerate(parts):
-                own.step(gradient, rates, 1.0 if scales is None else scales[k])
-            self._iterations += 1
-        finally:
-            interrupts.release()
 
     def _scales(self, parts: list[Part], rates: StepRates) -> list[float]:
         return norm_scales(parts, rates, clipnorm=self.clipnorm, global_clipnorm=self.global_clipnorm)

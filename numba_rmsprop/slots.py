@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from operator import setitem
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -15,7 +16,7 @@ from . import threads
 from .changes import Changes
 from .gradients import CSR, Dense, Gradient, Rows
 from .history import Arrays, History
-from .interrupts import Call, Uninterrupted, call_in_one_go
+from .interrupts import Call, call_in_one_go
 from .kernels.catching_up import (
     catch_up_rows,
     copy_share,
@@ -27,8 +28,9 @@ from .kernels.catching_up import (
 from .kernels.csr import step_csr, step_csr_serial
 from .kernels.dense import step_dense, step_lines
 from .kernels.rows import step_rows, step_share
+from .locking import commit, in_turn, look, whole
 from .rates import StepRates
-from .threads import launch_lock, row_links, row_scratch, workers_for, worth_a_launch
+from .threads import row_links, row_scratch, workers_for, worth_a_launch
 from .variables import FloatArray, as_lines, as_table, describe
 
 State: TypeAlias = tuple[FloatArray, FloatArray, FloatArray | None, FloatArray | None]
@@ -108,13 +110,15 @@ class Slots:
         self._links = row_links(0)
         self._scratch = row_scratch(0, np.empty((0, 0), self.dtype))
         self._sums = np.zeros((0, 0), self.dtype)
+        self._compiled: set[tuple[Any, ...]] = set()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_table", "_seen")}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_table", "_seen", "_compiled")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._seen = None
+        self._compiled = set()
         self._table = self._as_table()  # views of the arrays as they were copied or unpickled
 
     @property
@@ -130,36 +134,43 @@ class Slots:
         self.mg = None if self.mg is None else arrays["mg"]
         self._table = self._as_table()
 
-    def step(self, gradient: Gradient, rates: StepRates, scale: float) -> None:
-        """Apply one step; ``scale`` is what the clipping of norms leaves of the gradient."""
-        packed = rates.packed(self.dtype, scale)
-        with launch_lock:
-            if isinstance(gradient, Dense):
-                self._step_dense(gradient, rates, packed)
-            else:
-                self._step_sparse(gradient, rates, packed)
+    def is_due(self, gradient: Gradient, rates: StepRates) -> bool:
+        """Return whether rows must be caught up, by :meth:`settle`, before a step that goes on from all of them."""
+        if self.clocks is None:
+            return False
+        if self.steps + 1 >= CLOCK_LIMIT:
+            return True
+        if not self.exact or self.floor == self.steps:
+            return False
+        if isinstance(gradient, Dense) or self.history.full:
+            return True
+        return rates.momentum_rests and self.momentum is not None and self.history.has_momentum
 
-    def prepare(self, gradient: Gradient) -> None:
-        """Allocate what a step takes; for all variables of a call, before the step of the first begins."""
+    def settle(self) -> None:
+        """Catch up every row, and start the clocks anew before they pass what an int32 holds."""
+        self.flush()
+        if self.steps + 1 >= CLOCK_LIMIT:
+            commit(look(), [(self.restore, None, 0, 0, self.history.runs[:0])], held=True)
+
+    def calls(self, gradient: Gradient, rates: StepRates, scale: float) -> tuple[list[Call], bool]:
+        """Return what a step comes to where nothing is due, and whether it may compile; all memory is allocated here.
+
+        ``scale`` is what the clipping of norms leaves of the gradient.
+        """
         if self.folder is not None:
             self.check_process()
+        packed = rates.packed(self.dtype, scale)
         if isinstance(gradient, Dense):
-            return
-        self.row_clocks()
-        if self.exact:
-            self.history.make_room()
-        if isinstance(gradient, Rows):
-            self.seen()
-            values = gradient.values
-            if len(self._links[0]) != len(values):
-                self._links = row_links(len(values))
-            workers = workers_for(values.size)
-            if len(self._scratch[2]) != workers:
-                self._scratch = row_scratch(workers, values)
+            calls = self._dense_calls(gradient, rates, packed)
         else:
-            wanted = workers_for(gradient.values.size), math.prod(self.shape[1:])
-            if self._sums.shape != wanted:
-                self._sums = np.zeros(wanted, self.dtype)
+            calls = self._sparse_calls(gradient, rates, packed)
+        return self._compiling(calls, type(gradient), workers_for(gradient.values.size) > 1, rates.momentum_rests)
+
+    def _compiling(self, calls: list[Call], *kind: Any) -> tuple[list[Call], bool]:
+        """Return calls, and whether they may compile kernels, which runs Python: if none of their kind was made yet."""
+        if kind in self._compiled:
+            return calls, False
+        return [*calls, (self._compiled.add, kind)], True
 
     def check_process(self) -> None:
         """Raise RuntimeError in a process that was forked since: files of slots are one for both."""
@@ -169,49 +180,25 @@ class Slots:
                 "in a forked process, make an optimizer of its own, or RMSprop.load what was saved"
             )
 
-    def calls(self, gradient: Gradient, rates: StepRates, scale: float) -> list[Call] | None:
-        """Return what :meth:`step` comes to, where that is one kernel and a number; None where it is more."""
-        if not isinstance(gradient, Rows) or self._table is None or self.steps + 1 >= CLOCK_LIMIT:
-            return None
-        if self._must_flush(rates):
-            return None
-        if self.exact and not self.history.has(rates):
-            return None
-        self.prepare(gradient)
-        history = self.history.arrays(self.steps) if self.exact else None
-        ages = self.row_clocks(), self.floor, self.steps
-        entries = gradient.indices, gradient.values
-        step = self._rows_call(entries, _at_work(self._table, rates), ages, history, rates.packed(self.dtype, scale))
-        return [step, (setattr, self, "steps", self.steps + 1)]
-
     def flush(self) -> None:
         """Catch up every row."""
-        with launch_lock:
-            if self.clocks is None or self.floor == self.steps or not self.exact:
-                return
-            self.check_process()
-            state, clocks = self._borrow(EVERYTHING)
-            ages, history = (clocks, self.floor, self.steps), self.history.arrays(self.steps)
-            with Uninterrupted():
-                self.changes.note_flush(self.clocks, self.steps, self.history.runs)
-                if worth_a_launch(self.var.size):
-                    flush_rows(state, ages, history)
-                else:
-                    catch_up_rows(0, len(clocks), state, ages, history)
-                if self._table is None:
-                    self._give_back(EVERYTHING, state, clocks)
-                self.floor = self.steps
-                self.history.clear()
+        in_turn(self._commit, self._flush_calls)
 
     def gather(self, indices: NDArray[np.int64], out: FloatArray, *, in_place: bool = True) -> None:
         """Copy current rows into ``out``, shape (n, columns), contiguous; leave those behind as they are if asked."""
-        with launch_lock:
-            if self.has_values_behind and not in_place:
-                self._copy_caught_up(indices, out)
-            elif self.has_values_behind:
-                self.catch_up(indices, out)
-            else:
-                copy_rows(self.var, indices, out)
+        if in_place:
+            in_turn(self._commit, self._gather_calls, indices, out)
+        else:
+            in_turn(whole, self._copy_caught_up, indices, out)
+
+    @staticmethod
+    def _commit(make: Callable[..., tuple[list[Call], bool]], *arguments: Any) -> None:
+        """Commit the calls that ``make`` returns, with whether they are to be made with signal handlers held off."""
+        done = False
+        while not done:
+            mark = look()
+            calls, held = make(*arguments)
+            done = not calls or commit(mark, calls, held=held)
 
     @property
     def has_values_behind(self) -> bool:
@@ -220,27 +207,53 @@ class Slots:
 
     def catch_up(self, indices: NDArray[np.int64], out: FloatArray | None = None) -> None:
         """Catch up some rows, after a sparse step, and copy them into ``out`` if there is one."""
-        with launch_lock:
-            self.check_process()
-            rows, places = self._reach(indices)
-            state, clocks = self._borrow(rows)
-            ages, history = (clocks, self.floor, self.steps), self.history.arrays(self.steps)
-            if self._table is not None:
-                _catch_up_and_copy(places, out, state, ages, history)  # one kernel, which nothing interrupts
-                return
-            with Uninterrupted():
-                _catch_up_and_copy(places, out, state, ages, history)
-                self._give_back(rows, state, clocks)
+        in_turn(self._commit, self._catch_up_calls, indices, out)
+
+    def _flush_calls(self) -> tuple[list[Call], bool]:
+        if self.clocks is None or self.floor == self.steps or not self.exact:
+            return [], False
+        self.check_process()
+        state, clocks = self._borrow(EVERYTHING)
+        ages, history = (clocks, self.floor, self.steps), self.history.arrays(self.steps)
+        if worth_a_launch(self.var.size):
+            kernel: Call = (flush_rows, state, ages, history)
+        else:
+            kernel = (catch_up_rows, 0, len(clocks), state, ages, history)
+        changes = self.changes.after_flush(self.clocks, self.steps, self.history.runs)
+        calls = [
+            *(kernel, *self._to_give_back(EVERYTHING, state, clocks)),
+            (setattr, self, "changes", changes),
+            (setattr, self, "floor", self.steps),
+            (setattr, self, "history", History(self.dtype)),
+        ]
+        return calls, True
+
+    def _gather_calls(self, indices: NDArray[np.int64], out: FloatArray) -> tuple[list[Call], bool]:
+        if self.has_values_behind:
+            return self._catch_up_calls(indices, out)
+        copy_rows(self.var, indices, out)
+        return [], False
+
+    def _catch_up_calls(self, indices: NDArray[np.int64], out: FloatArray | None) -> tuple[list[Call], bool]:
+        self.check_process()
+        rows, places = self._reach(indices)
+        state, clocks = self._borrow(rows)
+        ages, history = (clocks, self.floor, self.steps), self.history.arrays(self.steps)
+        workers = workers_for(len(places) * state[0].shape[1])
+        calls = [catching_up(workers, places, out, state, ages, history), *self._to_give_back(rows, state, clocks)]
+        return self._compiling(calls, "catch up", out is None, workers > 1)
 
     def _copy_caught_up(self, indices: NDArray[np.int64], out: FloatArray) -> None:
         """Copy what rows will be once they are caught up."""
+        if not self.has_values_behind:
+            copy_rows(self.var, indices, out)
+            return
         self.check_process()
         rows, places = np.unique(indices, return_inverse=True)
-        var, rms, mg, momentum = (None if array is None else _copy_as_table(array[rows]) for array in self._state)
-        assert var is not None
-        assert rms is not None
-        ages, history = (self.row_clocks()[rows], self.floor, self.steps), self.history.arrays(self.steps)
-        _catch_up_and_copy(places, out, (var, rms, mg, momentum), ages, history)
+        state, clocks = self._copies(rows)
+        ages, history = (clocks, self.floor, self.steps), self.history.arrays(self.steps)
+        workers = workers_for(len(places) * state[0].shape[1])
+        call_in_one_go([catching_up(workers, places, out, state, ages, history)])
 
     def row_clocks(self) -> NDArray[np.int32]:
         """Return the row clocks, made when they are first needed."""
@@ -261,7 +274,7 @@ class Slots:
         self.changes.everything = True  # no clock tells what has changed
         self.clocks, self.steps, self.floor = clocks, steps, floor
         self.small = self.small and clocks is None
-        self.history.clear()
+        self.history = History(self.dtype)
         self.history.note_runs(runs)
 
     @property
@@ -286,85 +299,79 @@ class Slots:
         """Return the state of ``rows`` as arrays of shape (n, columns), and their clocks.
 
         Views of everything where there are such views. Only a strided variable of three axes or more has none: then
-        copies, which :meth:`_give_back` writes back.
+        copies, which :meth:`_to_give_back` writes back.
         """
-        table, clocks = self._table, self.row_clocks()
-        if table is not None:
-            return table, clocks
+        return self._copies(rows) if self._table is None else (self._table, self.row_clocks())
+
+    def _copies(self, rows: Selection) -> tuple[State, NDArray[np.int32]]:
         var, rms, mg, momentum = (None if array is None else _copy_as_table(array[rows]) for array in self._state)
         assert var is not None
         assert rms is not None
-        return (var, rms, mg, momentum), clocks[rows]
+        return (var, rms, mg, momentum), self.row_clocks()[rows].copy()
 
-    def _give_back(self, rows: Selection, state: State, clocks: NDArray[np.int32]) -> None:
-        for array, copied in zip(self._state, state, strict=True):
-            if array is not None and copied is not None:
-                array[rows] = copied.reshape(len(copied), *array.shape[1:])
-        self.row_clocks()[rows] = clocks
+    def _to_give_back(self, rows: Selection, state: State, clocks: NDArray[np.int32]) -> list[Call]:
+        """Return what writes borrowed copies back."""
+        if self._table is not None:
+            return []
+        calls: list[Call] = [
+            (setitem, array, rows, copied.reshape(len(copied), *array.shape[1:]))
+            for array, copied in zip(self._state, state, strict=True)
+            if array is not None and copied is not None
+        ]
+        return [*calls, (setitem, self.row_clocks(), rows, clocks)]
 
-    def _step_dense(self, gradient: Dense, rates: StepRates, packed: FloatArray) -> None:
-        self.check_process()
-        self.changes.everything = True
-        self.flush()
+    def _dense_calls(self, gradient: Dense, rates: StepRates, packed: FloatArray) -> list[Call]:
+        calls: list[Call] = []
         for grad, *state in as_lines(gradient.values, *_at_work(self._state, rates)):
             assert grad is not None
             if worth_a_launch(grad.size):
-                step_dense(grad, tuple(state), packed)
+                calls.append((step_dense, grad, tuple(state), packed))
             elif grad.size:
-                step_lines(0, len(grad), grad, tuple(state), packed)
-        if self.clocks is not None:
-            self.steps += 1
-            self.floor = self.steps  # every row is current, whatever its clock says
-            self._rebase_if_due()
+                calls.append((step_lines, 0, len(grad), grad, tuple(state), packed))
+        if not self.changes.everything:
+            calls.append((setattr, self, "changes", Changes()))
+        if self.clocks is not None:  # every row is current, whatever its clock says
+            calls += [(setattr, self, "steps", self.steps + 1), (setattr, self, "floor", self.steps + 1)]
+        return calls
 
-    def _step_sparse(self, gradient: Rows | CSR, rates: StepRates, packed: FloatArray) -> None:
-        self.prepare(gradient)
-        if self._must_flush(rates):
-            self.flush()
+    def _sparse_calls(self, gradient: Rows | CSR, rates: StepRates, packed: FloatArray) -> list[Call]:
         history = self.history.arrays(self.steps) if self.exact else None
         rows: Selection = EVERYTHING
         if isinstance(gradient, Rows):
             rows, places = self._reach(gradient.indices)
             state, clocks = self._borrow(rows)
             ages = clocks, self.floor, self.steps
-            at_work = _at_work(state, rates)
-            call_in_one_go([self._rows_call((places, gradient.values), at_work, ages, history, packed)])
+            kernel = self._rows_call((places, gradient.values), _at_work(state, rates), ages, history, packed)
         else:
             state, clocks = self._borrow(rows)
-            self._launch_csr(gradient, _at_work(state, rates), (clocks, self.floor, self.steps), history, packed)
-        if self._table is None:
-            self._give_back(rows, state, clocks)
+            ages = clocks, self.floor, self.steps
+            kernel = self._csr_call(gradient, _at_work(state, rates), ages, history, packed)
+        calls = [kernel] if self._table is not None else [kernel, *self._to_give_back(rows, state, clocks)]
         if self.exact:
-            self.history.note(self.steps, rates.when_skipped)
-        self.steps += 1
-        if self.history.full:
-            self.flush()
-        self._rebase_if_due()
-
-    def _must_flush(self, rates: StepRates) -> bool:
-        """Return whether a step goes without a momentum that touched rows must be caught up with first."""
-        return rates.momentum_rests and self.momentum is not None and self.exact and self.history.has_momentum
+            calls += self.history.to_note(self.steps, rates.when_skipped)
+        calls.append((setattr, self, "steps", self.steps + 1))
+        return calls
 
     def _rows_call(self, entries: Entries, state: State, ages: Ages, history: Arrays | None, rates: FloatArray) -> Call:
-        workers = len(self._scratch[2])
+        values = entries[1]
+        if len(self._links[0]) != len(values):
+            self._links = row_links(len(values))
+        workers = workers_for(values.size)
+        if len(self._scratch[2]) != workers:
+            self._scratch = row_scratch(workers, values)
         links = self.seen(), *self._links
         if workers == 1:
             return step_share, 0, 1, entries, state, ages, history, rates, links, self._scratch
         return step_rows, workers, entries, state, ages, history, rates, links, self._scratch
 
-    def _launch_csr(self, gradient: CSR, state: State, ages: Ages, history: Arrays | None, rates: FloatArray) -> None:
+    def _csr_call(self, gradient: CSR, state: State, ages: Ages, history: Arrays | None, rates: FloatArray) -> Call:
         matrix = gradient.indptr, gradient.indices, gradient.values
-        workers = len(self._sums)
+        workers = workers_for(gradient.values.size)
+        if self._sums.shape != (workers, state[0].shape[1]):
+            self._sums = np.zeros((workers, state[0].shape[1]), self.dtype)
         if workers == 1:
-            step_csr_serial(matrix, state, ages, history, rates, self._sums)
-        else:
-            step_csr(workers, matrix, state, ages, history, rates, self._sums)
-
-    def _rebase_if_due(self) -> None:
-        """Start the clocks anew before they pass what an int32 holds."""
-        if self.steps >= CLOCK_LIMIT:
-            self.flush()
-            self.restore(None, 0, 0, self.history.runs[:0])
+            return step_csr_serial, matrix, state, ages, history, rates, self._sums
+        return step_csr, workers, matrix, state, ages, history, rates, self._sums
 
 
 def zeros(
@@ -385,14 +392,18 @@ def _at_work(state: State, rates: StepRates) -> State:
     return (*state[:3], None) if rates.momentum_rests else state
 
 
-def _catch_up_and_copy(
-    places: NDArray[np.int64], out: FloatArray | None, state: State, ages: Ages, history: Arrays
-) -> None:
-    workers = workers_for(len(places) * state[0].shape[1])
+def catching_up(
+    workers: int,
+    places: NDArray[np.int64],
+    out: FloatArray | None,
+    state: State,
+    ages: Ages,
+    history: Arrays,
+) -> Call:
+    """Return what catches up some rows, and copies them into ``out`` if there is one."""
     if workers == 1:
-        gather_owned(0, 1, places, out, state, ages, history)
-    else:
-        gather_catching_up(workers, places, out, state, ages, history)
+        return gather_owned, 0, 1, places, out, state, ages, history
+    return gather_catching_up, workers, places, out, state, ages, history
 
 
 def _copy_as_table(array: FloatArray) -> FloatArray:
@@ -411,5 +422,4 @@ def copy_rows(var: FloatArray, indices: NDArray[np.int64], out: FloatArray) -> N
     if workers == 1:
         copy_share(0, 1, indices, out, table)
         return
-    with launch_lock:
-        gather_rows(workers, indices, out, table)
+    in_turn(gather_rows, workers, indices, out, table)

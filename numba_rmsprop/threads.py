@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 
 import numba
 import numpy as np
@@ -13,10 +12,8 @@ from numpy.typing import NDArray
 
 from .interrupts import Uninterrupted
 from .kernels.rows import CHUNK
+from .locking import launch_lock
 from .variables import FloatArray
-
-launch_lock = threading.RLock()
-"""Held during every launch: Numba's workqueue layer aborts the process when two threads launch at once."""
 
 SERIAL_ITEMS = 8192
 """Below this many elements a serial loop (2.6 us for 1,000) beats a launch (4.7 us and more)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from operator import setitem
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -10,16 +11,16 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from .batches import Batch
 from .changes import Saved
-from .interrupts import Uninterrupted
+from .interrupts import Call, Uninterrupted
+from .locking import commit, in_turn, look
 from .plans import Plan
 from .slots import Slots
-from .threads import launch_lock
 from .variables import FloatArray, Occupied, as_variable, describe, memory_key, refuse_overlap
 
 Initializer: TypeAlias = str | float | Callable[..., ArrayLike]
 
 
-DERIVED = ("_by_id", "_by_memory", "_occupied", "_batches", "_plan")
+DERIVED = ("_by_id", "_by_memory", "_occupied", "_batches", "_plan", "_latest_thread")
 """What is made anew where an optimizer was copied or unpickled, since it speaks of memory."""
 
 
@@ -51,7 +52,11 @@ class WeightStore:
 
     @iterations.setter
     def iterations(self, value: int) -> None:
-        self._iterations = _check_iterations(value)
+        in_turn(self._set_iterations, _check_iterations(value))
+
+    def _set_iterations(self, iterations: int) -> None:
+        while not commit(look(), [(setattr, self, "_iterations", iterations)]):
+            pass  # another signal's handler came between the look and the commit
 
     @property
     def weights(self) -> list[NDArray[Any]]:
@@ -69,7 +74,10 @@ class WeightStore:
 
     def get_weights(self) -> list[NDArray[Any]]:
         """Return a copy of :attr:`weights`."""
-        with launch_lock:
+        return in_turn(self._copies)
+
+    def _copies(self) -> list[NDArray[Any]]:
+        with Uninterrupted():
             return [array.copy() for array in self.weights]
 
     def set_weights(self, weights: Sequence[ArrayLike]) -> None:
@@ -109,14 +117,16 @@ class WeightStore:
             value.astype(array.dtype, copy=written.reached_by(value))
             for array, value in zip(present, given[1:], strict=True)
         ]
-        with launch_lock:
+        in_turn(self._overwrite, present, values, iterations)
+
+    def _overwrite(self, present: list[NDArray[Any]], values: list[NDArray[Any]], iterations: int) -> None:
+        calls: list[Call] = [(setattr, slots.changes, "everything", True) for slots in self._slots]
+        calls += [(setitem, array, ..., value) for array, value in zip(present, values, strict=True)]
+        calls.append((setattr, self, "_iterations", iterations))
+        done = False
+        while not done:
             self.flush()
-            with Uninterrupted():
-                for slots in self._slots:
-                    slots.changes.everything = True
-                for array, value in zip(present, values, strict=True):
-                    array[...] = value
-                self._iterations = iterations
+            done = commit(look(), calls)
 
     def build(self, variables: Iterable[FloatArray]) -> None:
         """Make the slots of variables before their first step, as for :meth:`set_weights`.
@@ -126,8 +136,16 @@ class WeightStore:
         TypeError, ValueError
             If one of them cannot be a variable.
         """
-        with launch_lock:
-            self._register(self._find_or_make(list(variables)))
+        wanted = list(variables)
+        in_turn(self._build, wanted)
+
+    def _build(self, wanted: list[FloatArray]) -> list[Slots]:
+        done = False
+        while not done:
+            mark = look()
+            found = self._find_or_make(wanted)
+            done = commit(mark, [(self._register, found)], held=True)
+        return found
 
     def flush(self, *variables: FloatArray) -> None:
         """Catch up every row of the given variables, or of all: their values and slots.
@@ -176,17 +194,23 @@ class WeightStore:
         shape : tuple of int, optional
             Shape of a new slot; the variable's by default.
         """
-        with launch_lock:
-            known = self._find_or_check(var)
-            if known is None or slot_name not in known.arrays:
-                slots = self._find_or_make([var])[0]
-                value = _initial(initializer, var.shape if shape is None else tuple(shape), var.dtype, slot_name)
-                if slot_name in slots.arrays:
-                    slots.arrays[slot_name][...] = value
-                else:
-                    slots.custom[slot_name] = value
-                self._register([slots])
-            return self.get_slot(var, slot_name)
+        known = in_turn(self._find_or_check, var)
+        value = None
+        if known is None or slot_name not in known.arrays:  # the initializer is the user's, so no lock is held
+            value = _initial(initializer, var.shape if shape is None else tuple(shape), var.dtype, slot_name)
+        return in_turn(self._add_slot, var, slot_name, value)
+
+    def _add_slot(self, var: FloatArray, slot_name: str, value: NDArray[Any] | None) -> NDArray[Any]:
+        done = value is None
+        while not done:
+            mark = look()
+            slots = self._find_or_make([var])[0]
+            if slot_name in slots.arrays:
+                fill: Call = (setitem, slots.arrays[slot_name], ..., value)
+            else:
+                fill = (setitem, slots.custom, slot_name, value)
+            done = commit(mark, [(self._register, [slots]), fill], held=True)
+        return self.get_slot(var, slot_name)
 
     def add_weight(
         self,
@@ -204,8 +228,9 @@ class WeightStore:
         """
         if name in self._own_weights:
             raise ValueError(f"name: there is a weight {name!r} already; expected another name")
-        self._own_weights[name] = _initial(initializer, tuple(shape), np.dtype(dtype), name)
-        return self._own_weights[name]
+        value = _initial(initializer, tuple(shape), np.dtype(dtype), name)
+        in_turn(self._own_weights.__setitem__, name, value)
+        return value
 
     def _built_in_slots(self) -> Sequence[str]:
         raise NotImplementedError
@@ -224,6 +249,7 @@ class WeightStore:
         self._occupied = occupied_by(self._slots)
         self._batches: dict[Any, Batch] = {}
         self._plan: Plan | None = None
+        self._latest_thread = 0
 
     def _find(self, var: FloatArray) -> Slots | None:
         slots = self._by_id.get(id(var))

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..kernels.requests import add_entries, add_entries_of, number_rows
-from ..threads import launch_lock, worth_a_launch
+from ..locking import in_turn
+from ..threads import worth_a_launch
 from ..variables import FloatArray
 
 Chains = tuple[NDArray[np.int32], NDArray[np.int32]]
@@ -48,7 +49,6 @@ def add(
 ) -> None:
     """Add up the entries of rows, see :func:`numba_rmsprop.kernels.requests.add_entries_of`."""
     if worth_a_launch(len(rows) * values.shape[1]):
-        with launch_lock:
-            add_entries(rows, values, order, following, sums)
+        in_turn(add_entries, rows, values, order, following, sums)
     else:
         add_entries_of(0, len(rows), rows, values, order, following, sums)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from ..interrupts import Call
 from ..slots import Slots
 from .arrays import as_array, in_order
 
@@ -81,19 +82,20 @@ class Table:
             self.note_write(parameter)
         self._forget(parameter)  # nobody need ask until the next sparse step
 
-    def note_step(self, parameter: Tensor) -> None:
-        """Note that a step has left rows behind, and make up for what another optimizer has left before."""
+    def take_over(self, parameter: Tensor) -> None:
+        """Have readers of the parameter come here, and make up for what another optimizer has left behind."""
         other = _tables.get(parameter)
         if other is not self:
             if other is not None:
                 other.flush(parameter)
             _tables[parameter] = self
-        self.was_read = False
-        self.version = version_of(parameter)
 
-    def is_noted(self, parameter: Tensor) -> bool:
-        """Return whether readers of the parameter come here."""
-        return _tables.get(parameter) is self
+    def to_note(self, parameter: Tensor) -> list[Call]:
+        """Return what notes that a step has left rows behind, after which the parameter has its next version."""
+        if self._slots.clocks is None:
+            return []
+        version = version_of(parameter) + (not parameter.is_inference())
+        return [(setattr, self, "was_read", False), (setattr, self, "version", version)]
 
     def note_write(self, parameter: Tensor) -> None:
         """Let autograd know that the parameter has changed."""

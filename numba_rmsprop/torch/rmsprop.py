@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..locking import in_turn
 from ..settings import MODES
-from ..threads import launch_lock
 from .arrays import STORED_AS
 from .state import SLOTS, ParameterState, check_parameter, describe
 from .steps import Group, Steps
@@ -152,8 +152,7 @@ class RMSprop(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        with launch_lock:
-            self._steps.take(self.param_groups, self.state)
+        in_turn(self._steps.take, self.param_groups, self.state)
         return loss
 
     _watched_step = torch.optim.Optimizer.profile_hook_step(_step)

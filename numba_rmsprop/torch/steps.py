@@ -15,11 +15,11 @@ from torch import Tensor
 
 from ..batches import Batch
 from ..gradients import Gradient, Rows
-from ..interrupts import Call, Uninterrupted, call_in_one_go
+from ..interrupts import Call, Uninterrupted
 from ..kernels.dense import add_one
+from ..locking import commit, look
 from ..rates import StepRates
 from ..slots import Slots
-from .behind import version_of
 from .gradients import as_gradient
 from .plans import WORTH_A_PLAN, Plan
 from .state import ParameterState, describe
@@ -53,7 +53,24 @@ class Steps:
         self._has_warned = False
 
     def take(self, groups: Sequence[Group], states: States) -> None:
-        """Step every parameter that has a gradient."""
+        """Step every parameter that has a gradient. For a call in its turn."""
+        while True:
+            mark = look()
+            work = self._look(groups, states)
+            self._settle(work)
+            if work.has_repeats:
+                self._step_one_by_one(work)
+                break
+            written = self._written if self._written.parameters == work.stepped else Written(work.stepped)
+            calls, held = self._calls(work, written)
+            torch.autograd.graph.increment_version(written.versioned)  # Python, so before anything is written
+            if commit(mark, calls, held=held):
+                break
+        for number, (members, batch) in work.worth_a_plan.items():
+            self._plans[number] = Plan(groups[number], members, batch, states)
+
+    def _look(self, groups: Sequence[Group], states: States) -> Work:
+        """Check the gradients of all groups."""
         work = Work(states)
         for number, group in enumerate(groups):
             rates = self._rates_of(group, number)
@@ -66,41 +83,45 @@ class Steps:
             if plan.rest:
                 self._look_at(plan.rest, group, number, rates, work)
                 work.worth_a_plan.pop(number, None)  # there is one
-        written = self._written if self._written.parameters == work.stepped else Written(work.stepped)
-        if work.new or not self._write_in_one_go(work, written):
-            for slots, gradient, _ in work.parts:
-                slots.prepare(gradient)
-            self._write(work, written)
-        for number, (members, batch) in work.worth_a_plan.items():
-            self._plans[number] = Plan(groups[number], members, batch, states)
+        return work
 
-    def _write_in_one_go(self, work: Work, written: Written) -> bool:
-        """Take the step where it comes to kernels and numbers alone; return whether it was so simple."""
-        if written is not self._written or work.has_repeats:
-            return False
-        calls = []
+    def _settle(self, work: Work) -> None:
+        """Catch up what a step would go on from; the look is then worthless."""
+        for key in work.new:
+            before = self.known.get(key)
+            if before is not None:
+                before.table.flush(before.parameter)
+        sparse = {id(slots) for slots, gradient, _ in work.parts if isinstance(gradient, Rows)}
+        for own in work.stepped:
+            if own.slots.values_fall_behind and id(own.slots) in sparse:
+                own.table.take_over(own.parameter)
         for slots, gradient, rates in work.parts:
-            found = slots.calls(gradient, rates, 1.0)
-            if found is None:
-                return False
-            calls += found
-        notes = written.calls()
-        if notes is None:
-            return False
-        call_in_one_go([*calls, *notes])
-        return True
+            if slots.is_due(gradient, rates):
+                slots.settle()
 
-    def _write(self, work: Work, written: Written) -> None:
-        interrupts = Uninterrupted()
-        try:
-            interrupts.hold()
+    def _calls(self, work: Work, written: Written) -> tuple[list[Call], bool]:
+        """Return what a step comes to, and whether signal handlers must be held off."""
+        calls: list[Call] = []
+        held = bool(work.new) or written is not self._written
+        if held:
+            calls += [(self._register, work), (setattr, self, "_written", written)]
+        for slots, gradient, rates in work.parts:
+            more, compiles = slots.calls(gradient, rates, 1.0)
+            calls += more
+            held |= compiles
+        return [*calls, *written.calls()], held
+
+    def _step_one_by_one(self, work: Work) -> None:
+        """Step parameters of which one comes twice, and so goes on from its first step."""
+        written = Written(work.stepped)
+        torch.autograd.graph.increment_version(written.versioned)
+        with Uninterrupted():
             self._register(work)
-            self._written = written
             for slots, gradient, rates in work.parts:
-                slots.step(gradient, rates, 1.0)
-            written.note()
-        finally:
-            interrupts.release()
+                if slots.is_due(gradient, rates):
+                    slots.settle()
+                commit(look(), slots.calls(gradient, rates, 1.0)[0])
+            commit(look(), written.calls())
 
     def _look_at(
         self, parameters: Iterable[tuple[int, Tensor]], group: Group, number: int, rates: StepRates, work: Work
@@ -203,9 +224,6 @@ class Steps:
 
     def _register(self, work: Work) -> None:
         for key, own in work.new.items():
-            before = self.known.get(key)
-            if before is not None:
-                before.table.flush(before.parameter)
             work.states[own.parameter].update(own.tensors)
             self.known[key] = own
 
@@ -221,7 +239,7 @@ class Written:
 
     def __init__(self, parameters: list[ParameterState]) -> None:
         self.parameters = parameters
-        self._versioned = [own.parameter for own in parameters if not own.parameter.is_inference()]
+        self.versioned = [own.parameter for own in parameters if not own.parameter.is_inference()]
         self._may_fall_behind = [own for own in parameters if own.slots.values_fall_behind]
         addresses: dict[np.dtype[Any], list[int]] = {}
         for step in (own.tensors["step"] for own in parameters):
@@ -230,24 +248,9 @@ class Written:
             (np.array(found, np.int64), np.empty(0, dtype)) for dtype, found in addresses.items()
         ]
 
-    def calls(self) -> list[Call] | None:
-        """Return what :meth:`note` comes to, where that is kernels and numbers; None where it is more."""
+    def calls(self) -> list[Call]:
+        """Return what notes that they have taken a step; their versions are counted already."""
         calls: list[Call] = [(add_one, *arguments) for arguments in self._counters]
         for own in self._may_fall_behind:
-            if own.slots.clocks is not None:
-                if not own.table.is_noted(own.parameter):
-                    return None
-                version = version_of(own.parameter)
-                calls.append((setattr, own.table, "was_read", False))
-                calls.append((setattr, own.table, "version", version and version + 1))
-        # Last, since it is Python, where Ctrl-C may come before it has done anything.
-        return [*calls, (torch.autograd.graph.increment_version, self._versioned)]
-
-    def note(self) -> None:
-        """Note that they have taken a step."""
-        for addresses, like in self._counters:
-            add_one(addresses, like)
-        torch.autograd.graph.increment_version(self._versioned)
-        for own in self._may_fall_behind:
-            if own.slots.clocks is not None:
-                own.table.note_step(own.parameter)
+            calls += own.table.to_note(own.parameter)
+        return calls
