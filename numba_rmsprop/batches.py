@@ -54,29 +54,23 @@ class Batch:
         np.concatenate(gradients, axis=None, out=values)
         return self.gradient, self
 
-    def is_due(self, gradient: Gradient, rates: StepRates) -> bool:
-        """Return False: no row of a small variable is behind."""
-        return False
-
-    def settle(self) -> None:
-        """Do nothing, for the same reason."""
-
-    def calls(self, gradient: Gradient, rates: StepRates, scale: float) -> tuple[list[Call], bool]:
-        """Return what a step comes to with the gradients that ``addresses`` names, and whether it may compile."""
+    def add_step(self, calls: list[Call], gradient: Gradient, rates: StepRates, scale: float) -> bool:
+        """Add what a step comes to with the gradients that ``addresses`` names; return whether it may compile."""
         packed = rates.packed(self._dtype, scale)
         mg = packed if self._centered else None
         momentum = packed if self._has_momentum and not rates.momentum_rests else None
         workers = workers_for(self._items)
         if workers == 1:
-            call: Call = (step_many_serial, self.addresses, self._sizes, mg, momentum, packed)
+            calls.append((step_many_serial, self.addresses, self._sizes, mg, momentum, packed))
         else:
             if len(self._counters) != workers:
                 self._counters = new_counters(workers)
-            call = (step_many, workers, self.addresses, self._sizes, mg, momentum, packed, self._counters)
+            calls.append((step_many, workers, self.addresses, self._sizes, mg, momentum, packed, self._counters))
         kind = workers > 1, rates.momentum_rests
-        if kind in self._compiled:
-            return [call], False
-        return [call, (self._compiled.add, kind)], True
+        compiles = kind not in self._compiled
+        # In any case, since it keeps the batch, and so the memory at its addresses, until the step is taken.
+        calls.append((setattr, self, "_compiled", self._compiled | {kind} if compiles else self._compiled))
+        return compiles
 
 
 Part: TypeAlias = tuple[Gradient, Slots | Batch]

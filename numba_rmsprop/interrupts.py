@@ -71,7 +71,7 @@ class Uninterrupted:
 
 def _hold() -> None:
     for number, handler in zip(SIGNALS, map(_signal.getsignal, SIGNALS), strict=True):
-        if callable(handler):
+        if callable(handler) and handler is not _note:
             _held[number] = handler
             _signal.signal(number, _note)
 
@@ -79,11 +79,10 @@ def _hold() -> None:
 def _release() -> None:
     """Let signals do again what they did, and do it for each that came meanwhile, also where one of them raises."""
     try:
-        while _held:
-            number, handler = next(iter(_held.items()))
+        for number, handler in list(_held.items()):
             if _signal.getsignal(number) is _note:  # and not one that was set meanwhile
                 _signal.signal(number, handler)
-            _held.pop(number, None)
+            _held.pop(number, None)  # a handler that has run since may have held off and let go, too
         while _came:
             number, frame = _came.popleft()
             now = _signal.getsignal(number)

@@ -12,12 +12,12 @@ What is the user's (hyperparameters that are callables, ``__array__`` of gradien
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from typing import ParamSpec, TypeVar
+from collections.abc import Callable
+from typing import TypeVar, TypeVarTuple
 
 from .interrupts import Call, Uninterrupted, call_in_one_go
 
-Arguments = ParamSpec("Arguments")
+Arguments = TypeVarTuple("Arguments")
 Result = TypeVar("Result")
 
 launch_lock = threading.RLock()
@@ -27,14 +27,20 @@ launch_lock = threading.RLock()
 _take, _give = launch_lock.acquire, launch_lock.release
 _ONCE = (True,)
 
+ATTEMPTS = 100
+
 _looks: set[object] = set()
-"""Calls that have looked, and since when nothing was committed."""
+"""Marks of the calls that have looked, and since when nothing was committed."""
 
 _writing: list[bool] = []
 """Not empty during a commit."""
 
+_OTHERS_ARE_WORTHLESS: Call = (_looks.clear,)
+_BEGIN: Call = (_writing.append, True)
+_END: Call = (_writing.clear,)
 
-def in_turn(function: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+
+def in_turn(function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
     """Call a function while no other thread is in its turn.
 
     A ``with`` statement could leave the lock held: a signal handler may raise after ``__enter__`` and before the body
@@ -53,52 +59,84 @@ def in_turn(function: Callable[Arguments, Result], *args: Arguments.args, **kwar
                 "expected no call amid a step: a callback of the garbage collector or of a weak reference, or a "
                 "profiler, has called in while arrays were being written; let it set a flag, and call after the step"
             )
-        return function(*args, **kwargs)
+        return function(*arguments)
     finally:
         if taken:
             _give()
 
 
-def look() -> object:
-    """Return what :func:`commit` takes as a sign that nothing was committed since. For a call in its turn."""
-    mark = object()
-    _looks.add(mark)
-    return mark
-
-
-def whole(read: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-    """Return what a function reads, amid which nothing was committed. For a call in its turn."""
-    mark = look()
-    result = read(*args, **kwargs)
-    if mark in _looks:
-        _looks.remove(mark)
-        return result
-    with Uninterrupted():
-        return read(*args, **kwargs)
-
-
-def commit(mark: object, calls: Sequence[Call], held: bool = False) -> bool:
-    """Make some calls amid which nothing else runs; return False, and make none, if something was committed since.
+def carry_out(look_at: Callable[[list[Call], *Arguments], bool | None], *arguments: *Arguments) -> bool:
+    """Look and commit, and again where something was committed in between. For a call in its turn.
 
     Parameters
     ----------
-    mark : object
-        From :func:`look`.
-    calls : sequence of tuples
-        Functions with their arguments. They must not fail, since nothing puts back what the first ones have done.
+    look_at : callable
+        Adds to a list of calls, its first argument, what the call comes to; see :func:`commit`. Returns ``held`` of
+        there, or None if nothing is to be done.
+    arguments : objects
+        Its further arguments.
+
+    Returns
+    -------
+    bool
+        Whether something was done.
+    """
+    calls = look()
+    held = look_at(calls, *arguments)
+    if held is None or commit(calls, held):
+        return held is not None
+    with Uninterrupted():  # or else a timer could come in each time
+        for _ in range(ATTEMPTS):
+            calls = look()
+            held = look_at(calls, *arguments)
+            if held is None or commit(calls):
+                return held is not None
+    raise RuntimeError(
+        f"something has called in {ATTEMPTS} times while a call was being prepared, as a callback of the garbage "
+        "collector may; expected one that calls less often"
+    )
+
+
+def look() -> list[Call]:
+    """Begin the list of what a call in its turn comes to, for :func:`commit`."""
+    mark = object()
+    _looks.add(mark)
+    return [(_looks.remove, mark), _OTHERS_ARE_WORTHLESS, _BEGIN]
+
+
+def commit(calls: list[Call], held: bool = False) -> bool:
+    """Make the calls amid which nothing else runs; return False, and make none, if there was a commit since the look.
+
+    Parameters
+    ----------
+    calls : list of tuples
+        What :func:`look` returned, and behind it functions with their arguments. They must not fail, since nothing puts
+        back what the first ones have done.
     held : bool, default False
         Hold signal handlers off, which takes some microseconds. Needed where a call runs Python, as a kernel does that
         is yet to be compiled.
     """
     if held:
         with Uninterrupted():
-            return commit(mark, calls)
+            return commit(calls)
+    calls.append(_END)
     try:
-        call_in_one_go([(_looks.remove, mark), (_looks.clear,), (_writing.append, True), *calls, (_writing.clear,)])
+        call_in_one_go(calls)
     except KeyError as error:
-        if error.args != (mark,):
+        if error.args != calls[0][1:]:
             raise
         return False
     finally:
         _writing.clear()
     return True
+
+
+def whole(read: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
+    """Return what a function reads, amid which nothing was committed. For a call in its turn."""
+    mark = look()[0][1]
+    result = read(*arguments)
+    if mark in _looks:
+        _looks.remove(mark)
+        return result
+    with Uninterrupted():
+        return read(*arguments)

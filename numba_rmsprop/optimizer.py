@@ -17,7 +17,7 @@ from .batches import Part
 from .clipping import norm_scales
 from .gradients import Dense, Gradient, as_gradient, as_indices, check_finite, check_rows
 from .interrupts import Call
-from .locking import commit, in_turn, look
+from .locking import carry_out, in_turn
 from .minimize import check_call, gradients_of
 from .plans import Plan, layout_is_known
 from .rates import StepRates
@@ -527,13 +527,13 @@ class RMSprop(Settings, WeightStore):
         step = self._iterations
         rates = self._rates(step) if given is None else given
         while True:
-            taken = in_turn(self._step, pairs, closer, rates, None if given is not None else step)
+            taken = in_turn(self._step, pairs, closer, rates, step)
             if taken is not None:
                 return taken
             if given is None and self._was_overtaken(step):
                 step = self._iterations
                 rates = self._rates(step)
-            if closer is None:
+            elif closer is None:
                 closer = without_none(check_pairs(pairs))
 
     def _was_overtaken(self, step: int) -> bool:
@@ -541,44 +541,43 @@ class RMSprop(Settings, WeightStore):
         return self._iterations != step and self._latest_thread != threading.get_ident()
 
     def _step(
-        self, pairs: list[Any], closer: list[tuple[Any, FloatArray]] | None, rates: StepRates, step: int | None
+        self, pairs: list[Any], closer: list[tuple[Any, FloatArray]] | None, rates: StepRates, step: int
     ) -> int | None:
         """Take one step; return None where other rates or a closer look are needed. For a call in its turn."""
-        if step is not None and self._was_overtaken(step):
-            return None
-        while True:
-            mark = look()
-            found: list[Slots] = []
-            if closer is None:
-                parts = self._parts_as_before(pairs)
-                if parts is None:
-                    return None
-            else:
-                found = self._find_or_make([var for _, var in closer])
-                parts = self._parts([grad for grad, _ in closer], found)
-            due = [own for gradient, own in parts if own.is_due(gradient, rates)]
-            for own in due:
-                own.settle()
-            if not due and commit(mark, *self._step_calls(parts, rates, found)):
-                return self._iterations
+        return self._iterations if carry_out(self._look_at, pairs, closer, rates, step) else None
 
-    def _step_calls(self, parts: list[Part], rates: StepRates, found: list[Slots]) -> tuple[list[Call], bool]:
-        """Return what a step comes to, and whether signal handlers must be held off; those found may be new."""
-        scales = self._scales(parts, rates) if self._clips_norms else [1.0] * len(parts)
-        calls: list[Call] = []
-        held = bool(found)
+    def _look_at(
+        self,
+        calls: list[Call],
+        pairs: list[Any],
+        closer: list[tuple[Any, FloatArray]] | None,
+        rates: StepRates,
+        step: int,
+    ) -> bool | None:
+        if self._iterations != step and rates is not self._constant_rates and self._was_overtaken(step):
+            return None
+        if closer is None:
+            parts = self._parts_as_before(pairs)
+            return None if parts is None else self._add_step(calls, parts, rates, [])
+        found = self._find_or_make([var for _, var in closer])
+        return self._add_step(calls, self._parts([grad for grad, _ in closer], found), rates, found)
+
+    def _add_step(self, calls: list[Call], parts: list[Part], rates: StepRates, found: list[Slots]) -> bool:
+        """Add what a step comes to; return whether signal handlers must be held off. Those found may be new."""
+        held = False
         if found:
             # Until now, a plan may have taken for small what is to have clocks.
             calls += [(self._register, found), (setattr, self, "_plan", None)]
-        for (gradient, own), scale in zip(parts, scales, strict=True):
-            more, compiles = own.calls(gradient, rates, scale)
-            calls += more
-            held |= compiles
+            held = True
+        scales = self._scales(parts, rates) if self._clips_norms else None
+        for k, (gradient, own) in enumerate(parts):
+            held |= own.add_step(calls, gradient, rates, 1.0 if scales is None else scales[k])
         calls.append((setattr, self, "_iterations", self._iterations + 1))
-        calls.append((setattr, self, "_latest_thread", threading.get_ident()))
+        if rates is not self._constant_rates:
+            calls.append((setattr, self, "_latest_thread", threading.get_ident()))
         if found and not self.check_finite and not self._clips_norms and layout_is_known():
             calls.append((self._remember, found))
-        return calls, held
+        return held
 
     def _remember(self, found: list[Slots]) -> None:
         self._plan = Plan(found, self._occupied)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from operator import setitem
 from typing import Any, Literal, TypeAlias
 
@@ -28,14 +28,14 @@ from .kernels.catching_up import (
 from .kernels.csr import step_csr, step_csr_serial
 from .kernels.dense import step_dense, step_lines
 from .kernels.rows import step_rows, step_share
-from .locking import commit, in_turn, look, whole
+from .locking import carry_out, in_turn, whole
 from .rates import StepRates
 from .threads import row_links, row_scratch, workers_for, worth_a_launch
 from .variables import FloatArray, as_lines, as_table, describe
 
 State: TypeAlias = tuple[FloatArray, FloatArray, FloatArray | None, FloatArray | None]
 Ages: TypeAlias = tuple[NDArray[np.int32], int, int]
-Entries: TypeAlias = tuple[NDArray[np.int64], FloatArray]
+Entries: TypeAlias = tuple[NDArray[np.int64] | None, FloatArray]
 Selection: TypeAlias = slice | NDArray[np.int64]
 
 EVERYTHING = slice(None)
@@ -134,10 +134,22 @@ class Slots:
         self.mg = None if self.mg is None else arrays["mg"]
         self._table = self._as_table()
 
-    def is_due(self, gradient: Gradient, rates: StepRates) -> bool:
-        """Return whether rows must be caught up, by :meth:`settle`, before a step that goes on from all of them."""
-        if self.clocks is None:
-            return False
+    def add_step(self, calls: list[Call], gradient: Gradient, rates: StepRates, scale: float) -> bool:
+        """Add what a step comes to, for which all memory is allocated here; return whether it may compile.
+
+        ``scale`` is what the clipping of norms leaves of the gradient. Where a step goes on from all rows, those behind
+        are caught up here, which makes the caller's look worthless.
+        """
+        if self.folder is not None:
+            self.check_process()
+        if self.clocks is not None and self._must_settle(gradient, rates):
+            self._settle()
+        packed = rates.packed(self.dtype, scale)
+        if isinstance(gradient, Dense):
+            return self._add_dense(calls, gradient, rates, packed)
+        return self._add_sparse(calls, gradient, rates, packed)
+
+    def _must_settle(self, gradient: Gradient, rates: StepRates) -> bool:
         if self.steps + 1 >= CLOCK_LIMIT:
             return True
         if not self.exact or self.floor == self.steps:
@@ -146,31 +158,22 @@ class Slots:
             return True
         return rates.momentum_rests and self.momentum is not None and self.history.has_momentum
 
-    def settle(self) -> None:
+    def _settle(self) -> None:
         """Catch up every row, and start the clocks anew before they pass what an int32 holds."""
-        self.flush()
+        carry_out(self._add_flush)
         if self.steps + 1 >= CLOCK_LIMIT:
-            commit(look(), [(self.restore, None, 0, 0, self.history.runs[:0])], held=True)
+            carry_out(self._add_restart)
 
-    def calls(self, gradient: Gradient, rates: StepRates, scale: float) -> tuple[list[Call], bool]:
-        """Return what a step comes to where nothing is due, and whether it may compile; all memory is allocated here.
+    def _add_restart(self, calls: list[Call]) -> bool:
+        calls.append((self.restore, None, 0, 0, self.history.runs[:0]))
+        return True
 
-        ``scale`` is what the clipping of norms leaves of the gradient.
-        """
-        if self.folder is not None:
-            self.check_process()
-        packed = rates.packed(self.dtype, scale)
-        if isinstance(gradient, Dense):
-            calls = self._dense_calls(gradient, rates, packed)
-        else:
-            calls = self._sparse_calls(gradient, rates, packed)
-        return self._compiling(calls, type(gradient), workers_for(gradient.values.size) > 1, rates.momentum_rests)
-
-    def _compiling(self, calls: list[Call], *kind: Any) -> tuple[list[Call], bool]:
-        """Return calls, and whether they may compile kernels, which runs Python: if none of their kind was made yet."""
+    def _may_compile(self, calls: list[Call], *kind: object) -> bool:
+        """Return whether calls may compile kernels, which runs Python: if none of their kind was made yet."""
         if kind in self._compiled:
-            return calls, False
-        return [*calls, (self._compiled.add, kind)], True
+            return False
+        calls.append((self._compiled.add, kind))
+        return True
 
     def check_process(self) -> None:
         """Raise RuntimeError in a process that was forked since: files of slots are one for both."""
@@ -182,23 +185,17 @@ class Slots:
 
     def flush(self) -> None:
         """Catch up every row."""
-        in_turn(self._commit, self._flush_calls)
+        in_turn(carry_out, self._add_flush)
 
     def gather(self, indices: NDArray[np.int64], out: FloatArray, *, in_place: bool = True) -> None:
-        """Copy current rows into ``out``, shape (n, columns), contiguous; leave those behind as they are if asked."""
-        if in_place:
-            in_turn(self._commit, self._gather_calls, indices, out)
-        else:
-            in_turn(whole, self._copy_caught_up, indices, out)
+        """Copy current rows into ``out``, shape (n, columns), contiguous; leave those behind as they are if asked.
 
-    @staticmethod
-    def _commit(make: Callable[..., tuple[list[Call], bool]], *arguments: Any) -> None:
-        """Commit the calls that ``make`` returns, with whether they are to be made with signal handlers held off."""
-        done = False
-        while not done:
-            mark = look()
-            calls, held = make(*arguments)
-            done = not calls or commit(mark, calls, held=held)
+        For a call in its turn.
+        """
+        if in_place and self.has_values_behind:
+            carry_out(self._add_catch_up, indices, out)
+        else:
+            whole(self._copy, indices, out)
 
     @property
     def has_values_behind(self) -> bool:
@@ -207,53 +204,54 @@ class Slots:
 
     def catch_up(self, indices: NDArray[np.int64], out: FloatArray | None = None) -> None:
         """Catch up some rows, after a sparse step, and copy them into ``out`` if there is one."""
-        in_turn(self._commit, self._catch_up_calls, indices, out)
+        in_turn(carry_out, self._add_catch_up, indices, out)
 
-    def _flush_calls(self) -> tuple[list[Call], bool]:
-        if self.clocks is None or self.floor == self.steps or not self.exact:
-            return [], False
-        self.check_process()
-        state, clocks = self._borrow(EVERYTHING)
-        ages, history = (clocks, self.floor, self.steps), self.history.arrays(self.steps)
-        if worth_a_launch(self.var.size):
-            kernel: Call = (flush_rows, state, ages, history)
-        else:
-            kernel = (catch_up_rows, 0, len(clocks), state, ages, history)
-        changes = self.changes.after_flush(self.clocks, self.steps, self.history.runs)
-        calls = [
-            *(kernel, *self._to_give_back(EVERYTHING, state, clocks)),
-            (setattr, self, "changes", changes),
-            (setattr, self, "floor", self.steps),
-            (setattr, self, "history", History(self.dtype)),
-        ]
-        return calls, True
+    def _add_catch_up(self, calls: list[Call], indices: NDArray[np.int64], out: FloatArray | None) -> bool:
+        if self.folder is not None:
+            self.check_process()
+        rows, places, state, clocks = self._borrow(indices)
+        call = self._catching_up(places, out, state, clocks)
+        calls.append(call)
+        if self._table is None:
+            self._add_give_back(calls, rows, state, clocks)
+        return self._may_compile(calls, call[0], out is None)
 
-    def _gather_calls(self, indices: NDArray[np.int64], out: FloatArray) -> tuple[list[Call], bool]:
-        if self.has_values_behind:
-            return self._catch_up_calls(indices, out)
-        copy_rows(self.var, indices, out)
-        return [], False
-
-    def _catch_up_calls(self, indices: NDArray[np.int64], out: FloatArray | None) -> tuple[list[Call], bool]:
-        self.check_process()
-        rows, places = self._reach(indices)
-        state, clocks = self._borrow(rows)
+    def _catching_up(
+        self, places: NDArray[np.int64] | None, out: FloatArray | None, state: State, clocks: NDArray[np.int32]
+    ) -> Call:
+        assert places is not None
         ages, history = (clocks, self.floor, self.steps), self.history.arrays(self.steps)
         workers = workers_for(len(places) * state[0].shape[1])
-        calls = [catching_up(workers, places, out, state, ages, history), *self._to_give_back(rows, state, clocks)]
-        return self._compiling(calls, "catch up", out is None, workers > 1)
+        if workers == 1:
+            return gather_owned, 0, 1, places, out, state, ages, history
+        return gather_catching_up, workers, places, out, state, ages, history
 
-    def _copy_caught_up(self, indices: NDArray[np.int64], out: FloatArray) -> None:
-        """Copy what rows will be once they are caught up."""
+    def _copy(self, indices: NDArray[np.int64], out: FloatArray) -> None:
+        """Copy what rows are, or will be once they are caught up."""
         if not self.has_values_behind:
             copy_rows(self.var, indices, out)
             return
         self.check_process()
         rows, places = np.unique(indices, return_inverse=True)
-        state, clocks = self._copies(rows)
+        call_in_one_go([self._catching_up(places, out, *self._copies(rows))])
+
+    def _add_flush(self, calls: list[Call]) -> bool | None:
+        if self.clocks is None or self.floor == self.steps or not self.exact:
+            return None
+        self.check_process()
+        _, _, state, clocks = self._borrow()
         ages, history = (clocks, self.floor, self.steps), self.history.arrays(self.steps)
-        workers = workers_for(len(places) * state[0].shape[1])
-        call_in_one_go([catching_up(workers, places, out, state, ages, history)])
+        if worth_a_launch(self.var.size):
+            calls.append((flush_rows, state, ages, history))
+        else:
+            calls.append((catch_up_rows, 0, len(clocks), state, ages, history))
+        if self._table is None:
+            self._add_give_back(calls, EVERYTHING, state, clocks)
+        changes = self.changes.after_flush(self.clocks, self.steps, self.history.runs)
+        calls.append((setattr, self, "changes", changes))
+        calls.append((setattr, self, "floor", self.steps))
+        calls.append((setattr, self, "history", History(self.dtype)))
+        return True
 
     def row_clocks(self) -> NDArray[np.int32]:
         """Return the row clocks, made when they are first needed."""
@@ -288,20 +286,20 @@ class Slots:
             return None
         return var, rms, mg, momentum
 
-    def _reach(self, indices: NDArray[np.int64]) -> tuple[Selection, NDArray[np.int64]]:
-        """Return which rows to borrow for ``indices``, and where those stand among them."""
-        if self._table is not None:
-            return EVERYTHING, indices
-        rows, places = np.unique(indices, return_inverse=True)
-        return rows, places
+    def _borrow(
+        self, indices: NDArray[np.int64] | None = None
+    ) -> tuple[Selection, NDArray[np.int64] | None, State, NDArray[np.int32]]:
+        """Return which rows are borrowed for ``indices`` (None for all), where those stand, and state and clocks.
 
-    def _borrow(self, rows: Selection) -> tuple[State, NDArray[np.int32]]:
-        """Return the state of ``rows`` as arrays of shape (n, columns), and their clocks.
-
-        Views of everything where there are such views. Only a strided variable of three axes or more has none: then
-        copies, which :meth:`_to_give_back` writes back.
+        The state is in arrays of shape (n, columns): views of everything where there are such views. Only a strided
+        variable of three axes or more has none: then copies, which :meth:`_add_give_back` has written back.
         """
-        return self._copies(rows) if self._table is None else (self._table, self.row_clocks())
+        if self._table is not None:
+            return EVERYTHING, indices, self._table, self.row_clocks()
+        if indices is None:
+            return EVERYTHING, None, *self._copies(EVERYTHING)
+        rows, places = np.unique(indices, return_inverse=True)
+        return rows, places, *self._copies(rows)
 
     def _copies(self, rows: Selection) -> tuple[State, NDArray[np.int32]]:
         var, rms, mg, momentum = (None if array is None else _copy_as_table(array[rows]) for array in self._state)
@@ -309,19 +307,14 @@ class Slots:
         assert rms is not None
         return (var, rms, mg, momentum), self.row_clocks()[rows].copy()
 
-    def _to_give_back(self, rows: Selection, state: State, clocks: NDArray[np.int32]) -> list[Call]:
-        """Return what writes borrowed copies back."""
-        if self._table is not None:
-            return []
-        calls: list[Call] = [
-            (setitem, array, rows, copied.reshape(len(copied), *array.shape[1:]))
-            for array, copied in zip(self._state, state, strict=True)
-            if array is not None and copied is not None
-        ]
-        return [*calls, (setitem, self.row_clocks(), rows, clocks)]
+    def _add_give_back(self, calls: list[Call], rows: Selection, state: State, clocks: NDArray[np.int32]) -> None:
+        """Add what writes borrowed copies back."""
+        for array, copied in zip(self._state, state, strict=True):
+            if array is not None and copied is not None:
+                calls.append((setitem, array, rows, copied.reshape(len(copied), *array.shape[1:])))
+        calls.append((setitem, self.row_clocks(), rows, clocks))
 
-    def _dense_calls(self, gradient: Dense, rates: StepRates, packed: FloatArray) -> list[Call]:
-        calls: list[Call] = []
+    def _add_dense(self, calls: list[Call], gradient: Dense, rates: StepRates, packed: FloatArray) -> bool:
         for grad, *state in as_lines(gradient.values, *_at_work(self._state, rates)):
             assert grad is not None
             if worth_a_launch(grad.size):
@@ -332,25 +325,23 @@ class Slots:
             calls.append((setattr, self, "changes", Changes()))
         if self.clocks is not None:  # every row is current, whatever its clock says
             calls += [(setattr, self, "steps", self.steps + 1), (setattr, self, "floor", self.steps + 1)]
-        return calls
+        return self._may_compile(calls, Dense, workers_for(gradient.values.size) > 1, rates.momentum_rests)
 
-    def _sparse_calls(self, gradient: Rows | CSR, rates: StepRates, packed: FloatArray) -> list[Call]:
+    def _add_sparse(self, calls: list[Call], gradient: Rows | CSR, rates: StepRates, packed: FloatArray) -> bool:
+        rows, places, state, clocks = self._borrow(gradient.indices if isinstance(gradient, Rows) else None)
+        ages = clocks, self.floor, self.steps
         history = self.history.arrays(self.steps) if self.exact else None
-        rows: Selection = EVERYTHING
         if isinstance(gradient, Rows):
-            rows, places = self._reach(gradient.indices)
-            state, clocks = self._borrow(rows)
-            ages = clocks, self.floor, self.steps
-            kernel = self._rows_call((places, gradient.values), _at_work(state, rates), ages, history, packed)
+            call = self._rows_call((places, gradient.values), _at_work(state, rates), ages, history, packed)
         else:
-            state, clocks = self._borrow(rows)
-            ages = clocks, self.floor, self.steps
-            kernel = self._csr_call(gradient, _at_work(state, rates), ages, history, packed)
-        calls = [kernel] if self._table is not None else [kernel, *self._to_give_back(rows, state, clocks)]
+            call = self._csr_call(gradient, _at_work(state, rates), ages, history, packed)
+        calls.append(call)
+        if self._table is None:
+            self._add_give_back(calls, rows, state, clocks)
         if self.exact:
             calls += self.history.to_note(self.steps, rates.when_skipped)
         calls.append((setattr, self, "steps", self.steps + 1))
-        return calls
+        return self._may_compile(calls, call[0], rates.momentum_rests)
 
     def _rows_call(self, entries: Entries, state: State, ages: Ages, history: Arrays | None, rates: FloatArray) -> Call:
         values = entries[1]
@@ -390,20 +381,6 @@ def zeros(
 def _at_work(state: State, rates: StepRates) -> State:
     """Return what a step reads and writes of a state."""
     return (*state[:3], None) if rates.momentum_rests else state
-
-
-def catching_up(
-    workers: int,
-    places: NDArray[np.int64],
-    out: FloatArray | None,
-    state: State,
-    ages: Ages,
-    history: Arrays,
-) -> Call:
-    """Return what catches up some rows, and copies them into ``out`` if there is one."""
-    if workers == 1:
-        return gather_owned, 0, 1, places, out, state, ages, history
-    return gather_catching_up, workers, places, out, state, ages, history
 
 
 def _copy_as_table(array: FloatArray) -> FloatArray:

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from .batches import Batch
 from .changes import Saved
 from .interrupts import Call, Uninterrupted
-from .locking import commit, in_turn, look
+from .locking import carry_out, in_turn
 from .plans import Plan
 from .slots import Slots
 from .variables import FloatArray, Occupied, as_variable, describe, memory_key, refuse_overlap
@@ -52,11 +52,11 @@ class WeightStore:
 
     @iterations.setter
     def iterations(self, value: int) -> None:
-        in_turn(self._set_iterations, _check_iterations(value))
+        in_turn(carry_out, self._add_iterations, _check_iterations(value))
 
-    def _set_iterations(self, iterations: int) -> None:
-        while not commit(look(), [(setattr, self, "_iterations", iterations)]):
-            pass  # another signal's handler came between the look and the commit
+    def _add_iterations(self, calls: list[Call], iterations: int) -> bool:
+        calls.append((setattr, self, "_iterations", iterations))
+        return False
 
     @property
     def weights(self) -> list[NDArray[Any]]:
@@ -117,16 +117,16 @@ class WeightStore:
             value.astype(array.dtype, copy=written.reached_by(value))
             for array, value in zip(present, given[1:], strict=True)
         ]
-        in_turn(self._overwrite, present, values, iterations)
+        in_turn(carry_out, self._add_overwrite, present, values, iterations)
 
-    def _overwrite(self, present: list[NDArray[Any]], values: list[NDArray[Any]], iterations: int) -> None:
-        calls: list[Call] = [(setattr, slots.changes, "everything", True) for slots in self._slots]
+    def _add_overwrite(
+        self, calls: list[Call], present: list[NDArray[Any]], values: list[NDArray[Any]], iterations: int
+    ) -> bool:
+        self.flush()  # makes the look worthless, if any row was behind
+        calls += [(setattr, slots.changes, "everything", True) for slots in self._slots]
         calls += [(setitem, array, ..., value) for array, value in zip(present, values, strict=True)]
         calls.append((setattr, self, "_iterations", iterations))
-        done = False
-        while not done:
-            self.flush()
-            done = commit(look(), calls)
+        return False
 
     def build(self, variables: Iterable[FloatArray]) -> None:
         """Make the slots of variables before their first step, as for :meth:`set_weights`.
@@ -137,15 +137,11 @@ class WeightStore:
             If one of them cannot be a variable.
         """
         wanted = list(variables)
-        in_turn(self._build, wanted)
+        in_turn(carry_out, self._add_build, wanted)
 
-    def _build(self, wanted: list[FloatArray]) -> list[Slots]:
-        done = False
-        while not done:
-            mark = look()
-            found = self._find_or_make(wanted)
-            done = commit(mark, [(self._register, found)], held=True)
-        return found
+    def _add_build(self, calls: list[Call], wanted: list[FloatArray]) -> bool:
+        calls.append((self._register, self._find_or_make(wanted)))
+        return True
 
     def flush(self, *variables: FloatArray) -> None:
         """Catch up every row of the given variables, or of all: their values and slots.
@@ -195,22 +191,19 @@ class WeightStore:
             Shape of a new slot; the variable's by default.
         """
         known = in_turn(self._find_or_check, var)
-        value = None
         if known is None or slot_name not in known.arrays:  # the initializer is the user's, so no lock is held
             value = _initial(initializer, var.shape if shape is None else tuple(shape), var.dtype, slot_name)
-        return in_turn(self._add_slot, var, slot_name, value)
-
-    def _add_slot(self, var: FloatArray, slot_name: str, value: NDArray[Any] | None) -> NDArray[Any]:
-        done = value is None
-        while not done:
-            mark = look()
-            slots = self._find_or_make([var])[0]
-            if slot_name in slots.arrays:
-                fill: Call = (setitem, slots.arrays[slot_name], ..., value)
-            else:
-                fill = (setitem, slots.custom, slot_name, value)
-            done = commit(mark, [(self._register, [slots]), fill], held=True)
+            in_turn(carry_out, self._add_new_slot, var, slot_name, value)
         return self.get_slot(var, slot_name)
+
+    def _add_new_slot(self, calls: list[Call], var: FloatArray, slot_name: str, value: NDArray[Any]) -> bool:
+        slots = self._find_or_make([var])[0]
+        calls.append((self._register, [slots]))
+        if slot_name in slots.arrays:
+            calls.append((setitem, slots.arrays[slot_name], ..., value))
+        else:
+            calls.append((setitem, slots.custom, slot_name, value))
+        return True
 
     def add_weight(
         self,

@@ -17,7 +17,7 @@ from ..batches import Batch
 from ..gradients import Gradient, Rows
 from ..interrupts import Call, Uninterrupted
 from ..kernels.dense import add_one
-from ..locking import commit, look
+from ..locking import carry_out
 from ..rates import StepRates
 from ..slots import Slots
 from .gradients import as_gradient
@@ -54,23 +54,19 @@ class Steps:
 
     def take(self, groups: Sequence[Group], states: States) -> None:
         """Step every parameter that has a gradient. For a call in its turn."""
-        while True:
-            mark = look()
-            work = self._look(groups, states)
-            self._settle(work)
-            if work.has_repeats:
-                self._step_one_by_one(work)
-                break
-            written = self._written if self._written.parameters == work.stepped else Written(work.stepped)
-            calls, held = self._calls(work, written)
-            torch.autograd.graph.increment_version(written.versioned)  # Python, so before anything is written
-            if commit(mark, calls, held=held):
-                break
-        for number, (members, batch) in work.worth_a_plan.items():
+        worth_a_plan: dict[int, tuple[list[ParameterState], Batch]] = {}
+        carry_out(self._look, groups, states, worth_a_plan)
+        for number, (members, batch) in worth_a_plan.items():
             self._plans[number] = Plan(groups[number], members, batch, states)
 
-    def _look(self, groups: Sequence[Group], states: States) -> Work:
-        """Check the gradients of all groups."""
+    def _look(
+        self,
+        calls: list[Call],
+        groups: Sequence[Group],
+        states: States,
+        worth_a_plan: dict[int, tuple[list[ParameterState], Batch]],
+    ) -> bool | None:
+        """Check the gradients of all groups, and add what a step comes to."""
         work = Work(states)
         for number, group in enumerate(groups):
             rates = self._rates_of(group, number)
@@ -83,10 +79,18 @@ class Steps:
             if plan.rest:
                 self._look_at(plan.rest, group, number, rates, work)
                 work.worth_a_plan.pop(number, None)  # there is one
-        return work
+        worth_a_plan |= work.worth_a_plan
+        self._settle(work)
+        if work.has_repeats:
+            self._step_one_by_one(work)
+            return None
+        written = self._written if self._written.parameters == work.stepped else Written(work.stepped)
+        held = self._add_step(calls, work, written)
+        torch.autograd.graph.increment_version(written.versioned)  # Python, so before anything is written
+        return held
 
     def _settle(self, work: Work) -> None:
-        """Catch up what a step would go on from; the look is then worthless."""
+        """Catch up what other states of the parameters have left behind; the look is then worthless."""
         for key in work.new:
             before = self.known.get(key)
             if before is not None:
@@ -95,21 +99,16 @@ class Steps:
         for own in work.stepped:
             if own.slots.values_fall_behind and id(own.slots) in sparse:
                 own.table.take_over(own.parameter)
-        for slots, gradient, rates in work.parts:
-            if slots.is_due(gradient, rates):
-                slots.settle()
 
-    def _calls(self, work: Work, written: Written) -> tuple[list[Call], bool]:
-        """Return what a step comes to, and whether signal handlers must be held off."""
-        calls: list[Call] = []
+    def _add_step(self, calls: list[Call], work: Work, written: Written) -> bool:
+        """Add what a step comes to; return whether signal handlers must be held off."""
         held = bool(work.new) or written is not self._written
         if held:
             calls += [(self._register, work), (setattr, self, "_written", written)]
         for slots, gradient, rates in work.parts:
-            more, compiles = slots.calls(gradient, rates, 1.0)
-            calls += more
-            held |= compiles
-        return [*calls, *written.calls()], held
+            held |= slots.add_step(calls, gradient, rates, 1.0)
+        written.add_notes(calls)
+        return held
 
     def _step_one_by_one(self, work: Work) -> None:
         """Step parameters of which one comes twice, and so goes on from its first step."""
@@ -118,10 +117,8 @@ class Steps:
         with Uninterrupted():
             self._register(work)
             for slots, gradient, rates in work.parts:
-                if slots.is_due(gradient, rates):
-                    slots.settle()
-                commit(look(), slots.calls(gradient, rates, 1.0)[0])
-            commit(look(), written.calls())
+                carry_out(slots.add_step, gradient, rates, 1.0)
+            carry_out(written.add_notes)
 
     def _look_at(
         self, parameters: Iterable[tuple[int, Tensor]], group: Group, number: int, rates: StepRates, work: Work
@@ -248,9 +245,9 @@ class Written:
             (np.array(found, np.int64), np.empty(0, dtype)) for dtype, found in addresses.items()
         ]
 
-    def calls(self) -> list[Call]:
-        """Return what notes that they have taken a step; their versions are counted already."""
-        calls: list[Call] = [(add_one, *arguments) for arguments in self._counters]
+    def add_notes(self, calls: list[Call]) -> bool:
+        """Add what notes that they have taken a step; their versions are counted already."""
+        calls += [(add_one, *arguments) for arguments in self._counters]
         for own in self._may_fall_behind:
             calls += own.table.to_note(own.parameter)
-        return calls
+        return False
