@@ -25,6 +25,7 @@ from .slots import Slots, copy_rows
 from .threads import launch_lock
 from .variables import FloatArray, Label, Occupied, as_variable, describe
 from .weights import WeightStore
+from .wholefile import as_path
 
 
 class RMSprop(Settings, WeightStore):
@@ -410,7 +411,7 @@ class RMSprop(Settings, WeightStore):
             raise TypeError(f"config: expected a mapping, got {type(config).__name__}")
         return cls(**{name: deserialize(value, custom_objects, name) for name, value in config.items()})
 
-    def save(self, path: str | os.PathLike[str], *, include_variables: bool = False) -> None:
+    def save(self, path: str | os.PathLike[str], *, include_variables: bool = True) -> None:
         """Write the optimizer's state to a safetensors file, which is whole or not there whatever happens meanwhile.
 
         Rows that are behind stay behind: their clocks are saved, so that no later bit depends on when you saved. The
@@ -420,17 +421,20 @@ class RMSprop(Settings, WeightStore):
         Parameters
         ----------
         path : path-like
-            The file.
-        include_variables : bool, default False
-            Save the variables as well. Without them they are yours to save, as they are, and to hand to :meth:`load`.
+            The file; through a symbolic link, the one that it leads to. A file that is replaced leaves its permissions
+            to the new one, and where the system allows it its owner.
+        include_variables : bool, default True
+            Save the variables as well. Without them they are yours to save, as they are, and to hand to :meth:`load`,
+            which knows them by a checksum.
 
         Raises
         ------
         OSError
-            If it cannot be written: no space, no permission. What was at ``path`` is untouched then. Only where the
-            disk fails after the file has taken its name is it the new one.
+            If it cannot be written: no space, no permission; or if ``path`` is a folder, a device or a pipe. What was
+            there is untouched then. Only where the disk fails after the file has taken its name is it the new one.
         TypeError
-            If a weight or slot that you have added has a dtype that safetensors files cannot hold.
+            If a weight or slot that you have added has a dtype that safetensors files cannot hold, or ``path`` is no
+            path.
         ValueError
             If the file would be refused by :meth:`load`, for example since the config is longer than a megabyte.
         """
@@ -476,7 +480,7 @@ class RMSprop(Settings, WeightStore):
             The file; or the file and its deltas, in order.
         variables : sequence of ndarray
             The variables in the order in which the saved optimizer had first seen them. If they are in the file, they
-            are overwritten; if not, they must have the values they had then.
+            are overwritten; if not, they must have the values they had then, or a warning tells of it.
         custom_objects : mapping, optional
             As in :meth:`from_config`.
         slots_folder, communicator : optional
@@ -492,7 +496,7 @@ class RMSprop(Settings, WeightStore):
         OSError
             If a file cannot be read.
         """
-        paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
+        paths = [as_path(each) for each in ([path] if isinstance(path, (str, bytes, os.PathLike)) else path)]
         if communicator is None:
             return checkpoint.load(cls, paths, variables, custom_objects, slots_folder)
         from .distributed.replicas import load_together  # as above

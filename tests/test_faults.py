@@ -50,7 +50,7 @@ def run(program, *arguments):
 
 
 @posix
-@pytest.mark.parametrize("call", ["save(path)", "save(path, include_variables=True)"])
+@pytest.mark.parametrize("call", ["save(path)", "save(path, include_variables=False)"])
 def test_a_full_disk_leaves_the_old_file(tmp_path, call):
     run(
         f"""
@@ -383,7 +383,7 @@ for t in range(20):
     step(opt, table, rows)
 assert opt.get_slot_names() == ["rms", "momentum"]
 assert sorted(path.name for path in folder.iterdir()) == ["small", "table"]
-opt.save(folder / "opt")
+opt.save(folder / "opt", include_variables=False)
 same = RMSprop.load(folder / "opt", [small, table], slots_folder=folder)
 assert all((a.rms[rows] == b.rms[rows]).all() for a, b in zip(opt._slots[1:], same._slots[1:]))
 blocks = os.stat(folder / "table").st_blocks * 512
@@ -522,8 +522,8 @@ def test_files_of_slots_go_with_the_optimizer(tmp_path):
 
 def test_a_manager_removes_what_killed_processes_left(tmp_path):
     opt, _ = trained()
-    left = tmp_path / "checkpoint-000000001.safetensors.0a1b2c3d.part"
-    left.write_bytes(b"half")
+    for token in ("0a1b2c3d", "0a1b2c3d4e5f6071"):
+        (tmp_path / f"checkpoint-000000001.safetensors.{token}.part").write_bytes(b"half")
     (tmp_path / "mine.part").write_bytes(b"mine")
     CheckpointManager(tmp_path).save(opt)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-000000001.safetensors", "mine.part"]

@@ -13,7 +13,8 @@ from typing import Any
 
 from ..checkpoint import AnyPath, read
 from ..optimizer import RMSprop
-from ..tensorfile import DamagedCheckpointError, sync_folder
+from ..tensorfile import DamagedCheckpointError
+from ..wholefile import sync_folder
 from .ranks import Ranks
 from .saved import FORMAT, FORMAT_VERSION, MANIFEST, REPLICAS, TABLE_NAME, SavedTables, manifest_text, shard_name
 from .table import ShardedTable

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..changes import Changes
 from ..checking import Contents, check_contents, in_file
-from ..checkpoint import AnyPath, identities, read
+from ..checkpoint import AnyPath, heading, read
 from ..optimizer import RMSprop
 from ..serialize import deserialize
 from ..tensorfile import DamagedCheckpointError
@@ -167,7 +167,7 @@ class SavedTables:
             raise KeyError(f"{self.path}: no optimizer was saved beside the tables {self.names}")
 
         def check() -> None:
-            if identities(self.path / REPLICAS)[0] != self._replicas:
+            if heading(self.path / REPLICAS).get("identity") != self._replicas:
                 raise DamagedCheckpointError(f"{self.path / REPLICAS}: expected the file of this checkpoint")
 
         if communicator is None:
