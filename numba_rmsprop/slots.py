@@ -115,6 +115,7 @@ class Slots:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._seen = None
+        self.folder = None  # what is copied or unpickled lies in memory, and belongs to this process
         self._table = self._as_table()  # views of the arrays as they were copied or unpickled
 
     @property

@@ -1,7 +1,9 @@
 """What happens to files and memory on a bad day: nothing is half done, and nothing damaged is taken for whole."""
 
+import copy
 import json
 import os
+import pickle
 import random
 import subprocess
 import sys
@@ -507,6 +509,26 @@ opt.apply_gradients([sparse])
 """,
         tmp_path,
     )
+
+
+@pytest.mark.parametrize(
+    "again", [lambda both: pickle.loads(pickle.dumps(both)), copy.deepcopy], ids=["pickle", "copy"]
+)
+def test_what_a_forked_process_unpickles_or_copies_is_its_own(tmp_path, monkeypatch, again):
+    opt, table = RMSprop(momentum=0.9, slots_folder=tmp_path), np.ones((5000, 4))
+    step = IndexedSlices(np.ones((1, 4)), [1])
+    opt.apply_gradients([(step, table)])
+    monkeypatch.setattr("numba_rmsprop.threads.forks", 1)
+    with pytest.raises(RuntimeError, match="slots are in files"):
+        opt.apply_gradients([(step, table)])
+    own, copied = again((opt, table))
+    tmp_path.rmdir()  # which a process on another machine does not have
+    own.apply_gradients([(step, copied), (np.ones(3), np.ones(3))])
+    own.flush()
+    assert own.iterations == 2
+    assert (own.gather(copied, [1]) < table[1]).all()
+    monkeypatch.setattr("numba_rmsprop.threads.forks", 2)
+    own.apply_gradients([(step, copied)])
 
 
 def test_files_of_slots_go_with_the_optimizer(tmp_path):
