@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -26,6 +27,26 @@ class Heading(NamedTuple):
 
     run: str
     iterations: int
+
+
+def run_in(folder: Path, own: str | None, iterations: int, there: Sequence[Heading | None]) -> str | None:
+    """Return the run that a checkpoint belongs to in a folder: that of those that are there, if it goes on from them.
+
+    It does where one of them is of its own run, or the newest has no more iterations. Otherwise its own run begins
+    here, of which there may be no name yet, and a warning tells that the others stay.
+    """
+    newest = there[-1] if there else None
+    if newest is None or own in {found.run for found in there if found is not None}:
+        return own
+    if newest.iterations <= iterations:
+        return newest.run
+    warnings.warn(
+        f"{folder} holds another training, whose newest checkpoint has {newest.iterations} iterations; what is saved, "
+        f"with {iterations}, does not go on from it. Its checkpoints stay. To go on from them, load what latest() "
+        "returns; or take another folder for each training; or delete them",
+        stacklevel=4,
+    )
+    return own
 
 
 class CheckpointManager:
@@ -175,24 +196,10 @@ class CheckpointManager:
         return sorted((int(match[1]), path) for match, path in matches if match)
 
     def _run_of(self, opt: RMSprop, paths: list[Path]) -> str | None:
-        """Return of which run a file of ``opt`` will be: that of the files that are there, where it goes on from one.
-
-        None for the optimizer's own, which begins here.
-        """
+        """Return of which run a file of ``opt`` will be."""
         own = None if opt._saved is None else opt._saved.run
         there = [self._heading(path) for path in paths]
-        newest = there[-1] if there else None
-        if newest is None or own in {found.run for found in there if found is not None}:
-            return own
-        if newest.iterations <= opt.iterations:
-            return newest.run
-        warnings.warn(
-            f"{self.folder} holds another training: {paths[-1].name} with {newest.iterations} iterations, from which "
-            f"this optimizer, with {opt.iterations}, does not go on. Its files stay. To go on from them, load what "
-            "latest() returns; or take another folder for each training; or delete them",
-            stacklevel=3,
-        )
-        return own
+        return run_in(self.folder, own, opt.iterations, there)
 
     def _heading(self, path: Path) -> Heading | None:
         """Return what a file says of its run; None where it says nothing, or cannot be read now."""

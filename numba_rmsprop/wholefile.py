@@ -32,7 +32,7 @@ class NotAFileError(OSError):
 
 
 def write_whole(
-    path: str | os.PathLike[str], write: Callable[[BinaryIO], None], on_rename: Callable[[], None] = lambda: None
+    path: str | os.PathLike[str], write: Callable[[BinaryIO], object], on_rename: Callable[[], None] = lambda: None
 ) -> None:
     """Make a file that is whole or not there: ``write`` fills it under another name, and then it takes its own.
 
@@ -116,6 +116,15 @@ def _take_rights(descriptor: int, old: os.stat_result) -> None:
     mode = stat.S_IMODE(old.st_mode)
     if stat.S_IMODE(os.fstat(descriptor).st_mode) != mode:  # some file systems have one mode for all
         os.fchmod(descriptor, mode)
+
+
+def is_there(path: Path) -> bool:
+    """Return whether there is such a file or folder; raise OSError where that cannot be told now."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def make_folder(folder: Path) -> None:

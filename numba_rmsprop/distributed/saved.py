@@ -51,6 +51,8 @@ class SavedTables:
         How many ranks saved it.
     notes : dict
         What was saved as ``notes``.
+    run : str
+        What the checkpoints of one training have in common.
     names : list of str
         The tables' names.
 
@@ -69,6 +71,7 @@ class SavedTables:
         said = read_manifest(self.path / MANIFEST)
         self.ranks: int = said["ranks"]
         self.notes: dict[str, Any] = said["notes"]
+        self.run: str = said.get("run") or ""
         self._tables: dict[str, dict[str, Any]] = said["tables"]
         self._replicas: str | None = said["replicas"]
 
@@ -129,6 +132,7 @@ class SavedTables:
         table = ShardedTable(communicator, *shape, entry["dtype"], sum_order=entry["sum_order"], **options)
         identities = ", ".join(entry["identities"])
         table.together(f"loading {identities}", lambda: self._fill(name, table.optimizer, table.shard, table.rows_here))
+        table.run = self.run
         return table
 
     def whole(
@@ -273,7 +277,11 @@ def read_manifest(path: Path) -> dict[str, Any]:
         and set(table["config"]) <= known
         for name, table in content["tables"].items()
     )
-    if not right or content["ranks"] < 1 or not isinstance(content.get("replicas"), str | None):
+    if (
+        not right
+        or content["ranks"] < 1
+        or not all(isinstance(content.get(key), str | None) for key in ("replicas", "run"))
+    ):
         raise ValueError(f"{path}: its entries are not those of saved tables")
     return content
 
