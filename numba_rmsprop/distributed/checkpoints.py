@@ -97,6 +97,7 @@ class TableCheckpoints:
         """
         newest = max(self._numbers(clean_up=True), default=0)
         path = self._path(newest + 1)
+        self._damaged.discard(path)
         names = list(tables)
         identities: list[tuple[str, str]] = []
 
