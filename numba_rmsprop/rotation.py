@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
@@ -23,30 +24,38 @@ LEFT_OVER = re.compile(NAME.pattern + r"\.[0-9a-f]+\.part")
 
 
 class Heading(NamedTuple):
-    """What is to be known of a file without reading it all."""
+    """What is to be known of a checkpoint without reading it all; of what is trained, as it was last saved or loaded.
 
-    run: str
+    ``run`` is what the checkpoints of one training have in common, over all its restarts.
+    """
+
+    identity: str | None
+    run: str | None
     iterations: int
 
 
-def run_in(folder: Path, own: str | None, iterations: int, there: Sequence[Heading | None]) -> str | None:
-    """Return the run that a checkpoint belongs to in a folder: that of those that are there, if it goes on from them.
+def run_in(folder: Path, now: Heading, there: Sequence[Heading | None]) -> str:
+    """Return the run that a checkpoint belongs to in a folder: of those that are there, if it goes on from the newest.
 
-    It does where one of them is of its own run, or the newest has no more iterations. Otherwise its own run begins
-    here, of which there may be no name yet, and a warning tells that the others stay.
+    It does if it was loaded from that or saved as that; or else if the newest of its run, or the newest at all where
+    none is of its run, has no more iterations. Otherwise another run begins, and a warning tells that the others stay.
     """
     newest = there[-1] if there else None
-    if newest is None or own in {found.run for found in there if found is not None}:
-        return own
-    if newest.iterations <= iterations:
-        return newest.run
+    if newest is not None and newest.identity == now.identity:
+        return newest.run or ""
+    own = [found for found in there if found is not None and found.run == now.run]
+    before = own[-1] if own else newest
+    if before is None:
+        return secrets.token_hex(16) if now.run is None else now.run
+    if before.iterations <= now.iterations:
+        return before.run or ""
     warnings.warn(
-        f"{folder} holds another training, whose newest checkpoint has {newest.iterations} iterations; what is saved, "
-        f"with {iterations}, does not go on from it. Its checkpoints stay. To go on from them, load what latest() "
-        "returns; or take another folder for each training; or delete them",
+        f"{folder} holds a training of {before.iterations} iterations, and what is saved, with {now.iterations}, does "
+        "not go on from it. Its checkpoints stay. To go on from them, load what latest() returns; to train anew, take "
+        "another folder; or delete them",
         stacklevel=4,
     )
-    return own
+    return secrets.token_hex(16)
 
 
 class CheckpointManager:
@@ -102,8 +111,8 @@ class CheckpointManager:
     def save(self, opt: RMSprop) -> Path:
         """Save ``opt``, then delete what is no longer kept; return the new file.
 
-        Files of another training are kept: those that are there when an optimizer is saved that was not loaded from
-        one of them, and has taken fewer steps. A warning says so.
+        Files of another training are kept: those that are there when an optimizer is saved that does not go on from
+        them, since it has taken fewer steps and was not loaded from the newest. A warning says so.
 
         Raises
         ------
@@ -124,7 +133,7 @@ class CheckpointManager:
         assert opt._saved is not None
         self._last = opt._saved, path
         self._deltas = self._deltas + 1 if delta else 0
-        self._headings[path] = Heading(opt._saved.run, opt.iterations)
+        self._headings[path] = Heading(opt._saved.identity, opt._saved.run, opt.iterations)
         self._damaged.discard(path)
         self._delete_old(opt._saved.run)
         return path
@@ -195,19 +204,20 @@ class CheckpointManager:
         matches = [(NAME.fullmatch(path.name), path) for path in self.folder.iterdir()]
         return sorted((int(match[1]), path) for match, path in matches if match)
 
-    def _run_of(self, opt: RMSprop, paths: list[Path]) -> str | None:
+    def _run_of(self, opt: RMSprop, paths: list[Path]) -> str:
         """Return of which run a file of ``opt`` will be."""
-        own = None if opt._saved is None else opt._saved.run
-        there = [self._heading(path) for path in paths]
-        return run_in(self.folder, own, opt.iterations, there)
+        there = [self._heading(path) for path in paths if path not in self._damaged]
+        before = opt._saved
+        identity, run = (None, None) if before is None else (before.identity, before.run)
+        return run_in(self.folder, Heading(identity, run, opt.iterations), there)
 
     def _heading(self, path: Path) -> Heading | None:
         """Return what a file says of its run; None where it says nothing, or cannot be read now."""
         if path not in self._headings:
             try:
                 said = heading(path)
-                self._headings[path] = Heading(said.get("run", ""), int(said.get("iterations", "")))
-            except (OSError, MemoryError, ValueError):
+                self._headings[path] = Heading(said["identity"], said.get("run", ""), int(said["iterations"]))
+            except (OSError, MemoryError, ValueError, KeyError):
                 return None
         return self._headings[path]
 

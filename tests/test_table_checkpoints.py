@@ -332,7 +332,7 @@ def test_what_ranks_cannot_read_or_have_not_trained_stays(tmp_path):
     assert latest == ["checkpoint-000000008"] * 2
     assert nothing == []
     (words,) = warned
-    assert "another training, whose newest checkpoint has 4 iterations; what is saved, with 1, does not" in words
+    assert "a training of 4 iterations, and what is saved, with 1, does not go on from it" in words
     assert [path.name[-3:] for path in sorted(tmp_path.iterdir())] == ["001", "007", "008", "015"]
     assert SavedTables(finished(tmp_path)[-1]).whole("words")[1].iterations == 7
 

@@ -128,11 +128,9 @@ def test_a_new_training_keeps_the_files_of_an_older_one(tmp_path):
         manager.save(old)
     new, table = trained(1)
     manager = CheckpointManager(tmp_path, keep=1)
-    with pytest.warns(
-        UserWarning, match="another training: checkpoint-000000003.safetensors with 9 iterations"
-    ) as told:
+    with pytest.warns(UserWarning, match="holds a training of 9 iterations") as told:
         manager.save(new)
-    assert "this optimizer, with 1, does not go on" in str(told[0].message)
+    assert "what is saved, with 1, does not go on from it. Its checkpoints stay" in str(told[0].message)
     assert len(told) == 1
     assert told[0].filename == __file__
     assert names(tmp_path) == ["000000002", "000000003", "000000004"]
@@ -147,20 +145,49 @@ def test_a_new_training_keeps_the_files_of_an_older_one(tmp_path):
 
 def test_a_training_that_goes_on_from_what_is_there_rotates(tmp_path):
     old, table = trained(9)
+    manager = CheckpointManager(tmp_path, keep=1)
+    manager.save(old)
+    old.iterations = 0  # its schedule begins anew
+    manager.save(old)
+    assert names(tmp_path) == ["000000002"]
+    again = RMSprop.load(manager.latest(), [table])
+    train(again, table)
+    CheckpointManager(tmp_path, keep=1).save(again)
+    assert names(tmp_path) == ["000000003"]
+    own = RMSprop(0.1)  # its state went another way, and it has taken as many steps
+    own.build([table])
+    own.set_weights(again.get_weights())
+    CheckpointManager(tmp_path, keep=1).save(own)
+    assert names(tmp_path) == ["000000004"]
+
+
+def test_whoever_goes_back_keeps_what_came_later(tmp_path):
+    old, table = trained(9)
     manager = CheckpointManager(tmp_path, keep=2)
     paths = [manager.save(old)]
     train(old, table)
     paths.append(manager.save(old))
-    back = RMSprop.load(paths[0], [table])  # someone goes back on purpose
+    back = RMSprop.load(paths[0], [table])
+    manager = CheckpointManager(tmp_path, keep=1)
+    with pytest.warns(UserWarning, match="holds a training of 10 iterations, and what is saved, with 9"):
+        manager.save(back)
+    for _ in range(3):
+        train(back, table)
+        manager.save(back)
+    assert names(tmp_path) == ["000000001", "000000002", "000000006"]
+
+
+def test_whoever_goes_back_past_a_damaged_file_rotates(tmp_path):
+    old, table = trained(9)
     manager = CheckpointManager(tmp_path, keep=2)
+    manager.save(old)
+    train(old, table)
+    damage(manager.save(old))
+    manager = CheckpointManager(tmp_path, keep=1)
+    with pytest.warns(UserWarning, match="skipping"):
+        back = RMSprop.load(manager.latest(), [table])
     manager.save(back)
-    assert names(tmp_path) == ["000000002", "000000003"]
-    weights = back.get_weights()
-    own = RMSprop(0.1)  # state that went another way, and as many steps
-    own.build([table])
-    own.set_weights(weights)
-    CheckpointManager(tmp_path, keep=1).save(own)
-    assert names(tmp_path) == ["000000004"]
+    assert names(tmp_path) == ["000000003"]
 
 
 def test_files_of_an_earlier_version_belong_to_one_training(tmp_path):
@@ -171,7 +198,7 @@ def test_files_of_an_earlier_version_belong_to_one_training(tmp_path):
     train(again, table)
     CheckpointManager(tmp_path, keep=1).save(again)
     assert names(tmp_path) == ["000000002"]
-    with pytest.warns(UserWarning, match="another training"):
+    with pytest.warns(UserWarning, match="holds a training"):
         CheckpointManager(tmp_path, keep=1).save(trained(1)[0])
     assert names(tmp_path) == ["000000002", "000000003"]
 

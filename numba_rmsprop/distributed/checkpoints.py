@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -251,9 +250,8 @@ class TableCheckpoints:
         """Return of which run a checkpoint will be."""
         iterations = max([table.iterations for table in tables.values()] or [optimizer.iterations if optimizer else 0])
         own = next((table.run for table in tables.values() if table.run is not None), None)
-        there = [_heading(path) for _, path in sorted(self._all()) if is_there(path / MANIFEST)]
-        run = run_in(self.folder, own, iterations, there)
-        return secrets.token_hex(16) if run is None else run
+        finished = [path for _, path in sorted(self._all()) if is_there(path / MANIFEST) and path not in self._damaged]
+        return run_in(self.folder, Heading(None, own, iterations), [_heading(path) for path in finished])
 
     def _delete_old(self, run: str) -> None:
         """Delete the checkpoints of a run that are no longer kept; what cannot be read, or is of another, stays."""
@@ -280,6 +278,6 @@ def _heading(path: Path) -> Heading | None:
     """Return the run of a checkpoint and how far it is; None if it has none, or cannot be read now."""
     try:
         saved = SavedTables(path)
-        return Heading(saved.run, int(heading(saved.files()[0][0])["iterations"]))
+        return Heading("", saved.run, int(heading(saved.files()[0][0])["iterations"]))
     except (OSError, MemoryError, ValueError, LookupError):
         return None
