@@ -103,13 +103,10 @@ def read(path: AnyPath) -> Contents:
     DamagedCheckpointError
         If a byte is not as it was written, or it is no checkpoint.
     ValueError
-        If a newer version of the library wrote it.
+        If a newer version of the library wrote it, or what it says makes no sense.
     """
     tensors, metadata = map_tensors(path, lambda metadata: _check_format(path, metadata))
-    try:
-        return parse(path, tensors, metadata)
-    except ValueError as error:
-        raise DamagedCheckpointError(*error.args) from error
+    return parse(path, tensors, metadata)
 
 
 def heading(path: AnyPath) -> dict[str, str]:
@@ -214,10 +211,8 @@ def _check_format(path: AnyPath, metadata: Mapping[str, str]) -> None:
         raise DamagedCheckpointError(f"{path}: expected format {FORMAT}, got {metadata.get('format')}")
     version = metadata.get("format_version", "")
     if version != str(FORMAT_VERSION):
-        newer = version.isdecimal()
-        advice = "; a newer version of the library wrote it" if newer else ""
-        error = ValueError if newer else DamagedCheckpointError
-        raise error(f"{path}: expected format version {FORMAT_VERSION}, got {version}{advice}")
+        advice = "; a newer version of the library wrote it" if version.isdecimal() else ""
+        raise ValueError(f"{path}: expected format version {FORMAT_VERSION}, got {version}{advice}")
 
 
 def _apply(file: Contents, i: int, slots: Slots) -> None:

@@ -81,7 +81,8 @@ class RMSprop(Settings, WeightStore):
         A folder for files that hold the slots and clocks of variables seen from now on, for tables beyond memory; a
         variable may be an np.memmap. The files have no names and go with the process, as memory does: :meth:`save`
         keeps the state. They have their full size from the beginning, so that a disk that is too small is found out
-        then. A forked process cannot use them. It is no part of the config.
+        then. A forked process cannot use them; a copy, also one that is unpickled, has them in memory. It is no part of
+        the config.
     communicator : mpi4py.MPI.Intracomm, optional
         Ranks that train copies of the same variables, each on its part of a batch; each step sums their gradients
         before anything else, and all ranks then hold the same bits. What flushes (:meth:`flush`, :meth:`get_weights`,
@@ -489,12 +490,17 @@ class RMSprop(Settings, WeightStore):
         Raises
         ------
         DamagedCheckpointError
-            If a file is cut short or changed; a ValueError.
+            If a file is cut short or changed, or not one of ours; a ValueError.
         ValueError
-            If a file is not one of ours, or of a newer format, or the variables do not fit it. Nothing has been
-            written then.
+            If a file is of a newer format, or the variables do not fit it. Nothing has been written then.
         OSError
-            If a file cannot be read.
+            If a file cannot be read, which does not mean that it is damaged.
+
+        Warns
+        -----
+        UserWarning
+            If variables are not in the file and do not have the values that they had when it was saved: then the state
+            belongs to others.
         """
         paths = [as_path(each) for each in ([path] if isinstance(path, (str, bytes, os.PathLike)) else path)]
         if communicator is None:

@@ -19,6 +19,7 @@ from ..optimizer import RMSprop
 from ..serialize import deserialize
 from ..tensorfile import DamagedCheckpointError
 from ..variables import FloatArray
+from ..wholefile import check_regular
 from .arguments import ORDERS
 from .layout import Layout
 from .ranks import Ranks
@@ -59,9 +60,9 @@ class SavedTables:
     Raises
     ------
     DamagedCheckpointError
-        If the manifest is not as it was written; a ValueError.
+        If the manifest is not as it was written, or of another format; a ValueError.
     ValueError
-        If it is of another format or a newer version.
+        If it is of a newer version.
     OSError
         If it cannot be read; a checkpoint without a manifest was never finished.
     """
@@ -246,7 +247,9 @@ def manifest_text(content: dict[str, Any]) -> str:
 
 def read_manifest(path: Path) -> dict[str, Any]:
     """Return what a manifest says, checked."""
-    if path.stat().st_size > MAX_MANIFEST:
+    found = path.stat()
+    check_regular(path, found.st_mode)
+    if found.st_size > MAX_MANIFEST:
         raise DamagedCheckpointError(f"{path}: expected a manifest, got more than {MAX_MANIFEST:,} bytes")
     try:
         outer = json.loads(path.read_text(encoding="utf8"))
@@ -258,7 +261,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not whole:
         raise DamagedCheckpointError(f"{path}: the checksum does not fit; the file is damaged")
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"{path}: expected format {FORMAT!r}")
+        raise DamagedCheckpointError(f"{path}: expected format {FORMAT!r}")
     if content.get("format_version") != FORMAT_VERSION:
         raise ValueError(f"{path}: expected format version {FORMAT_VERSION}, got {content.get('format_version')!r}")
     kinds = {"ranks": int, "notes": dict, "tables": dict}
