@@ -17,11 +17,15 @@ MAX_FLUSHES = 64
 
 @dataclass(frozen=True)
 class Saved:
-    """An optimizer's last file, from which deltas go on, and the paths of those that it goes on from itself."""
+    """An optimizer's last file, from which deltas go on, and the paths of those that it goes on from itself.
+
+    ``run`` is what the files of one training have in common, over all its restarts; "" in files that do not say so.
+    """
 
     identity: str
     include_variables: bool
     paths: tuple[str, ...]
+    run: str = ""
 
 
 class Changes:

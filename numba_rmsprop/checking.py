@@ -27,7 +27,7 @@ MAX_TEXT = 1 << 20
 """JSON takes up to thirty times its size once it is parsed; so no single text may be longer than this."""
 
 ENTRY = {"name": str, "shape": list, "dtype": str, "steps": int, "floor": int, "custom_slots": list, "flushes": list}
-"""What a file says of a variable."""
+"""What a file says of a variable; and maybe ``checksum``, of its values, where these are not in the file."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Contents:
     tensors: dict[str, NDArray[Any]]
     identity: str
     follows: str
+    run: str
     config: dict[str, Any]
     iterations: int
     include_variables: bool
@@ -89,7 +90,7 @@ def parse(path: str | os.PathLike[str], tensors: dict[str, Any], metadata: dict[
             raise ValueError(f"{path}: expected names as custom slots, got {entry['custom_slots']!a:.100}")
         if len(entry["shape"]) > MAX_AXES or len(entry["flushes"]) > MAX_FLUSHES:
             raise ValueError(f"{path}: expected at most {MAX_AXES} axes and {MAX_FLUSHES} flushes of variables[{i}]")
-        variables.append({key: entry[key] for key in ENTRY})
+        variables.append({key: entry[key] for key in ENTRY} | {"checksum": entry.get("checksum")})
     weights = value("weights", list)
     for name in weights:
         if not _is_name(name) or f"weights.{name}" not in tensors:
@@ -99,6 +100,7 @@ def parse(path: str | os.PathLike[str], tensors: dict[str, Any], metadata: dict[
         tensors=tensors,
         identity=text("identity"),
         follows=text("follows"),
+        run=metadata.get("run", ""),
         config=value("config", dict),
         iterations=iterations,
         include_variables=value("include_variables", bool),
@@ -212,8 +214,9 @@ class _Variable:
         if runs.ndim != 2 or runs.shape[1] != RUN_ITEMS or len(runs) > MAX_RUNS:
             self.refuse(f"runs of shape {runs.shape}")
         begins, factors = runs[:, 0], runs[:, 1:]
+        # The third, 1 - rate times decay, may overflow; what compares is not NaN.
         right = (
-            bool(np.isfinite(runs).all())
+            bool(np.isfinite(begins).all())
             and bool((begins[1:] > begins[:-1]).all())
             and bool((begins == np.floor(begins)).all())
             and (not len(runs) or (begins[0] >= 0 and begins[-1] < max(steps, 1)))

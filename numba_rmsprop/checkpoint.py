@@ -11,7 +11,9 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -19,10 +21,18 @@ from numpy.typing import NDArray
 
 from .changes import Changes, Saved
 from .checking import Contents, check_contents, in_file, parse
-from .locking import in_turn
+from .locking import check_undisturbed, has_changed, in_turn, mark, undisturbed
 from .slots import Slots
-from .tensorfile import SomeRows, Tensor, map_tensors, verify_tensors, write_tensors
-from .variables import FloatArray
+from .tensorfile import (
+    DamagedCheckpointError,
+    SomeRows,
+    Tensor,
+    checksum,
+    map_tensors,
+    write_tensors,
+)
+from .variables import FloatArray, describe
+from .wholefile import as_path
 
 if TYPE_CHECKING:
     from .optimizer import RMSprop
@@ -34,23 +44,23 @@ Optimizer = TypeVar("Optimizer", bound="RMSprop")
 AnyPath: TypeAlias = str | os.PathLike[str]
 
 
-def save(opt: RMSprop, path: AnyPath, *, include_variables: bool) -> None:
-    """Write a file that needs no other."""
-    in_turn(_write, opt, path, None, include_variables)
+def save(opt: RMSprop, path: AnyPath, *, include_variables: bool, run: str | None = None) -> None:
+    """Write a file that needs no other, of the run given or the one that the optimizer's last file was of."""
+    in_turn(undisturbed, _write, opt, path, None, include_variables, run)
 
 
 def save_delta(opt: RMSprop, path: AnyPath) -> None:
     """Write a file that goes on from the last one."""
-    in_turn(_write_delta, opt, path)
+    in_turn(undisturbed, _write_delta, opt, path)
 
 
 def _write_delta(opt: RMSprop, path: AnyPath) -> None:
     before = opt._saved
     if before is None:
         raise ValueError("save_delta: expected a file to go on from, got none; call opt.save first")
-    if os.path.realpath(path) in before.paths:
+    if os.path.realpath(as_path(path)) in before.paths:
         raise ValueError(f"{path}: expected a new file, got one that the delta would go on from")
-    _write(opt, path, before, before.include_variables)
+    _write(opt, path, before, before.include_variables, before.run)
 
 
 def load(
@@ -73,6 +83,7 @@ def load(
     opt = cls.from_config(last.config, custom_objects)
     opt.slots_folder = slots_folder
     check_contents(files, opt, variables)
+    _warn_of_others(last, variables)
     opt.build(variables)
     if len(opt._slots) != len(variables):
         raise ValueError(f"{last.path}: expected {len(variables)} different variables, got one of them twice")
@@ -83,7 +94,7 @@ def load(
         slots.changes = Changes.since(slots.clocks, slots.floor, slots.steps)
     opt._own_weights.update({name: np.array(last.tensors[f"weights.{name}"]) for name in last.weights})
     opt.iterations = last.iterations
-    opt._saved = Saved(last.identity, last.include_variables, tuple(map(os.path.realpath, paths)))
+    opt._saved = Saved(last.identity, last.include_variables, tuple(map(os.path.realpath, paths)), last.run)
     return opt
 
 
@@ -93,32 +104,37 @@ def read(path: AnyPath) -> Contents:
     Raises
     ------
     DamagedCheckpointError
-        If a byte is not as it was written.
+        If a byte is not as it was written, or it is no checkpoint.
     ValueError
-        If it is no checkpoint, or of another format version.
+        If a newer version of the library wrote it, or what it says makes no sense.
     """
-    tensors, metadata = _map(path)
-    verify_tensors(path, tensors, metadata)
+    tensors, metadata = map_tensors(path, lambda metadata: _check_format(path, metadata))
     return parse(path, tensors, metadata)
 
 
-def identities(path: AnyPath) -> tuple[str, str]:
-    """Return the identity of a file, and of the one that it goes on from, after checking the header alone."""
-    metadata = _map(path)[1]
-    return metadata.get("identity", ""), metadata.get("follows", "")
+def heading(path: AnyPath) -> dict[str, str]:
+    """Return the metadata of a file, such as its ``identity`` and what it ``follows``; the header alone is checked."""
+    metadata = map_tensors(path)[1]
+    _check_format(path, metadata)
+    return metadata
 
 
-def _write(opt: RMSprop, path: AnyPath, before: Saved | None, include_variables: bool) -> None:
+def _write(opt: RMSprop, path: AnyPath, before: Saved | None, include_variables: bool, run: str | None) -> None:
     from . import __version__  # the package imports this module first
 
+    path = as_path(path)
+    since = mark()
     tensors: dict[str, Tensor] = {f"weights.{name}": array for name, array in opt._own_weights.items()}
     identity = secrets.token_hex(16)
+    if run is None:
+        run = secrets.token_hex(16) if opt._saved is None else opt._saved.run
     metadata = {
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),
         "library_version": __version__,
         "identity": identity,
         "follows": "" if before is None else before.identity,
+        "run": run,
         "config": json.dumps(opt.get_config()),
         "iterations": str(opt.iterations),
         "include_variables": json.dumps(include_variables),
@@ -127,8 +143,8 @@ def _write(opt: RMSprop, path: AnyPath, before: Saved | None, include_variables:
     }
     for i, slots in enumerate(opt._slots):
         slots.check_process()
-        whole = before is None or _needs_all_rows(slots, include_variables)
-        rows = None if whole else slots.changes.rows(slots.clocks)
+        all_rows = before is None or _needs_all_rows(slots, include_variables)
+        rows = None if all_rows else slots.changes.rows(slots.clocks)
         tensors |= {in_file(i, name): tensor for name, tensor in _tensors(slots, rows, include_variables)}
         metadata[f"variables.{i}"] = json.dumps(
             {
@@ -138,19 +154,36 @@ def _write(opt: RMSprop, path: AnyPath, before: Saved | None, include_variables:
                 "steps": slots.steps,
                 "floor": slots.floor,
                 "custom_slots": list(slots.custom),
-                "flushes": [] if whole else [step for step, _ in slots.changes.flushes],
+                "flushes": [] if all_rows else [step for step, _ in slots.changes.flushes],
+                "checksum": None if include_variables else checksum(slots.var),
             }
         )
     parse(path, tensors, metadata)  # what could not be read again shall be found out now
-    saved = Saved(identity, include_variables, (*(before.paths if before else ()), os.path.realpath(path)))
+    saved = Saved(identity, include_variables, (*(before.paths if before else ()), os.path.realpath(path)), run)
     none_yet = [Changes.since(slots.clocks, slots.floor, slots.steps) for slots in opt._slots]
 
     def mark_saved() -> None:
         opt._saved = saved
-        for slots, changes in zip(opt._slots, none_yet, strict=True):
-            slots.changes = changes
+        for slots, changes in zip(opt._slots, none_yet, strict=False):
+            # Where a signal handler has taken a step since, all rows may have changed.
+            slots.changes = Changes() if has_changed(since) else changes
 
-    write_tensors(path, tensors, metadata, on_rename=mark_saved)
+    write_tensors(path, tensors, metadata, partial(check_undisturbed, since), mark_saved)
+
+
+def _warn_of_others(file: Contents, variables: Sequence[FloatArray]) -> None:
+    """Warn of variables that are not in the file and do not have the values they had when it was saved."""
+    wrong = [
+        describe(f"variables[{i}]", var)
+        for i, (entry, var) in enumerate(zip(file.variables, variables, strict=True))
+        if entry["checksum"] is not None and entry["checksum"] != checksum(var)
+    ]
+    if wrong:
+        warnings.warn(
+            f"{file.path} holds no variables, and these do not have the values that they had when it was saved: "
+            f"{', '.join(wrong)}; load those first, or save with include_variables=True, so that load writes them",
+            stacklevel=4,
+        )
 
 
 def _needs_all_rows(slots: Slots, include_variables: bool) -> bool:
@@ -178,15 +211,13 @@ def _tensors(slots: Slots, rows: NDArray[np.int64] | None, include_variables: bo
     yield "runs", slots.history.runs
 
 
-def _map(path: AnyPath) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
-    tensors, metadata = map_tensors(path)
+def _check_format(path: AnyPath, metadata: Mapping[str, str]) -> None:
     if metadata.get("format") != FORMAT:
-        raise ValueError(f"{path}: expected format {FORMAT}, got {metadata.get('format')}")
+        raise DamagedCheckpointError(f"{path}: expected format {FORMAT}, got {metadata.get('format')}")
     version = metadata.get("format_version", "")
     if version != str(FORMAT_VERSION):
         advice = "; a newer version of the library wrote it" if version.isdecimal() else ""
         raise ValueError(f"{path}: expected format version {FORMAT_VERSION}, got {version}{advice}")
-    return tensors, metadata
 
 
 def _apply(file: Contents, i: int, slots: Slots) -> None:

@@ -99,9 +99,7 @@ def carry_out(look_at: Callable[[list[Call], *Arguments], bool | None], *argumen
 
 def look() -> list[Call]:
     """Begin the list of what a call in its turn comes to, for :func:`commit`."""
-    mark = object()
-    _looks.add(mark)
-    return [(_looks.remove, mark), _OTHERS_ARE_WORTHLESS, _BEGIN]
+    return [(_looks.remove, mark()), _OTHERS_ARE_WORTHLESS, _BEGIN]
 
 
 def commit(calls: list[Call], held: bool = False) -> bool:
@@ -131,12 +129,45 @@ def commit(calls: list[Call], held: bool = False) -> bool:
     return True
 
 
+class DisturbedError(RuntimeError):
+    """Something was committed on this thread while a call was reading, which is to begin anew."""
+
+
+def mark() -> object:
+    """Return a sign by which :func:`has_changed` knows the moment."""
+    sign = object()
+    _looks.add(sign)
+    return sign
+
+
+def has_changed(sign: object) -> bool:
+    """Return whether anything was committed since :func:`mark` returned this."""
+    return sign not in _looks
+
+
+def undisturbed(call: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
+    """Call a function that raises DisturbedError where it was disturbed: then again, with signal handlers held off."""
+    try:
+        return call(*arguments)
+    except DisturbedError:
+        with Uninterrupted():
+            return call(*arguments)
+
+
 def whole(read: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
     """Return what a function reads, amid which nothing was committed. For a call in its turn."""
-    mark = look()[0][1]
+    return undisturbed(_whole, read, *arguments)
+
+
+def _whole(read: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
+    sign = mark()
     result = read(*arguments)
-    if mark in _looks:
-        _looks.remove(mark)
-        return result
-    with Uninterrupted():
-        return read(*arguments)
+    check_undisturbed(sign)
+    _looks.remove(sign)
+    return result
+
+
+def check_undisturbed(sign: object) -> None:
+    """Raise DisturbedError if something was committed since :func:`mark` returned this."""
+    if has_changed(sign):
+        raise DisturbedError("a callback or a signal handler has changed the optimizer while it was read; call again")

@@ -26,6 +26,7 @@ from .settings import Settings
 from .slots import Slots, copy_rows
 from .variables import FloatArray, Label, Occupied, as_variable, describe
 from .weights import WeightStore
+from .wholefile import as_path
 
 
 class RMSprop(Settings, WeightStore):
@@ -81,7 +82,8 @@ class RMSprop(Settings, WeightStore):
         A folder for files that hold the slots and clocks of variables seen from now on, for tables beyond memory; a
         variable may be an np.memmap. The files have no names and go with the process, as memory does: :meth:`save`
         keeps the state. They have their full size from the beginning, so that a disk that is too small is found out
-        then. A forked process cannot use them. It is no part of the config.
+        then. A forked process cannot use them; a copy, also one that is unpickled, has them in memory. It is no part of
+        the config.
     communicator : mpi4py.MPI.Intracomm, optional
         Ranks that train copies of the same variables, each on its part of a batch; each step sums their gradients
         before anything else, and all ranks then hold the same bits. What flushes (:meth:`flush`, :meth:`get_weights`,
@@ -413,7 +415,7 @@ class RMSprop(Settings, WeightStore):
             raise TypeError(f"config: expected a mapping, got {type(config).__name__}")
         return cls(**{name: deserialize(value, custom_objects, name) for name, value in config.items()})
 
-    def save(self, path: str | os.PathLike[str], *, include_variables: bool = False) -> None:
+    def save(self, path: str | os.PathLike[str], *, include_variables: bool = True) -> None:
         """Write the optimizer's state to a safetensors file, which is whole or not there whatever happens meanwhile.
 
         Rows that are behind stay behind: their clocks are saved, so that no later bit depends on when you saved. The
@@ -423,17 +425,20 @@ class RMSprop(Settings, WeightStore):
         Parameters
         ----------
         path : path-like
-            The file.
-        include_variables : bool, default False
-            Save the variables as well. Without them they are yours to save, as they are, and to hand to :meth:`load`.
+            The file; through a symbolic link, the one that it leads to. A file that is replaced leaves its permissions
+            to the new one, and where the system allows it its owner.
+        include_variables : bool, default True
+            Save the variables as well. Without them they are yours to save, as they are, and to hand to :meth:`load`,
+            which knows them by a checksum.
 
         Raises
         ------
         OSError
-            If it cannot be written: no space, no permission. What was at ``path`` is untouched then. Only where the
-            disk fails after the file has taken its name is it the new one.
+            If it cannot be written: no space, no permission; or if ``path`` is a folder, a device or a pipe. What was
+            there is untouched then. Only where the disk fails after the file has taken its name is it the new one.
         TypeError
-            If a weight or slot that you have added has a dtype that safetensors files cannot hold.
+            If a weight or slot that you have added has a dtype that safetensors files cannot hold, or ``path`` is no
+            path.
         ValueError
             If the file would be refused by :meth:`load`, for example since the config is longer than a megabyte.
         """
@@ -479,7 +484,7 @@ class RMSprop(Settings, WeightStore):
             The file; or the file and its deltas, in order.
         variables : sequence of ndarray
             The variables in the order in which the saved optimizer had first seen them. If they are in the file, they
-            are overwritten; if not, they must have the values they had then.
+            are overwritten; if not, they must have the values they had then, or a warning tells of it.
         custom_objects : mapping, optional
             As in :meth:`from_config`.
         slots_folder, communicator : optional
@@ -488,14 +493,19 @@ class RMSprop(Settings, WeightStore):
         Raises
         ------
         DamagedCheckpointError
-            If a file is cut short or changed; a ValueError.
+            If a file is cut short or changed, or not one of ours; a ValueError.
         ValueError
-            If a file is not one of ours, or of a newer format, or the variables do not fit it. Nothing has been
-            written then.
+            If a file is of a newer format, or the variables do not fit it. Nothing has been written then.
         OSError
-            If a file cannot be read.
+            If a file cannot be read, which does not mean that it is damaged.
+
+        Warns
+        -----
+        UserWarning
+            If variables are not in the file and do not have the values that they had when it was saved: then the state
+            belongs to others.
         """
-        paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
+        paths = [as_path(each) for each in ([path] if isinstance(path, (str, bytes, os.PathLike)) else path)]
         if communicator is None:
             return checkpoint.load(cls, paths, variables, custom_objects, slots_folder)
         from .distributed.replicas import load_together  # as above

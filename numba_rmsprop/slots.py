@@ -119,6 +119,7 @@ class Slots:
         self.__dict__.update(state)
         self._seen = None
         self._compiled = set()
+        self.folder = None  # what is copied or unpickled lies in memory, and belongs to this process
         self._table = self._as_table()  # views of the arrays as they were copied or unpickled
 
     @property

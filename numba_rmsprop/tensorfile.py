@@ -1,4 +1,4 @@
-"""Safetensors files that are whole or not there, and whose every byte is checked when they are read.
+"""Safetensors files, whose every byte is checked when they are read.
 
 The format is that of https://github.com/huggingface/safetensors: the length of a JSON header (8 bytes), the header, and
 the arrays one after the other, so that any other tool can read it and nothing in it can run. The library of that name
@@ -15,18 +15,17 @@ import json
 import math
 import mmap
 import os
-import secrets
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
+from io import BufferedReader
 from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 import safetensors
 from numpy.typing import NDArray
 
-from .interrupts import Uninterrupted
+from .wholefile import NotAFileError, check_regular, write_whole
 
 DTYPES = {
     "BOOL": np.dtype(np.bool),
@@ -49,6 +48,9 @@ DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 CHUNK_ITEMS = 1 << 19
 """Elements that are copied at a time where an array is not contiguous."""
+
+MAX_HEADER = 100_000_000
+"""Bytes of a header: readers of the format refuse longer ones."""
 
 BLANK = "0" * 8
 OPENING = b'{"__metadata__":{"crc32":"'
@@ -75,15 +77,34 @@ class SomeRows:
 
 Tensor: TypeAlias = NDArray[Any] | SomeRows
 
+Entry: TypeAlias = tuple[str, np.dtype[Any], list[int]]
+"""Name, dtype and shape of an array in a file."""
+
 
 class DamagedCheckpointError(ValueError):
     """A file is no whole checkpoint: cut short, changed, or never one."""
+
+
+PASSED_OVER = (DamagedCheckpointError, IsADirectoryError, NotAFileError)
+"""What says of a file, for good, that it is no checkpoint. Whatever else goes wrong may go right the next time."""
+
+
+def not_now(name: str, error: OSError | MemoryError) -> OSError:
+    """Return the error for a checkpoint that may be a good one, but cannot be read."""
+    number = errno.ENOMEM if isinstance(error, MemoryError) else error.errno
+    words = (
+        f"{name} cannot be read now, which does not mean that it is damaged, so nothing was passed over: "
+        f"{type(error).__name__}: {error}; "
+        "try again when memory, descriptors, permissions and the disk are as they should be, or move the file away"
+    )
+    return OSError(words) if number is None else OSError(number, words)
 
 
 def write_tensors(
     path: str | os.PathLike[str],
     tensors: Mapping[str, Tensor],
     metadata: dict[str, str],
+    on_written: Callable[[], None] = lambda: None,
     on_rename: Callable[[], None] = lambda: None,
 ) -> None:
     """Write arrays to ``path``, which is the old file until the new one is whole and on the disk.
@@ -96,6 +117,8 @@ def write_tensors(
         Of any strides. They are copied by chunks, if at all.
     metadata : dict of str to str
         What else the file says.
+    on_written : callable
+        Called when all arrays have been written; it may raise, and then there is no file.
     on_rename : callable
         Called when the file takes its name; nothing interrupts between the two.
 
@@ -103,8 +126,10 @@ def write_tensors(
     ------
     TypeError
         If the format has no name for a dtype.
+    ValueError
+        If names and metadata are longer than readers of the format take.
     OSError
-        As the operating system refuses; then nothing is left behind.
+        As from :func:`write_whole`.
     """
     for name, tensor in tensors.items():
         if _little_endian(tensor.dtype) not in DTYPE_NAMES:
@@ -113,25 +138,18 @@ def write_tensors(
             )
     # Wide items first, so that each array begins at a multiple of its item's size.
     ordered = dict(sorted(tensors.items(), key=lambda item: -item[1].dtype.itemsize))
-    final = os.path.realpath(path)
-    temporary = f"{final}.{secrets.token_hex(4)}.part"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(_header(ordered, metadata, {}))
-            checksums = {name: _write(file, tensor) for name, tensor in ordered.items()}
-            file.seek(0)
-            file.write(_header(ordered, metadata, checksums))
-            file.flush()
-            os.fsync(file.fileno())
-        with Uninterrupted():
-            os.replace(temporary, final)
-            on_rename()
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise
-    sync_folder(os.path.dirname(final))
+    blank = _header(ordered, metadata, {})
+    if len(blank) - 8 > MAX_HEADER:
+        raise ValueError(f"{path}: expected names and metadata of at most {MAX_HEADER:,} bytes, got {len(blank) - 8:,}")
+
+    def write(file: BinaryIO) -> None:
+        file.write(blank)
+        checksums = {name: _write(file, tensor) for name, tensor in ordered.items()}
+        file.seek(0)
+        file.write(_header(ordered, metadata, checksums))
+        on_written()
+
+    write_whole(path, write, on_rename)
 
 
 def checksum(array: NDArray[Any]) -> int:
@@ -142,25 +160,34 @@ def checksum(array: NDArray[Any]) -> int:
     return found
 
 
-def map_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+def map_tensors(
+    path: str | os.PathLike[str], accept: Callable[[dict[str, str]], None] | None = None
+) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     """Return the arrays and metadata of a file, after checking its header.
 
-    The arrays are read-only views of the file, which is mapped and not loaded; :func:`verify_tensors` checks them.
+    The arrays are read-only views of the file, which is mapped and not loaded. With ``accept``, which gets the metadata
+    and may refuse the file, every byte is checked too.
 
     Raises
     ------
     DamagedCheckpointError
-        If it is no safetensors file, or the header's checksum does not fit.
+        If it is no safetensors file, or a checksum does not fit or is missing.
     OSError
         If it cannot be read.
     """
     while True:
+        check_regular(path, os.stat(path).st_mode)  # to open a pipe would wait for ever
         with open(path, "rb") as file:
             sealed = _check_header(file, path)
             entries, metadata = _entries(path)
             # The library opens the path by itself, where another process may have put a new file meanwhile.
             if not os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
                 continue
+            if not sealed:
+                metadata.pop("crc32", None)
+            if accept is not None:
+                accept(metadata)
+                _verify(file, entries, metadata, path)
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         tensors = {}
         offset = 8 + int.from_bytes(mapped[:8], "little")
@@ -168,29 +195,25 @@ def map_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], 
             count = math.prod(shape)
             tensors[name] = np.frombuffer(mapped, dtype, count, offset if count else 0).reshape(shape)
             offset += count * dtype.itemsize
-        if not sealed:
-            metadata.pop("crc32", None)
         return tensors, metadata
 
 
-def verify_tensors(
-    path: str | os.PathLike[str], tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]
+def _verify(
+    file: BufferedReader, entries: list[Entry], metadata: Mapping[str, str], path: str | os.PathLike[str]
 ) -> None:
-    """Compare all arrays of a file that :func:`write_tensors` wrote with their checksums.
+    """Compare all arrays of a file that :func:`write_tensors` wrote, read from behind its header, with their checksums.
 
-    Raises
-    ------
-    DamagedCheckpointError
-        If one does not fit or is missing.
+    They are read and not mapped: where the disk fails, the system then says so and does not end the process.
     """
     if "crc32" not in metadata:
         raise DamagedCheckpointError(f"{path}: the header has no checksum; the file is damaged, or was rewritten")
-    for name, array in tensors.items():
-        if metadata.get(f"crc32 {name}") != _hexadecimal(zlib.crc32(array.reshape(-1).view(np.uint8).data)):
+    for name, dtype, shape in entries:
+        found = _read_checksum(file, math.prod(shape) * dtype.itemsize)
+        if metadata.get(f"crc32 {name}") != _hexadecimal(found):
             raise DamagedCheckpointError(f"{path}: the checksum of {name!r} does not fit; the file is damaged")
 
 
-def _entries(path: str | os.PathLike[str]) -> tuple[list[tuple[str, np.dtype[Any], list[int]]], dict[str, str]]:
+def _entries(path: str | os.PathLike[str]) -> tuple[list[Entry], dict[str, str]]:
     """Return name, dtype and shape of each array in the order of the file, and the metadata."""
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
@@ -205,11 +228,14 @@ def _entries(path: str | os.PathLike[str]) -> tuple[list[tuple[str, np.dtype[Any
             metadata = dict(file.metadata() or {})
     except safetensors.SafetensorError as error:
         raise DamagedCheckpointError(f"{path}: expected a whole safetensors file; {error}") from error
+    except FileNotFoundError as error:  # which the library says of whatever it cannot open
+        os.stat(path)
+        raise OSError(f"{path}: is there, but could not be opened once more; no descriptors left?") from error
     return entries, metadata
 
 
-def _check_header(file: BinaryIO, path: str | os.PathLike[str]) -> bool:
-    """Compare the header with its checksum, and return whether it begins with one."""
+def _check_header(file: BufferedReader, path: str | os.PathLike[str]) -> bool:
+    """Compare the header with its checksum, return whether it begins with one, and leave the file behind it."""
     size = os.fstat(file.fileno()).st_size
     length = int.from_bytes(file.read(8), "little")
     if length > size - 8:
@@ -219,16 +245,19 @@ def _check_header(file: BinaryIO, path: str | os.PathLike[str]) -> bool:
         return False
     checksum = file.read(len(BLANK))
     found = zlib.crc32(OPENING + BLANK.encode())
-    left = length - len(OPENING) - len(BLANK)
-    while left > 0:
-        part = file.read(min(left, 1 << 20))
-        if not part:
-            break
-        found = zlib.crc32(part, found)
-        left -= len(part)
+    found = _read_checksum(file, length - len(OPENING) - len(BLANK), found)
     if checksum != _hexadecimal(found).encode():
         raise DamagedCheckpointError(f"{path}: the checksum of the header does not fit; the file is damaged")
     return True
+
+
+def _read_checksum(file: BufferedReader, count: int, found: int = 0) -> int:
+    """Return the checksum, begun with one found before, of the next bytes of a file, or of as many as there are."""
+    buffer = memoryview(bytearray(min(max(count, 0), 1 << 20)))
+    while count > 0 and (length := file.readinto(buffer[:count])):
+        found = zlib.crc32(buffer[:length], found)
+        count -= length
+    return found
 
 
 def _header(tensors: Mapping[str, Tensor], metadata: dict[str, str], checksums: dict[str, str]) -> bytes:
@@ -288,18 +317,3 @@ def _little_endian(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 def _hexadecimal(checksum: int) -> str:
     return f"{checksum:08x}"
-
-
-def sync_folder(folder: str) -> None:
-    """Make a new name in a folder outlast a power failure; Windows has no such call and needs none."""
-    if os.name != "posix":
-        return
-    with suppress(PermissionError):  # a folder may be one to write into and not to read
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        except OSError as error:
-            if error.errno != errno.EINVAL:  # some file systems have no such call for folders
-                raise
-        finally:
-            os.close(descriptor)

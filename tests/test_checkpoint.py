@@ -22,7 +22,7 @@ def test_a_loaded_run_goes_on_bit_for_bit(run, tmp_path_factory):
         now[0] = step
         if t == middle:
             opt.build([var])
-            opt.save(path)
+            opt.save(path, include_variables=False)
             restored_var = var.copy()
             restored = RMSprop.load(path, [restored_var], custom_objects={"<lambda>": lambda: 0.5})
             restored._values = dict(opt._values)  # several lambdas share one name
@@ -232,6 +232,60 @@ def test_what_could_not_be_loaded_is_not_saved(tmp_path):
         with pytest.raises(ValueError, match=message):
             opt.save(tmp_path / "opt")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_names_that_readers_would_refuse_are_not_saved(tmp_path, monkeypatch):
+    opt = RMSprop()
+    opt.build([np.ones(3)])
+    monkeypatch.setattr("numba_rmsprop.tensorfile.MAX_HEADER", 1000)
+    with pytest.raises(ValueError, match="expected names and metadata of at most 1,000 bytes, got 1,"):
+        opt.save(tmp_path / "opt")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_variables_are_saved_unless_asked_otherwise(tmp_path):
+    opt, variables = trained()
+    opt.save(tmp_path / "opt")
+    copies = [np.zeros_like(var) for var in variables]
+    RMSprop.load(tmp_path / "opt", copies)
+    assert [copy.tobytes() for copy in copies] == [var.tobytes() for var in variables]
+
+
+@pytest.mark.parametrize("delta", [False, True])
+def test_variables_that_are_not_those_that_were_saved_are_warned_of(tmp_path, delta):
+    opt, variables = trained()
+    files = [tmp_path / "opt"]
+    opt.save(files[0], include_variables=False)
+    if delta:
+        opt.apply_gradients([(IndexedSlices(np.ones((1, 2), np.float32), [2]), variables[0])])
+        files.append(tmp_path / "delta")
+        opt.save_delta(files[1])
+    RMSprop.load(files, [var.copy() for var in variables])  # without a word
+    RMSprop.load(files, [var.copy(order="F") for var in variables])
+    zeros = np.zeros_like(variables[0])
+    with pytest.warns(UserWarning, match="do not have the values") as told:
+        loaded = RMSprop.load(files, [zeros, variables[1], np.zeros_like(variables[2])])
+    assert len(told) == 1
+    assert told[0].filename == __file__
+    assert "variables[0] (float32, shape (5, 2)), variables[2] (float64, shape (4, 3));" in str(told[0].message)
+    assert "save with include_variables=True" in str(told[0].message)
+    assert loaded.iterations == opt.iterations
+    assert not zeros.any()
+
+
+def test_files_of_an_earlier_version_say_nothing_of_the_variables(tmp_path):
+    opt, variables = trained()
+    opt.save(tmp_path / "opt", include_variables=False)
+
+    def as_before(_, metadata):
+        del metadata["run"]
+        for i in range(3):
+            entry = json.loads(metadata[f"variables.{i}"])
+            del entry["checksum"]
+            metadata[f"variables.{i}"] = json.dumps(entry)
+
+    forge(tmp_path / "opt", as_before)
+    assert RMSprop.load(tmp_path / "opt", [np.zeros_like(var) for var in variables]).iterations == 7
 
 
 def test_config_is_the_inverse():

@@ -265,6 +265,23 @@ def test_chains_that_do_not_fit(tmp_path):
             RMSprop.load(paths, [table])
 
 
+@pytest.mark.parametrize("settings", [{}, {"momentum": 0.9}], ids=str)
+def test_a_rate_times_a_decay_that_overflows_is_loaded_as_it_was_trained_with(tmp_path, settings):
+    table = np.ones((9, 2))
+    opt = RMSprop(1e200, weight_decay=1e200, **settings)
+    with np.errstate(all="ignore"):
+        for row in (0, 1):
+            opt.apply_gradients([(IndexedSlices(np.ones((1, 2)), [row]), table)])
+    opt.save(tmp_path / "base")
+    copy = np.zeros_like(table)
+    loaded = RMSprop.load(tmp_path / "base", [copy])
+    assert state_of(loaded, [copy]) == state_of(opt, [table])
+    opt.flush()
+    opt.save_delta(tmp_path / "delta")
+    loaded = RMSprop.load([tmp_path / "base", tmp_path / "delta"], [copy])
+    assert state_of(loaded, [copy]) == state_of(opt, [table])
+
+
 def rows(*numbers):
     def change(tensors, _):
         tensors["variables.0.rows"] = np.array(numbers)
@@ -323,7 +340,7 @@ def test_forged_deltas(tmp_path, change, message):
 def test_forged_flushes_do_not_move_values_that_are_not_in_the_file(tmp_path, momentum):
     opt, table = RMSprop(momentum=momentum), np.ones((50, 4))
     opt.apply_gradients([(IndexedSlices(np.ones((1, 4)), [1]), table)])
-    opt.save(tmp_path / "base")
+    opt.save(tmp_path / "base", include_variables=False)
     opt.apply_gradients([(IndexedSlices(np.ones((1, 4)), [1]), table)])
     opt.save_delta(tmp_path / "delta")
     before = table.copy()

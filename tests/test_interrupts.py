@@ -12,9 +12,14 @@ import pytest
 import scipy.sparse
 from test_deltas import state_of
 
+import numba_rmsprop
 from numba_rmsprop import IndexedSlices, RMSprop
 from numba_rmsprop.interrupts import Uninterrupted
 from numba_rmsprop.threads import launch_lock
+from numba_rmsprop.wholefile import write_whole
+
+PACKAGE = os.path.join(os.path.dirname(numba_rmsprop.__file__), "")  # a clone may lie in a folder of its name
+KERNELS = os.path.join(PACKAGE, "kernels", "")
 
 GRADIENTS = np.random.default_rng(0).standard_normal((6, 4))
 
@@ -55,7 +60,7 @@ def interrupted_at(moment, call, *arguments, number=signal.SIGINT):
             return  # it looks only after such a call
         # Numba tells profilers of kernels as if they were Python. And Python drops whatever is raised while it throws a
         # half-used generator away.
-        ours = "numba_rmsprop" in frame.f_code.co_filename and "kernels" not in frame.f_code.co_filename
+        ours = frame.f_code.co_filename.startswith(PACKAGE) and not frame.f_code.co_filename.startswith(KERNELS)
         if ours and not frame.f_code.co_flags & inspect.CO_GENERATOR:
             left -= 1
             if left == 0:
@@ -228,6 +233,33 @@ def test_a_save_is_whole_or_leaves_the_old_file(tmp_path):
         opt.save(tmp_path / "opt", include_variables=True)
         moment += 3
     assert moment > 300
+
+
+def test_a_delta_is_whole_or_not_there(tmp_path):
+    opt, variables = trained(momentum=0.9)
+    opt.save(tmp_path / "opt")
+    moment = 1
+    while interrupted_at(moment, partial(opt.save_delta, tmp_path / f"{moment}")):
+        assert {path.name for path in tmp_path.iterdir()} <= {"opt", f"{moment}"}
+        files = list(opt._saved.paths)
+        copies = [np.zeros_like(var) for var in variables[:-1]]
+        assert state_of(RMSprop.load(files, copies), copies) == state_of(opt, variables[:-1])
+        opt.save(tmp_path / "opt")
+        (tmp_path / f"{moment}").unlink(missing_ok=True)
+        moment += 23
+    assert moment > 300
+
+
+def test_a_file_is_whole_or_not_there_at_every_moment(tmp_path):
+    outcomes, moment = set(), 1
+    while interrupted_at(moment, write_whole, tmp_path / "file", lambda file: file.write(b"all")):
+        names = [path.name for path in tmp_path.iterdir()]
+        assert names in ([], ["file"]), f"interrupted at chance {moment}"
+        outcomes.add(bool(names))
+        (tmp_path / "file").unlink(missing_ok=True)
+        moment += 1
+    assert outcomes == {False, True}
+    assert moment > 20
 
 
 def test_interrupts_are_held_off_and_come_after():

@@ -107,6 +107,36 @@ def test_a_handler_that_saves_writes_a_state_of_the_run(tmp_path):
     assert moment > 50
 
 
+@pytest.mark.parametrize("save", ["save", "save_delta"])
+@pytest.mark.parametrize("name", ["step", "gather", "flush", "get_weights"])
+def test_a_handler_amid_a_save_leaves_a_file_of_one_state(tmp_path, name, save):
+    def call(opt, variables):
+        opt.save(tmp_path / "file") if save == "save" else opt.save_delta(tmp_path / "delta")
+
+    files = [tmp_path / "file", tmp_path / "delta"][: 1 + (save == "save_delta")]
+    expected = []
+    for steps in (0, 1):
+        opt, variables = trained(**SETTINGS)
+        for _ in range(steps):
+            CALLS[name](opt, variables[:-1])
+        expected.append(current(opt, variables[:-1]))
+    moment, came = 1, True
+    while came:
+        opt, variables = trained(**SETTINGS)
+        if save == "save_delta":
+            opt.save(tmp_path / "file")
+        came = amid(call, moment, lambda opt, variables: CALLS[name](opt, variables[:-1]), opt, variables)
+        for path in [files, [*files, tmp_path / "further"]]:
+            copies = [np.zeros_like(var) for var in variables[:-1]]
+            found = current(RMSprop.load(path, copies), copies)
+            same = [all(np.allclose(a, b, 1e-12, 1e-15) for a, b in zip(found, each, strict=True)) for each in expected]
+            assert any(same), f"torn, at chance {moment}"
+            if len(path) == len(files):
+                opt.save_delta(tmp_path / "further")  # knows what came after the file
+        assert all(np.allclose(a, b, 1e-12, 1e-15) for a, b in zip(found, current(opt, variables[:-1]), strict=True))
+        moment += 67
+
+
 def test_a_handler_that_raises_leaves_a_whole_state():
     """Not only Ctrl-C: a time-out, or the SystemExit of a job that is told to end."""
 

@@ -270,6 +270,73 @@ report(save(checkpoints, tables, opt).name)
     assert len(finished(tmp_path)) == len(list(tmp_path.iterdir())) == 2
 
 
+WITH_OTHERS = (
+    TRAIN
+    + """
+import errno, warnings
+import numba_rmsprop.distributed.checkpoints as module
+checkpoints, tables, opt, bias = begin(sys.argv[1])
+for step in range(4):
+    take_all_steps(tables, opt, bias, step)
+    save(checkpoints, tables, opt)
+real = module.read
+
+def unreadable(path):
+    if rank:
+        raise OSError(errno.EIO, "Input/output error")
+    return real(path)
+
+module.read = unreadable
+try:
+    checkpoints.latest()
+except OSError as error:
+    report(str(error))
+module.read = real
+looking = TableCheckpoints(comm, sys.argv[1])
+numbers = looking._numbers
+calls = []
+
+def listed(**options):
+    found = numbers(**options)
+    if not calls:  # between this and the reading, both that are there are replaced
+        calls.append(found)
+        save(checkpoints, tables, opt)
+        save(checkpoints, tables, opt)
+    return found
+
+looking._numbers = listed
+report(looking.latest().path.name)
+new, words = TableCheckpoints(comm, sys.argv[1], keep=1), new_table(comm, 300, 4)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for step in range(6):
+        take_step(comm, words, step)
+        new.save(dict(words=words))
+report([str(warning.message) for warning in caught])
+again = TableCheckpoints(comm, sys.argv[1], keep=1)
+words = again.latest().table(comm, "words")
+take_step(comm, words, 6)
+again.save(dict(words=words))
+"""
+)
+
+
+def test_what_ranks_cannot_read_or_have_not_trained_stays(tmp_path):
+    (tmp_path / "checkpoint-000000001").mkdir()
+    (tmp_path / "checkpoint-000000001" / "thesis.txt").write_text("mine")
+    (tmp_path / "checkpoint-000000002").mkdir()
+    (tmp_path / "checkpoint-000000002" / "words.0-of-2.safetensors").touch()
+    unreadable, latest, (warned, nothing) = reports(WITH_OTHERS, 2, tmp_path)
+    for words in unreadable:
+        assert "checkpoint-000000006 cannot be read now, which does not mean that it is damaged" in words
+    assert latest == ["checkpoint-000000008"] * 2
+    assert nothing == []
+    (words,) = warned
+    assert "a training of 4 iterations, and what is saved, with 1, does not go on from it" in words
+    assert [path.name[-3:] for path in sorted(tmp_path.iterdir())] == ["001", "007", "008", "015"]
+    assert SavedTables(finished(tmp_path)[-1]).whole("words")[1].iterations == 7
+
+
 KILLED = (
     TRAIN
     + """

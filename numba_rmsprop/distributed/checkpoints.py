@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import AnyPath, read
+from ..checkpoint import AnyPath, heading, read
 from ..optimizer import RMSprop
-from ..tensorfile import DamagedCheckpointError, sync_folder
+from ..rotation import Heading, run_in
+from ..tensorfile import PASSED_OVER, DamagedCheckpointError, not_now
+from ..wholefile import is_there, make_folder, sync_folder, write_whole
 from .ranks import Ranks
 from .saved import FORMAT, FORMAT_VERSION, MANIFEST, REPLICAS, TABLE_NAME, SavedTables, manifest_text, shard_name
 from .table import ShardedTable
 
 NAME = re.compile(r"checkpoint-(\d{9,})")
+PARTS = re.compile(r".+\.\d+-of-\d+\.safetensors|.+\.[0-9a-f]{8,}\.part")
+"""What a save that was never finished leaves."""
 
 
 class TableCheckpoints:
@@ -56,14 +59,13 @@ class TableCheckpoints:
         self.keep = keep
         self._damaged: set[Path] = set()
 
-        def make_folder() -> None:
+        def prepare() -> None:
             if keep < 1:
                 raise ValueError(f"keep: expected 1 or more, got {keep}")
             self.folder = Path(folder)
-            self.folder.mkdir(parents=True, exist_ok=True)
-            sync_folder(os.fspath(self.folder.absolute().parent))
+            make_folder(self.folder)
 
-        self._ranks.together(f"TableCheckpoints {self._number}, keep {keep}", make_folder)
+        self._ranks.together(f"TableCheckpoints {self._number}, keep {keep}", prepare)
 
     def save(
         self,
@@ -73,6 +75,8 @@ class TableCheckpoints:
         notes: Mapping[str, Any] | None = None,
     ) -> Path:
         """Save tables, then delete what is no longer kept; return the folder of the new checkpoint.
+
+        Checkpoints of another training are kept, as by :meth:`CheckpointManager.save`.
 
         Parameters
         ----------
@@ -91,7 +95,8 @@ class TableCheckpoints:
             If a name or notes are not such.
         """
         newest = max(self._numbers(clean_up=True), default=0)
-        path = self.folder / f"checkpoint-{newest + 1:09d}"
+        path = self._path(newest + 1)
+        self._damaged.discard(path)
         names = list(tables)
         identities: list[tuple[str, str]] = []
 
@@ -117,9 +122,13 @@ class TableCheckpoints:
                     "checksum of runs); was its optimizer flushed, or given steps, on some ranks only?"
                 )
 
+        run = ""
+
         def write_manifest() -> None:
+            nonlocal run
             if self._ranks.rank:
                 return
+            run = self._run_of(tables, optimizer)
             replicas = None
             if optimizer is not None:
                 optimizer.save(path / REPLICAS, include_variables=True)
@@ -128,7 +137,7 @@ class TableCheckpoints:
                 name: tables[name].description() | {"identities": [of_one[k][0] for of_one in everywhere]}
                 for k, name in enumerate(names)
             }
-            content = {"format": FORMAT, "format_version": FORMAT_VERSION, "ranks": self._ranks.size}
+            content = {"format": FORMAT, "format_version": FORMAT_VERSION, "ranks": self._ranks.size, "run": run}
             text = manifest_text(content | {"tables": entries, "replicas": replicas, "notes": dict(notes or {})})
             missing = [
                 file
@@ -138,33 +147,53 @@ class TableCheckpoints:
             ]
             if missing:
                 raise OSError(f"{missing[0]} is not to be seen; expected a folder on a file system that all ranks see")
-            _write_durably(path / MANIFEST, text)
+            write_whole(path / MANIFEST, lambda file: file.write(text.encode()))
             sync_folder(os.fspath(self.folder))
 
         self._together("the manifest", write_manifest)
         if self._ranks.rank == 0:
-            self._delete_old()
+            for table in tables.values():
+                table.run = run
+            self._delete_old(run)
         return path
 
     def latest(self) -> SavedTables | None:
         """Return the newest checkpoint whose every byte is right, the same on all ranks; None if there is none.
 
-        Newer ones that are damaged are skipped, with a warning each; unfinished ones without.
+        Newer ones that are damaged are passed over, with a warning each; unfinished ones without. Other ranks may save
+        meanwhile; then this looks again.
 
         Raises
         ------
+        OSError
+            On all ranks, if one of them cannot read a file now: the checkpoint may be a good one.
         ValueError
             If a newer version of the library wrote one.
         """
-        for number in sorted(self._numbers(), reverse=True):
-            path = self.folder / f"checkpoint-{number:09d}"
-            saved = self._checked(path)
-            if saved is not None:
-                return saved
-        return None
+        while True:
+            numbers = self._numbers()
+            found, trouble = None, []
+            for number in sorted(numbers, reverse=True):
+                path = self._path(number)
+                found, words, damaged = self._checked(path)
+                if found is not None:
+                    break
+                trouble.append((path, words, damaged))
+                if not damaged:
+                    break
+            if (found is not None and not trouble) or self._numbers() == numbers:
+                break
+        for path, words, damaged in trouble:
+            if not damaged:
+                raise OSError(words)
+            self._damaged.add(path)
+            warnings.warn(f"skipping {path.name}: {words}", stacklevel=2)
+        if found is not None:
+            self._damaged.discard(found.path)
+        return found
 
-    def _checked(self, path: Path) -> SavedTables | None:
-        """Return a checkpoint of which each rank has read some files; or None, with a warning, if one is not right."""
+    def _checked(self, path: Path) -> tuple[SavedTables | None, str, bool]:
+        """Return a checkpoint of which each rank has read some files; or what is wrong, and whether for good."""
         found: list[SavedTables] = []
         trouble, damaged = "", False
 
@@ -176,18 +205,17 @@ class TableCheckpoints:
                     if k % self._ranks.size == self._ranks.rank and read(file).identity != identity:
                         raise DamagedCheckpointError(f"{file}: expected the file of this checkpoint, got another")
                 found.append(saved)
-            except (DamagedCheckpointError, OSError) as error:
-                # What cannot be read now, for want of a permission or a network, may be right.
-                trouble, damaged = str(error), isinstance(error, (DamagedCheckpointError, FileNotFoundError))
+            except (*PASSED_OVER, FileNotFoundError) as error:
+                trouble, damaged = str(error), True
+            except (OSError, MemoryError) as error:
+                trouble = str(not_now(path.name, error))
 
         self._together(f"a look at {path.name}", check)
         told = [(words, certain) for words, certain in self._ranks.tell_all((trouble, damaged)) if words]
         if not told:
-            return found[0]
-        if any(certain for _, certain in told):
-            self._damaged.add(path)
-        warnings.warn(f"skipping {path.name}: {told[0][0]}", stacklevel=3)
-        return None
+            return found[0], "", False
+        words, certain = next((each for each in told if each[1]), told[0])
+        return None, words, certain
 
     def _together(self, what: str, work: Callable[[], None]) -> None:
         self._ranks.together(f"{what}, of TableCheckpoints {self._number} in {self.folder}", work)
@@ -203,10 +231,10 @@ class TableCheckpoints:
             if self._ranks.rank:
                 return
             everything = self._all()
-            unfinished = [path for _, path in everything if not (path / MANIFEST).exists()]
+            unfinished = [path for _, path in everything if not is_there(path / MANIFEST)]
             found.extend(number for number, path in everything if clean_up or path not in unfinished)
             if clean_up:  # before the ranks meet, after which others make the next one
-                self._delete(unfinished)
+                self._delete(path for path in unfinished if _is_ours(path))
 
         self._together("a look", look)
         return list(self._ranks.tell_all(found)[0])
@@ -215,11 +243,22 @@ class TableCheckpoints:
         matches = [(NAME.fullmatch(path.name), path) for path in self.folder.iterdir()]
         return [(int(match[1]), path) for match, path in matches if match]
 
-    def _delete_old(self) -> None:
-        """Delete the checkpoints that are no longer kept."""
-        everything = [path for _, path in sorted(self._all())]
-        whole = [path for path in everything if (path / MANIFEST).exists() and path not in self._damaged]
-        self._delete(path for path in everything if path not in whole[-self.keep :])
+    def _path(self, number: int) -> Path:
+        return self.folder / f"checkpoint-{number:09d}"
+
+    def _run_of(self, tables: Mapping[str, ShardedTable], optimizer: RMSprop | None) -> str:
+        """Return of which run a checkpoint will be."""
+        iterations = max([table.iterations for table in tables.values()] or [optimizer.iterations if optimizer else 0])
+        own = next((table.run for table in tables.values() if table.run is not None), None)
+        finished = [path for _, path in sorted(self._all()) if is_there(path / MANIFEST) and path not in self._damaged]
+        return run_in(self.folder, Heading(None, own, iterations), [_heading(path) for path in finished])
+
+    def _delete_old(self, run: str) -> None:
+        """Delete the checkpoints of a run that are no longer kept; what cannot be read, or is of another, stays."""
+        found = [(path, _heading(path)) for _, path in sorted(self._all())]
+        ours = [path for path, about in found if about is not None and about.run == run]
+        whole = [path for path in ours if path not in self._damaged]
+        self._delete(path for path in ours if path not in whole[-self.keep :])
 
     def _delete(self, paths: Iterable[Path]) -> None:
         for path in paths:
@@ -230,12 +269,15 @@ class TableCheckpoints:
                 warnings.warn(f"cannot delete {path.name}, which is no longer kept: {error}", stacklevel=4)
 
 
-def _write_durably(path: Path, text: str) -> None:
-    """Write a file that is whole or not there."""
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
-    with open(temporary, "x", encoding="utf8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    sync_folder(os.fspath(path.parent))
+def _is_ours(path: Path) -> bool:
+    """Return whether a folder without a manifest holds nothing but what an unfinished save leaves."""
+    return path.is_dir() and all(part.name == REPLICAS or PARTS.fullmatch(part.name) for part in path.iterdir())
+
+
+def _heading(path: Path) -> Heading | None:
+    """Return the run of a checkpoint and how far it is; None if it has none, or cannot be read now."""
+    try:
+        saved = SavedTables(path)
+        return Heading("", saved.run, int(heading(saved.files()[0][0])["iterations"]))
+    except (OSError, MemoryError, ValueError, LookupError):
+        return None

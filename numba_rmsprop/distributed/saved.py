@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from ..changes import Changes
 from ..checking import Contents, check_contents, in_file
-from ..checkpoint import AnyPath, identities, read
+from ..checkpoint import AnyPath, heading, read
 from ..optimizer import RMSprop
 from ..serialize import deserialize
 from ..tensorfile import DamagedCheckpointError
 from ..variables import FloatArray
+from ..wholefile import check_regular
 from .arguments import ORDERS
 from .layout import Layout
 from .ranks import Ranks
@@ -51,15 +52,17 @@ class SavedTables:
         How many ranks saved it.
     notes : dict
         What was saved as ``notes``.
+    run : str
+        What the checkpoints of one training have in common.
     names : list of str
         The tables' names.
 
     Raises
     ------
     DamagedCheckpointError
-        If the manifest is not as it was written; a ValueError.
+        If the manifest is not as it was written, or of another format; a ValueError.
     ValueError
-        If it is of another format or a newer version.
+        If it is of a newer version.
     OSError
         If it cannot be read; a checkpoint without a manifest was never finished.
     """
@@ -69,6 +72,7 @@ class SavedTables:
         said = read_manifest(self.path / MANIFEST)
         self.ranks: int = said["ranks"]
         self.notes: dict[str, Any] = said["notes"]
+        self.run: str = said.get("run") or ""
         self._tables: dict[str, dict[str, Any]] = said["tables"]
         self._replicas: str | None = said["replicas"]
 
@@ -129,6 +133,7 @@ class SavedTables:
         table = ShardedTable(communicator, *shape, entry["dtype"], sum_order=entry["sum_order"], **options)
         identities = ", ".join(entry["identities"])
         table.together(f"loading {identities}", lambda: self._fill(name, table.optimizer, table.shard, table.rows_here))
+        table.run = self.run
         return table
 
     def whole(
@@ -167,7 +172,7 @@ class SavedTables:
             raise KeyError(f"{self.path}: no optimizer was saved beside the tables {self.names}")
 
         def check() -> None:
-            if identities(self.path / REPLICAS)[0] != self._replicas:
+            if heading(self.path / REPLICAS).get("identity") != self._replicas:
                 raise DamagedCheckpointError(f"{self.path / REPLICAS}: expected the file of this checkpoint")
 
         if communicator is None:
@@ -242,7 +247,9 @@ def manifest_text(content: dict[str, Any]) -> str:
 
 def read_manifest(path: Path) -> dict[str, Any]:
     """Return what a manifest says, checked."""
-    if path.stat().st_size > MAX_MANIFEST:
+    found = path.stat()
+    check_regular(path, found.st_mode)
+    if found.st_size > MAX_MANIFEST:
         raise DamagedCheckpointError(f"{path}: expected a manifest, got more than {MAX_MANIFEST:,} bytes")
     try:
         outer = json.loads(path.read_text(encoding="utf8"))
@@ -254,7 +261,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not whole:
         raise DamagedCheckpointError(f"{path}: the checksum does not fit; the file is damaged")
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"{path}: expected format {FORMAT!r}")
+        raise DamagedCheckpointError(f"{path}: expected format {FORMAT!r}")
     if content.get("format_version") != FORMAT_VERSION:
         raise ValueError(f"{path}: expected format version {FORMAT_VERSION}, got {content.get('format_version')!r}")
     kinds = {"ranks": int, "notes": dict, "tables": dict}
@@ -273,7 +280,11 @@ def read_manifest(path: Path) -> dict[str, Any]:
         and set(table["config"]) <= known
         for name, table in content["tables"].items()
     )
-    if not right or content["ranks"] < 1 or not isinstance(content.get("replicas"), str | None):
+    if (
+        not right
+        or content["ranks"] < 1
+        or not all(isinstance(content.get(key), str | None) for key in ("replicas", "run"))
+    ):
         raise ValueError(f"{path}: its entries are not those of saved tables")
     return content
 

@@ -137,6 +137,7 @@ class ShardedTable:
             lambda: f"ShardedTable {self.number} with {said}",
             error=error,
         )
+        self.run: str | None = None  # which training it is of, once it was saved or loaded, for TableCheckpoints
         self._routes: list[Route] = []
         self._buffers = Buffers(self.shard.shape[1], self.dtype)
 
