@@ -23,7 +23,7 @@ from .serialize import deserialize, serialize
 from .settings import Settings
 from .slots import Slots, copy_rows
 from .threads import launch_lock
-from .variables import FloatArray, Label, Occupied, as_variable, describe
+from .variables import FloatArray, Label, Occupied, as_variable, describe, may_be_variable
 from .weights import WeightStore
 
 
@@ -189,7 +189,8 @@ class RMSprop(Settings, WeightStore):
             A gradient is an array of the variable's shape, an :class:`~numba_rmsprop.IndexedSlices`, a scipy.sparse
             array or matrix of any format, or None; of the variable's dtype. In a sparse array, a row with a stored
             entry is a touched row. A 1-D variable of n elements also takes sparse arrays of shape (1, n) or (n, 1).
-            None skips the variable, with a warning. An empty iterable does nothing; empty indices are a step.
+            None skips the variable, with a warning, but counts as seen. An empty iterable does nothing; empty indices
+            are a step.
         name : str, optional
             Ignored; tf.keras names an operation so.
         experimental_aggregate_gradients : bool, default True
@@ -207,8 +208,9 @@ class RMSprop(Settings, WeightStore):
         TypeError
             If a pair is malformed, or a gradient or variable of the wrong kind or dtype.
         ValueError
-            If all gradients are None, a shape does not fit, a variable comes twice, is read-only or overlaps another;
-            on every rank, if ranks disagree about variables or hyperparameters.
+            If all gradients are None, a shape does not fit, a variable comes twice, is read-only or overlaps another,
+            or is unknown where one of its shape was restored and is held by nobody else (see :meth:`rebind`); on every
+            rank, if ranks disagree about variables or hyperparameters.
         OtherRankError
             If another rank refuses the call.
         IndexError
@@ -462,7 +464,7 @@ class RMSprop(Settings, WeightStore):
     def load(
         cls,
         path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-        variables: Sequence[FloatArray],
+        variables: Sequence[FloatArray] | Mapping[str, FloatArray],
         custom_objects: Mapping[str, Any] | None = None,
         *,
         slots_folder: str | os.PathLike[str] | None = None,
@@ -474,9 +476,10 @@ class RMSprop(Settings, WeightStore):
         ----------
         path : path-like, or sequence of them
             The file; or the file and its deltas, in order.
-        variables : sequence of ndarray
-            The variables in the order in which the saved optimizer had first seen them. If they are in the file, they
-            are overwritten; if not, they must have the values they had then.
+        variables : mapping of str to ndarray, or sequence of ndarray
+            The variables by the names that :meth:`build` gave them, in any order; or, if none has a name, in the order
+            in which the saved optimizer had first seen them. If they are in the file, they are overwritten; if not,
+            they must have the values they had then.
         custom_objects : mapping, optional
             As in :meth:`from_config`.
         slots_folder, communicator : optional
@@ -487,8 +490,8 @@ class RMSprop(Settings, WeightStore):
         DamagedCheckpointError
             If a file is cut short or changed; a ValueError.
         ValueError
-            If a file is not one of ours, or of a newer format, or the variables do not fit it. Nothing has been
-            written then.
+            If a file is not one of ours, or of a newer format, or the variables or their names do not fit it. Nothing
+            has been written then.
         OSError
             If a file cannot be read.
         """
@@ -518,20 +521,30 @@ class RMSprop(Settings, WeightStore):
     def _take_step(self, pairs: list[Any], rates: StepRates | None = None) -> int:
         """Take one step, with the hyperparameters given or those of now."""
         with launch_lock:
+            seen: list[Slots] = []
             found: list[Slots] = []
             parts = self._parts_as_before(pairs)
             if parts is None:
-                pairs = without_none(check_pairs(pairs))
-                found = self._find_or_make([var for _, var in pairs])
-                parts = self._parts([grad for grad, _ in pairs], found)
+                pairs = check_pairs(pairs)
+                seen, found = self._seen_in(pairs)
+                parts = self._parts([grad for grad, _ in without_none(pairs)], found)
             if rates is None:
                 rates = self._rates(self._iterations)
             scales = self._scales(parts, rates) if self._clips_norms else None
             if found or not self._step_alone(parts, rates, scales):
-                self._step_all(parts, rates, scales, found)
+                self._step_all(parts, rates, scales, seen)
             if found and layout_is_known():
                 self._plan = Plan(found, self._occupied)
             return self._iterations
+
+    def _seen_in(self, pairs: list[tuple[Any, FloatArray]]) -> tuple[list[Slots], list[Slots]]:
+        """Return the variables of a call, and those among them with a gradient.
+
+        The others count as seen, so that the order of first sight is that of the call, whichever gradients it has.
+        """
+        counted = [(grad, var) for grad, var in pairs if grad is not None or may_be_variable(var)]
+        seen = self._find_or_make([var for _, var in counted])
+        return seen, [own for own, (grad, _) in zip(seen, counted, strict=True) if grad is not None]
 
     def _parts_as_before(self, pairs: list[Any]) -> list[Part] | None:
         """Return the gradients, checked, each with what takes its step, where nothing needs a closer look."""

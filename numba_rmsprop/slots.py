@@ -66,7 +66,14 @@ class Slots:
         Where files hold the slots; None for memory.
     arrays : mapping of str to ndarray, optional
         The slots themselves, where they are another's: writable, of the variable's shape.
+
+    Attributes
+    ----------
+    since : int
+        How many steps its optimizer had taken when the variable was first seen.
     """
+
+    since = 0
 
     def __init__(
         self,
@@ -84,7 +91,7 @@ class Slots:
         self.name = name
         self.shape = var.shape
         self.dtype = var.dtype if arrays is None else arrays["rms"].dtype
-        self.small = 0 < var.size <= SMALL_ITEMS and var.flags.c_contiguous
+        self.small = _is_small(var)
         self.exact = exact
         self.values_fall_behind = exact and (momentum or decays)
         self.folder = None if var.size <= SMALL_ITEMS else folder
@@ -129,6 +136,17 @@ class Slots:
         self.momentum = None if self.momentum is None else arrays["momentum"]
         self.mg = None if self.mg is None else arrays["mg"]
         self._table = self._as_table()
+
+    def rebind(self, var: FloatArray) -> None:
+        """Go on at another array, whose values are new, with the same slots."""
+        self.lie_at(var, self.arrays)
+        self.small = self.clocks is None and _is_small(var) and _is_small(self.rms)
+        self.changes.everything = True
+
+    def own_references(self) -> list[Any]:
+        """Return what the slots hold of the variable's memory, each as often as they do."""
+        table = [] if self._table is None else [self._table[0].base]
+        return [self.var, *([] if self.var.base is None else [self.var.base]), *table]
 
     def step(self, gradient: Gradient, rates: StepRates, scale: float) -> None:
         """Apply one step; ``scale`` is what the clipping of norms leaves of the gradient."""
@@ -378,6 +396,10 @@ def zeros(
         if hasattr(os, "posix_fallocate"):  # where a disk is full, to write a page that has no place ends the process
             os.posix_fallocate(file.fileno(), 0, math.prod(shape) * dtype.itemsize)
         return np.asarray(np.memmap(file, dtype, "w+", shape=shape, order=order))
+
+
+def _is_small(array: FloatArray) -> bool:
+    return 0 < array.size <= SMALL_ITEMS and array.flags.c_contiguous
 
 
 def _at_work(state: State, rates: StepRates) -> State:
