@@ -12,18 +12,20 @@ from numpy.typing import ArrayLike
 
 from . import checkpoint
 from .arguments import as_list, as_variables, check_pairs, refuse_duplicates, without_none
-from .batches import Part
+from .batches import Batch, Part
 from .clipping import norm_scales
 from .gradients import Dense, Gradient, as_gradient, as_indices, check_finite, check_rows
 from .interrupts import Uninterrupted, call_in_one_go
 from .minimize import check_call, gradients_of
+from .notices import warn
 from .plans import Plan, layout_is_known
 from .rates import StepRates
+from .registry import Registry
 from .serialize import deserialize, serialize
 from .settings import Settings
-from .slots import Slots, copy_rows
+from .slots import Slots, copy_rows, touched_rows
 from .threads import launch_lock
-from .variables import FloatArray, Label, Occupied, as_variable, describe, may_be_variable
+from .variables import FloatArray, Label, Occupied, as_variable, describe, may_be_variable, memory_key
 from .weights import WeightStore
 
 
@@ -348,6 +350,7 @@ class RMSprop(Settings, WeightStore):
                [0., 1.]])
         """
         slots = self._find_or_check(var)
+        self._gathers = True
         name = "variable" if slots is None else slots.name
         if var.ndim == 0:
             raise ValueError(f"{describe(name, var)} has no rows to gather")
@@ -362,11 +365,15 @@ class RMSprop(Settings, WeightStore):
         rows, apart = check_rows(wanted.reshape(-1), out, len(var), label, occupied)
         if not apart:
             raise ValueError(f"out overlaps {describe(name, var)}, or another variable or slot; expected memory apart")
+        on_its_own = self._replicas is None or self._replicas.alone
+        if on_its_own and (slots is None or self._registry.seen != Registry.changes or self._registry.shared):
+            for other in self._registry.others_on(var, slots):
+                other.pay(rows if memory_key(other.var) == memory_key(var) else None)
         flat = out.reshape(len(rows), math.prod(var.shape[1:]))
         if slots is None:
             copy_rows(var, rows, flat)
         else:
-            slots.gather(rows, flat, in_place=self._replicas is None or self._replicas.alone)
+            slots.gather(rows, flat, in_place=on_its_own)
         return out
 
     def get_config(self) -> dict[str, Any]:
@@ -531,6 +538,8 @@ class RMSprop(Settings, WeightStore):
             if rates is None:
                 rates = self._rates(self._iterations)
             scales = self._scales(parts, rates) if self._clips_norms else None
+            if self._registry.seen != Registry.changes or self._registry.shared:
+                self._let_others_pay(parts)
             if found or not self._step_alone(parts, rates, scales):
                 self._step_all(parts, rates, scales, seen)
             if found and layout_is_known():
@@ -553,7 +562,10 @@ class RMSprop(Settings, WeightStore):
             return None
         parts: list[Part] = [] if plan.batch is None else [(plan.batch.gradient, plan.batch)]
         for k, own in plan.rest:
-            parts.append((as_gradient(pairs[k][0], own.var, own.name, self._occupied), own))
+            gradient = as_gradient(pairs[k][0], own.var, own.name, self._occupied)
+            if own.values_fall_behind and own.read_at < own.steps:
+                self._check_read(gradient, own)
+            parts.append((gradient, own))
         return parts
 
     def _parts(self, grads: list[Any], found: list[Slots]) -> list[Part]:
@@ -565,6 +577,7 @@ class RMSprop(Settings, WeightStore):
         for grad, own in zip(grads, found, strict=True):
             gradient = as_gradient(grad, own.var, own.name, occupied)
             self._check_values(gradient, own)
+            self._check_read(gradient, own)
             if own.small and isinstance(gradient, Dense):
                 # For a norm of its own, each needs a batch of its own.
                 members, values = small.setdefault(own.dtype if self.clipnorm is None else own, ([], []))
@@ -575,6 +588,28 @@ class RMSprop(Settings, WeightStore):
         for key, (members, values) in small.items():
             parts.append(self._batch(key, members).fill(values))
         return parts
+
+    def _let_others_pay(self, parts: list[Part]) -> None:
+        """Let other optimizers catch up what they owe to the variables of a step.
+
+        To the rows that it writes; or to all, if it leaves rows behind itself, which then come after those others.
+        """
+        for gradient, taker in parts:
+            for own in taker.members if isinstance(taker, Batch) else [taker]:
+                rows = None if isinstance(gradient, Dense) or own.values_fall_behind else touched_rows(gradient)
+                for other in self._registry.others_on(own.var, own):
+                    other.pay(rows if memory_key(other.var) == memory_key(own.var) else None)
+
+    def _check_read(self, gradient: Gradient, own: Slots) -> None:
+        """Warn once of a sparse step for rows that are behind, and that nobody can have read as they are now."""
+        if isinstance(gradient, Dense) or self._has_warned or not own.was_not_read(gradient):
+            return
+        self._has_warned = True
+        warn(
+            f"{describe(own.name, own.var)}: with momentum or weight decay, rows that a step does not touch fall "
+            "behind, and these were not caught up since the last step, so table[batch] may have read old values. Read "
+            "rows with opt.gather(table, batch), or call opt.flush() before you read the table"
+        )
 
     def _check_values(self, gradient: Gradient, own: Slots) -> None:
         if self.check_finite:
@@ -631,7 +666,7 @@ class RMSprop(Settings, WeightStore):
         grad_loss: Any,
     ) -> list[Any]:
         check_call(loss, variables, jac)
-        for slots in map(self._find_or_check, variables):
-            if slots is not None and slots.values_fall_behind:
-                slots.flush()
+        for var, slots in zip(variables, map(self._find_or_check, variables), strict=True):
+            for own in [*([] if slots is None else [slots]), *self._registry.others_on(var, slots)]:
+                own.pay(None)
         return gradients_of(loss, variables, jac, grad_loss)

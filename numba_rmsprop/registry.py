@@ -6,14 +6,24 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
+from weakref import WeakSet, ref
 
 import numpy as np
 
 from .holders import Holders
 from .notices import warn
 from .slots import Slots
-from .variables import FloatArray, Occupied, as_variable, describe, memory_bounds, memory_key, refuse_overlap
+from .variables import (
+    FloatArray,
+    Occupied,
+    as_variable,
+    describe,
+    memory_bounds,
+    memory_key,
+    refuse_overlap,
+    share_memory,
+)
 
 AUTOMATIC = re.compile(r"variable (\d+)")
 """What variables without a name are called, by the order in which they were first seen."""
@@ -98,7 +108,14 @@ class Registry:
         Their memory and that of their slots.
     unclaimed : set of Slots
         Those that were unpickled, copied or loaded, and not used since.
+    shared : dict
+        Of which variables other optimizers may owe something to the rows, and their slots; as of ``seen``.
+    changes : int
+        How often, in all optimizers, variables came, moved or went whose values may fall behind.
     """
+
+    changes: ClassVar[int] = 0
+    _owing: ClassVar[WeakSet[Registry]] = WeakSet()
 
     def __init__(self, slots: Iterable[Slots] = ()) -> None:
         self.slots: list[Slots] = []
@@ -112,6 +129,8 @@ class Registry:
         self._keys: dict[Slots, tuple[int, Any]] = {}
         self._generations: dict[Kind, Generations] = {}
         self._has_warned = False
+        self.shared: dict[Slots, list[ref[Slots]]] = {}
+        self.seen = Registry.changes
         self.add(slots)
 
     def __contains__(self, own: Slots) -> bool:
@@ -222,15 +241,50 @@ class Registry:
                 "new = table / norms, call opt.rebind(table, new)"
             )
 
+    def others_on(self, var: FloatArray, own: Slots | None) -> list[Slots]:
+        """Return slots of other optimizers that may owe something to the rows of a variable, or of an unknown array."""
+        if own is None or own not in self:
+            return self._search_others(var)
+        if self.seen != Registry.changes:
+            self.seen, self.shared = Registry.changes, {}
+            for one in self.slots:
+                self._note_others(one)
+        return [other for other in (alive() for alive in self.shared.get(own, ())) if other is not None]
+
+    def _note_others(self, own: Slots) -> None:
+        others = self._search_others(own.var)
+        if others:
+            self.shared[own] = list(map(ref, others))
+
+    def _search_others(self, var: FloatArray) -> list[Slots]:
+        return [
+            other
+            for registry in list(Registry._owing)
+            if registry is not self
+            for other in registry._places.near(var)
+            if other.owes and share_memory(other.var, var)
+        ]
+
     def _enter(self, own: Slots) -> None:
         self._keys[own] = number, key = id(own.var), memory_key(own.var)
         self._by_id[number] = self._by_memory[key] = own
         self._places.add(own)
+        self._note_others(own)
+        self._note_change(own)
 
     def _leave(self, own: Slots) -> None:
         number, key = self._keys.pop(own)
         del self._by_id[number], self._by_memory[key]
         self._places.remove(own)
+        self.shared.pop(own, None)
+        self._note_change(own)
+
+    def _note_change(self, own: Slots) -> None:
+        """Let other optimizers look again where this one's variables are."""
+        if own.owes:
+            Registry._owing.add(self)
+            Registry.changes += 1
+            self.seen += 1  # which knows its own
 
 
 class Newcomers:

@@ -43,6 +43,10 @@ SMALL_ITEMS = 16_384
 """Up to this many elements, variables are stepped together in one launch, for a copy of their gradients."""
 
 
+FEW_STEPS = 3
+"""So many steps may follow one gather: those of the parts of a batch."""
+
+
 class Slots:
     """The slots of one variable, and its steps.
 
@@ -71,9 +75,15 @@ class Slots:
     ----------
     since : int
         How many steps its optimizer had taken when the variable was first seen.
+    read_at : int
+        Before which step the variable's rows were last read through the optimizer; -1 if they never were.
+    owes : bool
+        Whether other optimizers on the same memory must ask for what rows have missed; torch's door asks by itself.
     """
 
     since = 0
+    read_at = -1
+    owes = False
 
     def __init__(
         self,
@@ -94,6 +104,7 @@ class Slots:
         self.small = _is_small(var)
         self.exact = exact
         self.values_fall_behind = exact and (momentum or decays)
+        self.owes = self.values_fall_behind and arrays is None  # others pay for themselves
         self.folder = None if var.size <= SMALL_ITEMS else folder
         self._forks = threads.forks
         order: Literal["C", "F"] = "F" if var.flags.f_contiguous and not var.flags.c_contiguous else "C"
@@ -223,6 +234,8 @@ class Slots:
 
     def gather(self, indices: NDArray[np.int64], out: FloatArray, *, in_place: bool = True) -> None:
         """Copy current rows into ``out``, shape (n, columns), contiguous; leave those behind as they are if asked."""
+        # Copies leave no trace in the clocks, so that nothing can be said any more about who reads old values.
+        self.read_at = self.steps if in_place else CLOCK_LIMIT
         with launch_lock:
             if self.has_values_behind and not in_place:
                 self._copy_caught_up(indices, out)
@@ -235,6 +248,21 @@ class Slots:
     def has_values_behind(self) -> bool:
         """Whether there may be rows whose value is behind."""
         return self.values_fall_behind and self.clocks is not None and self.floor < self.steps
+
+    def was_not_read(self, gradient: Rows | CSR) -> bool:
+        """Return whether a gradient has rows that are behind, and were so when somebody last read rows."""
+        if not self.has_values_behind or self.read_at >= self.steps:
+            return False
+        due = self.read_at if 0 <= self.read_at >= self.steps - FEW_STEPS else self.steps
+        late = self.row_clocks()[touched_rows(gradient)] < due
+        return self.floor < due and bool(late.any())
+
+    def pay(self, rows: NDArray[np.int64] | None) -> None:
+        """Catch up some rows, or all, before another optimizer reads or writes them."""
+        if self.has_values_behind and rows is not None:
+            self.catch_up(rows)
+        elif self.has_values_behind:
+            self.flush()
 
     def catch_up(self, indices: NDArray[np.int64], out: FloatArray | None = None) -> None:
         """Catch up some rows, after a sparse step, and copy them into ``out`` if there is one."""
@@ -396,6 +424,11 @@ def zeros(
         if hasattr(os, "posix_fallocate"):  # where a disk is full, to write a page that has no place ends the process
             os.posix_fallocate(file.fileno(), 0, math.prod(shape) * dtype.itemsize)
         return np.asarray(np.memmap(file, dtype, "w+", shape=shape, order=order))
+
+
+def touched_rows(gradient: Rows | CSR) -> NDArray[np.int64]:
+    """Return the rows of a sparse gradient."""
+    return gradient.indices if isinstance(gradient, Rows) else np.flatnonzero(np.diff(gradient.indptr))
 
 
 def _is_small(array: FloatArray) -> bool:

@@ -168,16 +168,17 @@ def memory_key(var: FloatArray) -> tuple[Any, ...]:
 def refuse_overlap(var: FloatArray, name: str, others: Iterable[tuple[FloatArray, str]]) -> None:
     """Raise ValueError if ``var`` shares memory with one of ``others``."""
     for other, other_name in others:
-        if np.may_share_memory(var, other) and _share(var, other):
+        if share_memory(var, other):
             raise ValueError(
                 f"{describe(name, var)} overlaps {describe(other_name, other)} in memory but is not the same array; "
                 "expected arrays that are either the same or apart"
             )
 
 
-def _share(a: FloatArray, b: FloatArray) -> bool:
+def share_memory(a: FloatArray, b: FloatArray) -> bool:
+    """Return whether two arrays share an element, or are so entangled that it would take long to find out."""
     try:
-        return np.shares_memory(a, b, max_work=OVERLAP_WORK)  # type: ignore[arg-type]  # the stub knows two of its values
+        return np.may_share_memory(a, b) and np.shares_memory(a, b, max_work=OVERLAP_WORK)  # type: ignore[arg-type]  # the stub knows two of its values
     except np.exceptions.TooHardError:
         return True
 

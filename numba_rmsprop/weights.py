@@ -35,6 +35,8 @@ class WeightStore:
 
     _batches: dict[Any, Batch]
     _plan: Plan | None
+    _gathers = False  # whether anybody reads rows by gather
+    _has_warned = False  # that somebody does not
 
     def __init__(self) -> None:
         self._iterations = 0
@@ -239,12 +241,18 @@ class WeightStore:
         """Catch up every row of the given variables, or of all: their values and slots.
 
         Costs one pass over the rows that are behind. Never needed before :meth:`apply_gradients`, :meth:`gather`,
-        ``save`` or anything that reads weights through the optimizer.
+        ``save`` or anything that reads weights through the optimizer. In exact mode with momentum or weight decay, call
+        it before you read a table as a whole, before you *write* to it yourself (or else what a row has missed is
+        applied to what you wrote), and before you drop the optimizer or go on with another one after it is gone. What
+        other optimizers owe to the same arrays is caught up, too.
         """
-        found = [self._find_or_check(var) for var in variables] if variables else self._slots
-        for slots in found:
+        found = [self._find_or_check(var) for var in variables] if variables else list(self._slots)
+        for slots, var in zip(found, variables or [own.var for own in self._slots], strict=True):
             if slots is not None:
                 slots.flush()
+                slots.read_at = slots.steps
+            for other in self._registry.others_on(var, slots):
+                other.flush()
 
     def get_slot(self, var: FloatArray, slot_name: str) -> NDArray[Any]:
         """Return a slot of a variable, every row current: the array itself.
@@ -377,6 +385,7 @@ class WeightStore:
             if own is None:
                 own = self._new_slots(newcomers.check(var, name), name)
                 own.since = self._iterations
+                own.read_at = 0 if self._gathers else -1
                 newcomers.add(own)
             found[k] = own
         return [own for own in found if own is not None]
