@@ -100,7 +100,17 @@ class RMSprop(Settings, WeightStore):
     -----
     A variable is a writable NumPy array of float32 or float64 and is updated in place. In exact mode with momentum or
     weight decay, rows that a step did not touch move too, but only when they are needed: read rows through
-    :meth:`gather`, or call :meth:`flush` before you read the array. Calls from several threads are serialised.
+    :meth:`gather`, or call :meth:`flush` before you read the array, or write to it, or drop the optimizer. A step for
+    rows that nobody can have read so is told by a warning, once. Several optimizers may train one array: each step, and
+    each :meth:`gather`, first catches up what the others owe to its rows, or to all if it leaves rows behind itself,
+    which costs a pass over the array. Calls from several threads are serialised.
+
+    A variable is known by its memory: ``table[:]`` is ``table``, and ``table / norms`` is another one, which starts
+    from nothing. :meth:`rebind` lets the same one go on at another array, :meth:`build` gives it a name. An array that
+    nobody but the optimizer holds can be trained no further, and is let go when others come; a loop that hands over a
+    new array at each step is told so, once. A copied or unpickled optimizer has the arrays that were copied with it,
+    and views of such arrays; where it came alone, as from joblib, it refuses unknown arrays of its variables' shapes
+    until :meth:`rebind` or :meth:`forget` has told what they are.
 
     References
     ----------
@@ -318,9 +328,11 @@ class RMSprop(Settings, WeightStore):
     def gather(self, var: FloatArray, indices: ArrayLike, out: FloatArray | None = None) -> FloatArray:
         r"""Return current rows of a variable, at the cost of those rows.
 
-        In exact mode with momentum or weight decay, rows that are behind are caught up first; otherwise the rows are
-        only copied. With a communicator, the copies are caught up and not the variable, since each rank may gather
-        others, and a gap that is caught up in two parts is rounded twice.
+        In exact mode with momentum or weight decay, rows that are behind are caught up first, also those that another
+        optimizer has left behind; otherwise the rows are only copied. After this you may write to these rows of the
+        variable yourself; to others only after :meth:`flush`, since what they have missed is applied to what is there
+        when they are caught up. With a communicator, the copies are caught up and not the variable, since each rank
+        may gather others, and a gap that is caught up in two parts is rounded twice.
 
         Parameters
         ----------
@@ -341,7 +353,8 @@ class RMSprop(Settings, WeightStore):
         IndexError
             If an index is negative or too large.
         TypeError, ValueError
-            If ``indices`` are not integers, or ``out`` does not fit.
+            If ``indices`` are not integers, or ``out`` does not fit; or the array is unknown where one of its shape was
+            restored, as for :meth:`apply_gradients`.
 
         Examples
         --------
@@ -461,7 +474,8 @@ class RMSprop(Settings, WeightStore):
         Raises
         ------
         ValueError
-            If nothing was saved or loaded before, or ``path`` is a file that the delta would go on from.
+            If nothing was saved or loaded before, or not since a variable was forgotten or let go, or ``path`` is a
+            file that the delta would go on from.
         OSError, TypeError
             As in :meth:`save`.
         """
