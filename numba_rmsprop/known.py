@@ -16,7 +16,7 @@ from .registry import Newcomers, Registry
 from .slots import Slots
 from .threads import launch_lock
 from .variables import FloatArray, Occupied, as_variable, describe, memory_key
-from .views import View, views_of, where_they_belong
+from .views import View, settle, views_of
 
 DERIVED = ("_registry", "_occupied", "_batches", "_plan", "_views")
 """What is made anew where an optimizer was copied or unpickled, since it speaks of memory."""
@@ -32,7 +32,7 @@ class KnownVariables:
     _batches: dict[Any, Batch]
     _plan: Plan | None
     _gathers = False  # whether anybody reads rows by gather
-    _has_warned = False  # that somebody does not
+    _has_warned_of_old_rows = False
 
     def __init__(self) -> None:
         self._iterations = 0
@@ -65,7 +65,7 @@ class KnownVariables:
 
         Parameters
         ----------
-        variables : iterable of ndarray, or mapping of str to ndarray
+        variables : iterable of ndarray, one ndarray, or mapping of str to ndarray
             The variables; in a mapping, by their names, which messages and files then tell, so that :meth:`load` need
             not know the order. Variables that were seen before without a name get theirs.
 
@@ -268,7 +268,5 @@ class KnownVariables:
     def _settle_views(self) -> None:
         """Let variables that were views of an array be views of it again, if it came along and they did not."""
         views, self._views = self._views, []
-        for own, var in where_they_belong(views, self._registry.slots):
-            self._registry.move(own, var)
-            self._registry.unclaimed.add(own)
+        settle(views, self._registry)
         self._forget_plans()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from .registry import AUTOMATIC
 from .slots import Slots
 
@@ -17,7 +19,7 @@ def is_text(name: object) -> bool:
 def named(variables: Iterable[Any] | Mapping[str, Any]) -> tuple[list[str], list[Any]]:
     """Return names, or none, and variables; raise ValueError if what should be a name is none."""
     if not isinstance(variables, Mapping):
-        return [], list(variables)
+        return [], [variables] if isinstance(variables, np.ndarray) else list(variables)
     for name in variables:
         if not is_text(name) or not name or AUTOMATIC.fullmatch(name):
             raise ValueError(

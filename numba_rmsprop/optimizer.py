@@ -616,9 +616,9 @@ class RMSprop(Settings, WeightStore):
 
     def _check_read(self, gradient: Gradient, own: Slots) -> None:
         """Warn once of a sparse step for rows that are behind, and that nobody can have read as they are now."""
-        if isinstance(gradient, Dense) or self._has_warned or not own.was_not_read(gradient):
+        if isinstance(gradient, Dense) or self._has_warned_of_old_rows or not own.was_not_read(gradient):
             return
-        self._has_warned = True
+        self._has_warned_of_old_rows = True
         warn(
             f"{describe(own.name, own.var)}: with momentum or weight decay, rows that a step does not touch fall "
             "behind, and these were not caught up since the last step, so table[batch] may have read old values. Read "

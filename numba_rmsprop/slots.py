@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
+from weakref import ref
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +48,10 @@ FEW_STEPS = 3
 """So many steps may follow one gather: those of the parts of a batch."""
 
 
+DERIVED = ("_table", "_seen", "part_of")
+"""What does not go into a copy or a pickle."""
+
+
 class Slots:
     """The slots of one variable, and its steps.
 
@@ -75,6 +80,8 @@ class Slots:
     ----------
     since : int
         How many steps its optimizer had taken when the variable was first seen.
+    part_of : weak reference to ndarray, or None
+        The program's own array that the variable is a view of, where that is not its ``base``.
     read_at : int
         Before which step the variable's rows were last read through the optimizer; -1 if they never were.
     owes : bool
@@ -82,6 +89,7 @@ class Slots:
     """
 
     since = 0
+    part_of: ref[NDArray[Any]] | None = None
     read_at = -1
     owes = False
 
@@ -128,7 +136,7 @@ class Slots:
         self._sums = np.zeros((0, 0), self.dtype)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_table", "_seen")}
+        return {name: value for name, value in self.__dict__.items() if name not in DERIVED}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -151,6 +159,7 @@ class Slots:
     def rebind(self, var: FloatArray) -> None:
         """Go on at another array, whose values are new, with the same slots."""
         self.lie_at(var, self.arrays)
+        self.part_of = None
         self.small = self.clocks is None and _is_small(var) and _is_small(self.rms)
         self.changes.everything = True
 

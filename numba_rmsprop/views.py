@@ -7,15 +7,16 @@ together with the program's, it is one array with that.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TypeAlias
+from weakref import ref
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .holders import OF_A_CALL, Holders, references
+from .registry import Registry
 from .slots import Slots
-from .variables import FloatArray
 
 View: TypeAlias = tuple[Slots, NDArray[np.generic], int, tuple[int, ...]]
 """A variable, what it is a view of, how many bytes from its beginning, and the strides."""
@@ -25,20 +26,21 @@ def views_of(slots: Iterable[Slots]) -> list[View]:
     """Return where variables lie in the arrays that they are views of."""
     found: list[View] = []
     for own in slots:
-        base = own.var.base
-        if type(base) is np.ndarray and base.base is None and base.flags.forc and not base.dtype.hasobject:
+        base = own.var.base if own.part_of is None else own.part_of()
+        if type(base) is np.ndarray and (base.base is None or own.part_of is not None) and base.flags.forc:
             found.append((own, base, own.var.ctypes.data - base.ctypes.data, own.var.strides))
     return found
 
 
-def where_they_belong(views: list[View], slots: Iterable[Slots]) -> Iterator[tuple[Slots, FloatArray]]:
-    """Return those variables that only the optimizer holds, while the program holds what they were views of."""
-    holders, ours = Holders(slots), Counter(id(view[1]) for view in views)
+def settle(views: list[View], registry: Registry) -> None:
+    """Move those variables that only the optimizer holds, while the program holds what they were views of."""
+    holders, ours = Holders(registry.slots), Counter(id(view[1]) for view in views)
     moves = [
         not holders.someone_holds(view[0]) and references(view[1]) - OF_A_CALL > ours[id(view[1])] for view in views
     ]
-    for k, moved in enumerate(moves):
+    for moved, (own, base, offset, strides) in zip(moves, views, strict=True):
         if moved:
-            own, base, offset, strides = views[k]
             memory = base if base.flags.c_contiguous else base.T
-            yield own, np.ndarray(own.shape, own.dtype, memory, offset, strides)
+            registry.move(own, np.ndarray(own.shape, own.dtype, memory, offset, strides))
+            own.part_of = ref(base)  # an unpickled array may itself be a view, of a buffer
+            registry.unclaimed.add(own)

@@ -19,6 +19,8 @@ def csr(indices, table):
     return scipy.sparse.csr_array((np.ones(len(indices)), (indices, np.zeros(len(indices), int))), table.shape)
 
 
+pytestmark = pytest.mark.filterwarnings("error")  # the suite ignores one of them
+
 # Reading without gather
 
 

@@ -4,6 +4,8 @@ import copy
 import pickle
 import time
 import warnings
+import weakref
+from functools import partial
 
 import joblib
 import numpy as np
@@ -226,8 +228,12 @@ class Model:
         return self.flat[1:5]
 
 
+def pickled(both, protocol):
+    return pickle.loads(pickle.dumps(both, protocol))
+
+
 @pytest.mark.parametrize("order", ["C", "F"])
-@pytest.mark.parametrize("how", [lambda both: pickle.loads(pickle.dumps(both)), copy.deepcopy])
+@pytest.mark.parametrize("how", [partial(pickled, protocol=4), partial(pickled, protocol=5), copy.deepcopy])
 def test_views_stay_views_of_what_was_copied_with_them(how, order):
     model = Model(order)
     opt = trained(model.part, momentum=0.9)
@@ -267,6 +273,7 @@ def test_a_loop_that_hands_over_new_arrays_is_told_once_and_keeps_few():
         var = var / np.linalg.norm(var, axis=1, keepdims=True)
         kept.append(len(opt._slots))
 
+    first = weakref.ref(var)
     step()
     step()
     with pytest.warns(UserWarning, match=r"table /= norms.*opt\.rebind\(table, new\)") as told:
@@ -276,6 +283,7 @@ def test_a_loop_that_hands_over_new_arrays_is_told_once_and_keeps_few():
     assert len(told) == 1
     assert told[0].filename == __file__
     assert max(kept) <= 2
+    assert first() is None
 
 
 def test_a_copy_as_a_variable_is_told():
@@ -400,6 +408,12 @@ def test_occupied_memory_that_grows_and_shrinks_is_that_of_its_arrays():
         gone = arrays.pop(rng.integers(len(arrays)))
         occupied = occupied.without([gone, np.ones(3)])
         np.testing.assert_array_equal(occupied.array, Occupied(arrays).array)
+
+
+def test_one_array_is_one_variable_and_not_its_rows():
+    opt, table = RMSprop(), np.ones((5, 2))
+    opt.build(table)
+    assert [array.shape for array in opt.weights] == [(), (5, 2)]
 
 
 def test_interleaved_views_that_share_no_element_are_variables():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakSet
 from zlib import crc32
 
 import numpy as np
@@ -49,7 +50,7 @@ class Replicas:
     def __init__(self, communicator: Any) -> None:
         self._ranks = Ranks.of(communicator)
         self._number = self._ranks.join()
-        self._compared: set[Slots] = set()
+        self._compared: WeakSet[Slots] = WeakSet()  # since an optimizer lets variables go
 
     @property
     def alone(self) -> bool:
