@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from .changes import MAX_FLUSHES
 from .history import MAX_RUNS, RUN_ITEMS
+from .names import is_text
+from .notices import warn
+from .registry import AUTOMATIC
 from .slots import CLOCK_LIMIT
 from .variables import FloatArray, describe
 
@@ -86,14 +89,20 @@ def parse(path: str | os.PathLike[str], tensors: dict[str, Any], metadata: dict[
         wrong = {key: entry.get(key) for key, kind in ENTRY.items() if type(entry.get(key)) is not kind}
         if wrong:
             raise ValueError(f"{path}: expected {sorted(ENTRY)} of variables[{i}], got {wrong!r:.100}")
-        if not all(_is_name(name) and in_file(i, f"custom.{name}") in tensors for name in entry["custom_slots"]):
+        if not all(is_text(name) and in_file(i, f"custom.{name}") in tensors for name in entry["custom_slots"]):
             raise ValueError(f"{path}: expected names as custom slots, got {entry['custom_slots']!a:.100}")
         if len(entry["shape"]) > MAX_AXES or len(entry["flushes"]) > MAX_FLUSHES:
             raise ValueError(f"{path}: expected at most {MAX_AXES} axes and {MAX_FLUSHES} flushes of variables[{i}]")
-        variables.append({key: entry[key] for key in ENTRY} | {"checksum": entry.get("checksum")})
+        if not is_text(entry["name"]) or type(entry.get("since", 0)) is not int:
+            raise ValueError(f"{path}: expected a name and a number of steps of variables[{i}], got {entry!a:.100}")
+        variables.append(
+            {key: entry[key] for key in ENTRY} | {"since": entry.get("since"), "checksum": entry.get("checksum")}
+        )
+    if len({entry["name"] for entry in variables}) < count:
+        raise ValueError(f"{path}: expected different names of variables, got {[e['name'] for e in variables]!a:.100}")
     weights = value("weights", list)
     for name in weights:
-        if not _is_name(name) or f"weights.{name}" not in tensors:
+        if not is_text(name) or f"weights.{name}" not in tensors:
             raise ValueError(f"{path}: expected an array 'weights.{name}', got {sorted(tensors)}")
     return Contents(
         path=path,
@@ -109,9 +118,47 @@ def parse(path: str | os.PathLike[str], tensors: dict[str, Any], metadata: dict[
     )
 
 
-def _is_name(name: object) -> bool:
-    # Half of a surrogate pair is no text.
-    return isinstance(name, str) and not any("\ud800" <= letter <= "\udfff" for letter in name)
+def in_order(file: Contents, variables: Sequence[FloatArray] | Mapping[str, FloatArray]) -> list[FloatArray]:
+    """Return variables in the order of a file: by their names, or as they are where the file has none.
+
+    Raises
+    ------
+    ValueError
+        If the file has names and the variables have none, or others.
+    """
+    names = [entry["name"] for entry in file.variables]
+    if not isinstance(variables, Mapping):
+        called = [name for name in names if not AUTOMATIC.fullmatch(name)]
+        if called:
+            raise ValueError(
+                f"{file.path}: the variables in it have names; expected them by name, as in "
+                f"{{{called[0]!r}: array}}, got a sequence of {len(variables)}; the names are {names!r:.500}"
+            )
+        _warn_of_order(file)
+        return list(variables)
+    known = set(names)
+    missing = [name for name in names if name not in variables]
+    others = [name for name in variables if name not in known]
+    if missing or others:
+        raise ValueError(
+            f"{file.path}: expected variables by the names in it, {names!r:.500}; missing: {missing!r:.500}, "
+            f"and not in it: {others!r:.500}. Variables without a name go by 'variable 0' and so on"
+        )
+    return [variables[name] for name in names]
+
+
+def _warn_of_order(file: Contents) -> None:
+    """Warn where two variables of one kind came at different steps: no order of a call tells which is which."""
+    first: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for entry in file.variables:
+        other = first.setdefault((*entry["shape"], entry["dtype"]), entry)
+        if None not in (entry["since"], other["since"]) and entry["since"] != other["since"]:
+            warn(
+                f"{file.path}: {other['name']} and {entry['name']} ({entry['dtype']}, shape {tuple(entry['shape'])}) "
+                f"came after {other['since']} and {entry['since']} steps, and only that order tells them apart. Name "
+                "them: opt.build({'users': users, 'items': items}) before saving, and load by names"
+            )
+            return
 
 
 def check_contents(files: Sequence[Contents], opt: RMSprop, variables: Sequence[FloatArray]) -> None:

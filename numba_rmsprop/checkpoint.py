@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .changes import Changes, Saved
-from .checking import Contents, check_contents, in_file, parse
+from .checking import Contents, check_contents, in_file, in_order, parse
 from .locking import check_undisturbed, has_changed, in_turn, mark, undisturbed
 from .slots import Slots
 from .tensorfile import (
@@ -66,7 +66,7 @@ def _write_delta(opt: RMSprop, path: AnyPath) -> None:
 def load(
     cls: type[Optimizer],
     paths: Sequence[AnyPath],
-    variables: Sequence[FloatArray],
+    variables: Sequence[FloatArray] | Mapping[str, FloatArray],
     custom_objects: Mapping[str, Any] | None,
     slots_folder: AnyPath | None,
 ) -> Optimizer:
@@ -82,6 +82,7 @@ def load(
     last = files[-1]
     opt = cls.from_config(last.config, custom_objects)
     opt.slots_folder = slots_folder
+    variables = in_order(last, variables)
     check_contents(files, opt, variables)
     _warn_of_others(last, variables)
     opt.build(variables)
@@ -94,6 +95,7 @@ def load(
         slots.changes = Changes.since(slots.clocks, slots.floor, slots.steps)
     opt._own_weights.update({name: np.array(last.tensors[f"weights.{name}"]) for name in last.weights})
     opt.iterations = last.iterations
+    opt._claim_none(last.variables)
     opt._saved = Saved(last.identity, last.include_variables, tuple(map(os.path.realpath, paths)), last.run)
     return opt
 
@@ -149,6 +151,7 @@ def _write(opt: RMSprop, path: AnyPath, before: Saved | None, include_variables:
         metadata[f"variables.{i}"] = json.dumps(
             {
                 "name": slots.name,
+                "since": slots.since,
                 "shape": slots.var.shape,
                 "dtype": str(slots.var.dtype),
                 "steps": slots.steps,

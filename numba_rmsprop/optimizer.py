@@ -13,18 +13,20 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import checkpoint
 from .arguments import as_list, as_variables, check_pairs, refuse_duplicates, without_none
-from .batches import Part
+from .batches import Batch, Part
 from .clipping import norm_scales
 from .gradients import Dense, Gradient, as_gradient, as_indices, check_finite, check_rows
 from .interrupts import Call
 from .locking import carry_out, in_turn
 from .minimize import check_call, gradients_of
+from .notices import warn
 from .plans import Plan, layout_is_known
 from .rates import StepRates
+from .registry import Registry
 from .serialize import deserialize, serialize
 from .settings import Settings
-from .slots import Slots, copy_rows
-from .variables import FloatArray, Label, Occupied, as_variable, describe
+from .slots import Slots, copy_rows, touched_rows
+from .variables import FloatArray, Label, Occupied, as_variable, describe, may_be_variable, memory_key
 from .weights import WeightStore
 from .wholefile import as_path
 
@@ -101,7 +103,17 @@ class RMSprop(Settings, WeightStore):
     -----
     A variable is a writable NumPy array of float32 or float64 and is updated in place. In exact mode with momentum or
     weight decay, rows that a step did not touch move too, but only when they are needed: read rows through
-    :meth:`gather`, or call :meth:`flush` before you read the array. Calls from several threads are serialised.
+    :meth:`gather`, or call :meth:`flush` before you read the array, or write to it, or drop the optimizer. A step for
+    rows that nobody can have read so is told by a warning, once. Several optimizers may train one array: each step, and
+    each :meth:`gather`, first catches up what the others owe to its rows, or to all if it leaves rows behind itself,
+    which costs a pass over the array. Calls from several threads are serialised.
+
+    A variable is known by its memory: ``table[:]`` is ``table``, and ``table / norms`` is another one, which starts
+    from nothing. :meth:`rebind` lets the same one go on at another array, :meth:`build` gives it a name. An array that
+    nobody but the optimizer holds can be trained no further, and is let go when others come; a loop that hands over a
+    new array at each step is told so, once. A copied or unpickled optimizer has the arrays that were copied with it,
+    and views of such arrays; where it came alone, as from joblib, it refuses unknown arrays of its variables' shapes
+    until :meth:`rebind` or :meth:`forget` has told what they are.
 
     References
     ----------
@@ -192,7 +204,8 @@ class RMSprop(Settings, WeightStore):
             A gradient is an array of the variable's shape, an :class:`~numba_rmsprop.IndexedSlices`, a scipy.sparse
             array or matrix of any format, or None; of the variable's dtype. In a sparse array, a row with a stored
             entry is a touched row. A 1-D variable of n elements also takes sparse arrays of shape (1, n) or (n, 1).
-            None skips the variable, with a warning. An empty iterable does nothing; empty indices are a step.
+            None skips the variable, with a warning, but counts as seen. An empty iterable does nothing; empty indices
+            are a step.
         name : str, optional
             Ignored; tf.keras names an operation so.
         experimental_aggregate_gradients : bool, default True
@@ -210,8 +223,9 @@ class RMSprop(Settings, WeightStore):
         TypeError
             If a pair is malformed, or a gradient or variable of the wrong kind or dtype.
         ValueError
-            If all gradients are None, a shape does not fit, a variable comes twice, is read-only or overlaps another;
-            on every rank, if ranks disagree about variables or hyperparameters.
+            If all gradients are None, a shape does not fit, a variable comes twice, is read-only or overlaps another,
+            or is unknown where one of its shape was restored and is held by nobody else (see :meth:`rebind`); on every
+            rank, if ranks disagree about variables or hyperparameters.
         OtherRankError
             If another rank refuses the call.
         IndexError
@@ -317,9 +331,11 @@ class RMSprop(Settings, WeightStore):
     def gather(self, var: FloatArray, indices: ArrayLike, out: FloatArray | None = None) -> FloatArray:
         r"""Return current rows of a variable, at the cost of those rows.
 
-        In exact mode with momentum or weight decay, rows that are behind are caught up first; otherwise the rows are
-        only copied. With a communicator, the copies are caught up and not the variable, since each rank may gather
-        others, and a gap that is caught up in two parts is rounded twice.
+        In exact mode with momentum or weight decay, rows that are behind are caught up first, also those that another
+        optimizer has left behind; otherwise the rows are only copied. After this you may write to these rows of the
+        variable yourself; to others only after :meth:`flush`, since what they have missed is applied to what is there
+        when they are caught up. With a communicator, the copies are caught up and not the variable, since each rank
+        may gather others, and a gap that is caught up in two parts is rounded twice.
 
         Parameters
         ----------
@@ -340,7 +356,8 @@ class RMSprop(Settings, WeightStore):
         IndexError
             If an index is negative or too large.
         TypeError, ValueError
-            If ``indices`` are not integers, or ``out`` does not fit.
+            If ``indices`` are not integers, or ``out`` does not fit; or the array is unknown where one of its shape was
+            restored, as for :meth:`apply_gradients`.
 
         Examples
         --------
@@ -352,6 +369,7 @@ class RMSprop(Settings, WeightStore):
 
     def _gather(self, var: FloatArray, wanted: NDArray[np.integer], out: FloatArray | None) -> FloatArray:
         slots = self._find_or_check(var)
+        self._gathers = True
         name = "variable" if slots is None else slots.name
         if var.ndim == 0:
             raise ValueError(f"{describe(name, var)} has no rows to gather")
@@ -365,11 +383,15 @@ class RMSprop(Settings, WeightStore):
         rows, apart = check_rows(wanted.reshape(-1), out, len(var), label, occupied)
         if not apart:
             raise ValueError(f"out overlaps {describe(name, var)}, or another variable or slot; expected memory apart")
+        on_its_own = self._replicas is None or self._replicas.alone
+        if on_its_own and (slots is None or self._registry.seen != Registry.changes or self._registry.shared):
+            for other in self._registry.others_on(var, slots):
+                other.pay(rows if memory_key(other.var) == memory_key(var) else None)
         flat = out.reshape(len(rows), math.prod(var.shape[1:]))
         if slots is None:
             copy_rows(var, rows, flat)
         else:
-            slots.gather(rows, flat, in_place=self._replicas is None or self._replicas.alone)
+            slots.gather(rows, flat, in_place=on_its_own)
         return out
 
     def get_config(self) -> dict[str, Any]:
@@ -460,7 +482,8 @@ class RMSprop(Settings, WeightStore):
         Raises
         ------
         ValueError
-            If nothing was saved or loaded before, or ``path`` is a file that the delta would go on from.
+            If nothing was saved or loaded before, or not since a variable was forgotten or let go, or ``path`` is a
+            file that the delta would go on from.
         OSError, TypeError
             As in :meth:`save`.
         """
@@ -470,7 +493,7 @@ class RMSprop(Settings, WeightStore):
     def load(
         cls,
         path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-        variables: Sequence[FloatArray],
+        variables: Sequence[FloatArray] | Mapping[str, FloatArray],
         custom_objects: Mapping[str, Any] | None = None,
         *,
         slots_folder: str | os.PathLike[str] | None = None,
@@ -482,9 +505,10 @@ class RMSprop(Settings, WeightStore):
         ----------
         path : path-like, or sequence of them
             The file; or the file and its deltas, in order.
-        variables : sequence of ndarray
-            The variables in the order in which the saved optimizer had first seen them. If they are in the file, they
-            are overwritten; if not, they must have the values they had then, or a warning tells of it.
+        variables : mapping of str to ndarray, or sequence of ndarray
+            The variables by the names that :meth:`build` gave them, in any order; or, if none has a name, in the order
+            in which the saved optimizer had first seen them. If they are in the file, they are overwritten; if not,
+            they must have the values they had then, or a warning tells of it.
         custom_objects : mapping, optional
             As in :meth:`from_config`.
         slots_folder, communicator : optional
@@ -495,7 +519,8 @@ class RMSprop(Settings, WeightStore):
         DamagedCheckpointError
             If a file is cut short or changed, or not one of ours; a ValueError.
         ValueError
-            If a file is of a newer format, or the variables do not fit it. Nothing has been written then.
+            If a file is of a newer format, or the variables or their names do not fit it. Nothing has been written
+            then.
         OSError
             If a file cannot be read, which does not mean that it is damaged.
 
@@ -533,7 +558,7 @@ class RMSprop(Settings, WeightStore):
 
         What is the user's is called here, where no lock is held: hyperparameters, and what a closer look at pairs asks.
         """
-        closer: list[tuple[Any, FloatArray]] | None = None
+        closer: list[tuple[Any, FloatArray]] | None = None  # all pairs, those without a gradient too
         step = self._iterations
         rates = self._rates(step) if given is None else given
         while True:
@@ -544,7 +569,8 @@ class RMSprop(Settings, WeightStore):
                 step = self._iterations
                 rates = self._rates(step)
             elif closer is None:
-                closer = without_none(check_pairs(pairs))
+                closer = check_pairs(pairs)
+                without_none(closer)  # warns
 
     def _was_overtaken(self, step: int) -> bool:
         """Return whether another thread has taken step ``step``; if a callable of the user has, its answer counts."""
@@ -554,6 +580,8 @@ class RMSprop(Settings, WeightStore):
         self, pairs: list[Any], closer: list[tuple[Any, FloatArray]] | None, rates: StepRates, step: int
     ) -> int | None:
         """Take one step; return None where other rates or a closer look are needed. For a call in its turn."""
+        if closer is not None:
+            self._let_go_before([var for _, var in closer])
         return self._iterations if carry_out(self._look_at, pairs, closer, rates, step) else None
 
     def _look_at(
@@ -568,29 +596,40 @@ class RMSprop(Settings, WeightStore):
             return None
         if closer is None:
             parts = self._parts_as_before(pairs)
-            return None if parts is None else self._add_step(calls, parts, rates, [])
-        found = self._find_or_make([var for _, var in closer])
-        return self._add_step(calls, self._parts([grad for grad, _ in closer], found), rates, found)
+            return None if parts is None else self._add_step(calls, parts, rates)
+        seen, found = self._seen_in(closer)
+        parts = self._parts([grad for grad, _ in closer if grad is not None], found)
+        # Until now, a plan may have taken for small what is to have clocks.
+        calls += [(self._register, seen), (setattr, self, "_plan", None)]
+        self._add_step(calls, parts, rates)
+        if not self.check_finite and not self._clips_norms and layout_is_known():
+            calls.append((self._remember, found))
+        return True
 
-    def _add_step(self, calls: list[Call], parts: list[Part], rates: StepRates, found: list[Slots]) -> bool:
-        """Add what a step comes to; return whether signal handlers must be held off. Those found may be new."""
-        held = False
-        if found:
-            # Until now, a plan may have taken for small what is to have clocks.
-            calls += [(self._register, found), (setattr, self, "_plan", None)]
-            held = True
+    def _add_step(self, calls: list[Call], parts: list[Part], rates: StepRates) -> bool:
+        """Add what a step comes to; return whether it may compile."""
         scales = self._scales(parts, rates) if self._clips_norms else None
+        if self._registry.seen != Registry.changes or self._registry.shared:
+            self._let_others_pay(parts)
+        compiles = False
         for k, (gradient, own) in enumerate(parts):
-            held |= own.add_step(calls, gradient, rates, 1.0 if scales is None else scales[k])
+            compiles |= own.add_step(calls, gradient, rates, 1.0 if scales is None else scales[k])
         calls.append((setattr, self, "_iterations", self._iterations + 1))
         if rates is not self._constant_rates:
             calls.append((setattr, self, "_latest_thread", threading.get_ident()))
-        if found and not self.check_finite and not self._clips_norms and layout_is_known():
-            calls.append((self._remember, found))
-        return held
+        return compiles
 
     def _remember(self, found: list[Slots]) -> None:
         self._plan = Plan(found, self._occupied)
+
+    def _seen_in(self, pairs: list[tuple[Any, FloatArray]]) -> tuple[list[Slots], list[Slots]]:
+        """Return the variables of a call, and those among them with a gradient.
+
+        The others count as seen, so that the order of first sight is that of the call, whichever gradients it has.
+        """
+        counted = [(grad, var) for grad, var in pairs if grad is not None or may_be_variable(var)]
+        seen = self._find_or_make([var for _, var in counted])
+        return seen, [own for own, (grad, _) in zip(seen, counted, strict=True) if grad is not None]
 
     def _parts_as_before(self, pairs: list[Any]) -> list[Part] | None:
         """Return the gradients, checked, each with what takes its step, where nothing needs a closer look."""
@@ -599,7 +638,10 @@ class RMSprop(Settings, WeightStore):
             return None
         parts: list[Part] = [] if plan.batch is None else [(plan.batch.gradient, plan.batch)]
         for k, own in plan.rest:
-            parts.append((as_gradient(pairs[k][0], own.var, own.name, self._occupied), own))
+            gradient = as_gradient(pairs[k][0], own.var, own.name, self._occupied)
+            if own.values_fall_behind and own.read_at < own.steps:
+                self._check_read(gradient, own)
+            parts.append((gradient, own))
         return parts
 
     def _parts(self, grads: list[Any], found: list[Slots]) -> list[Part]:
@@ -611,6 +653,7 @@ class RMSprop(Settings, WeightStore):
         for grad, own in zip(grads, found, strict=True):
             gradient = as_gradient(grad, own.var, own.name, occupied)
             self._check_values(gradient, own)
+            self._check_read(gradient, own)
             if own.small and isinstance(gradient, Dense):
                 # For a norm of its own, each needs a batch of its own.
                 members, values = small.setdefault(own.dtype if self.clipnorm is None else own, ([], []))
@@ -621,6 +664,28 @@ class RMSprop(Settings, WeightStore):
         for key, (members, values) in small.items():
             parts.append(self._batch(key, members).fill(values))
         return parts
+
+    def _let_others_pay(self, parts: list[Part]) -> None:
+        """Let other optimizers catch up what they owe to the variables of a step.
+
+        To the rows that it writes; or to all, if it leaves rows behind itself, which then come after those others.
+        """
+        for gradient, taker in parts:
+            for own in taker.members if isinstance(taker, Batch) else [taker]:
+                rows = None if isinstance(gradient, Dense) or own.values_fall_behind else touched_rows(gradient)
+                for other in self._registry.others_on(own.var, own):
+                    other.pay(rows if memory_key(other.var) == memory_key(own.var) else None)
+
+    def _check_read(self, gradient: Gradient, own: Slots) -> None:
+        """Warn once of a sparse step for rows that are behind, and that nobody can have read as they are now."""
+        if isinstance(gradient, Dense) or self._has_warned_of_old_rows or not own.was_not_read(gradient):
+            return
+        self._has_warned_of_old_rows = True
+        warn(
+            f"{describe(own.name, own.var)}: with momentum or weight decay, rows that a step does not touch fall "
+            "behind, and these were not caught up since the last step, so table[batch] may have read old values. Read "
+            "rows with opt.gather(table, batch), or call opt.flush() before you read the table"
+        )
 
     def _check_values(self, gradient: Gradient, own: Slots) -> None:
         if self.check_finite:
@@ -647,7 +712,7 @@ class RMSprop(Settings, WeightStore):
         grad_loss: Any,
     ) -> list[Any]:
         check_call(loss, variables, jac)
-        for slots in map(self._find_or_check, variables):
-            if slots is not None and slots.values_fall_behind:
-                slots.flush()
+        for var, slots in zip(variables, map(self._find_or_check, variables), strict=True):
+            for own in [*([] if slots is None else [slots]), *self._registry.others_on(var, slots)]:
+                own.pay(None)
         return gradients_of(loss, variables, jac, grad_loss)

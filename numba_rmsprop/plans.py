@@ -84,8 +84,8 @@ class Plan:
         members = [own for own in found if own.small and own.dtype == dtype]
         self.found = found
         self.batch = Batch(members) if members else None
-        self.rest = [(k, own) for k, own in enumerate(found) if own not in members]
         numbers = {own: number for number, own in enumerate(members)}
+        self.rest = [(k, own) for k, own in enumerate(found) if own not in numbers]
         known = np.zeros((len(found), LENGTHS + max(own.var.ndim for own in found)), np.int64)
         for k, own in enumerate(found):
             var = own.var

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Mapping
 from operator import setitem
 from typing import Any, Literal, TypeAlias
+from weakref import ref
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +46,14 @@ SMALL_ITEMS = 16_384
 """Up to this many elements, variables are stepped together in one launch, for a copy of their gradients."""
 
 
+FEW_STEPS = 3
+"""So many steps may follow one gather: those of the parts of a batch."""
+
+
+DERIVED = ("_table", "_seen", "_compiled", "part_of")
+"""What does not go into a copy or a pickle."""
+
+
 class Slots:
     """The slots of one variable, and its steps.
 
@@ -68,7 +77,23 @@ class Slots:
         Where files hold the slots; None for memory.
     arrays : mapping of str to ndarray, optional
         The slots themselves, where they are another's: writable, of the variable's shape.
+
+    Attributes
+    ----------
+    since : int
+        How many steps its optimizer had taken when the variable was first seen.
+    part_of : weak reference to ndarray, or None
+        The program's own array that the variable is a view of, where that is not its ``base``.
+    read_at : int
+        Before which step the variable's rows were last read through the optimizer; -1 if they never were.
+    owes : bool
+        Whether other optimizers on the same memory must ask for what rows have missed; torch's door asks by itself.
     """
+
+    since = 0
+    part_of: ref[NDArray[Any]] | None = None
+    read_at = -1
+    owes = False
 
     def __init__(
         self,
@@ -86,9 +111,10 @@ class Slots:
         self.name = name
         self.shape = var.shape
         self.dtype = var.dtype if arrays is None else arrays["rms"].dtype
-        self.small = 0 < var.size <= SMALL_ITEMS and var.flags.c_contiguous
+        self.small = _is_small(var)
         self.exact = exact
         self.values_fall_behind = exact and (momentum or decays)
+        self.owes = self.values_fall_behind and arrays is None  # others pay for themselves
         self.folder = None if var.size <= SMALL_ITEMS else folder
         self._forks = threads.forks
         order: Literal["C", "F"] = "F" if var.flags.f_contiguous and not var.flags.c_contiguous else "C"
@@ -113,7 +139,7 @@ class Slots:
         self._compiled: set[tuple[Any, ...]] = set()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_table", "_seen", "_compiled")}
+        return {name: value for name, value in self.__dict__.items() if name not in DERIVED}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -134,6 +160,18 @@ class Slots:
         self.momentum = None if self.momentum is None else arrays["momentum"]
         self.mg = None if self.mg is None else arrays["mg"]
         self._table = self._as_table()
+
+    def rebind(self, var: FloatArray) -> None:
+        """Go on at another array, whose values are new, with the same slots."""
+        self.lie_at(var, self.arrays)
+        self.part_of = None
+        self.small = self.clocks is None and _is_small(var) and _is_small(self.rms)
+        self.changes.everything = True
+
+    def own_references(self) -> list[Any]:
+        """Return what the slots hold of the variable's memory, each as often as they do."""
+        table = [] if self._table is None else [self._table[0].base]
+        return [self.var, *([] if self.var.base is None else [self.var.base]), *table]
 
     def add_step(self, calls: list[Call], gradient: Gradient, rates: StepRates, scale: float) -> bool:
         """Add what a step comes to, for which all memory is allocated here; return whether it may compile.
@@ -193,6 +231,8 @@ class Slots:
 
         For a call in its turn.
         """
+        # Copies leave no trace in the clocks, so that nothing can be said any more about who reads old values.
+        self.read_at = self.steps if in_place else CLOCK_LIMIT
         if in_place and self.has_values_behind:
             carry_out(self._add_catch_up, indices, out)
         else:
@@ -202,6 +242,25 @@ class Slots:
     def has_values_behind(self) -> bool:
         """Whether there may be rows whose value is behind."""
         return self.values_fall_behind and self.clocks is not None and self.floor < self.steps
+
+    def was_not_read(self, gradient: Rows | CSR) -> bool:
+        """Return whether a gradient has rows that are behind, and were so when somebody last read rows."""
+        if not self.has_values_behind or self.read_at >= self.steps:
+            return False
+        due = self.read_at if 0 <= self.read_at >= self.steps - FEW_STEPS else self.steps
+        late = self.row_clocks()[touched_rows(gradient)] < due
+        return self.floor < due and bool(late.any())
+
+    def pay(self, rows: NDArray[np.int64] | None) -> None:
+        """Catch up some rows, or all, before another optimizer reads or writes them."""
+        if not self.has_values_behind:
+            return
+        if rows is None:
+            self.flush()
+            return
+        late = rows[self.row_clocks()[rows] < self.steps]
+        if late.size:
+            self.catch_up(late)
 
     def catch_up(self, indices: NDArray[np.int64], out: FloatArray | None = None) -> None:
         """Catch up some rows, after a sparse step, and copy them into ``out`` if there is one."""
@@ -377,6 +436,15 @@ def zeros(
         if hasattr(os, "posix_fallocate"):  # where a disk is full, to write a page that has no place ends the process
             os.posix_fallocate(file.fileno(), 0, math.prod(shape) * dtype.itemsize)
         return np.asarray(np.memmap(file, dtype, "w+", shape=shape, order=order))
+
+
+def touched_rows(gradient: Rows | CSR) -> NDArray[np.int64]:
+    """Return the rows of a sparse gradient."""
+    return gradient.indices if isinstance(gradient, Rows) else np.flatnonzero(np.diff(gradient.indptr))
+
+
+def _is_small(array: FloatArray) -> bool:
+    return 0 < array.size <= SMALL_ITEMS and array.flags.c_contiguous
 
 
 def _at_work(state: State, rates: StepRates) -> State:

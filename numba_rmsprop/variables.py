@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Iterable
-from itertools import accumulate
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -73,6 +72,15 @@ def as_variable(var: Any, name: str) -> FloatArray:
     return var
 
 
+def may_be_variable(var: NDArray[Any]) -> bool:
+    """Return whether :func:`as_variable` would accept an array."""
+    try:
+        as_variable(var, "")
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
 def check_memory(var: NDArray[Any], name: str) -> None:
     """Raise ValueError if an array is read-only, not aligned, or its elements share memory with one another."""
     if not var.flags.writeable:
@@ -98,21 +106,52 @@ class Occupied:
     """
 
     def __init__(self, arrays: Iterable[NDArray[Any]]) -> None:
-        bounds = sorted(_bounds(array) for array in arrays if array.size)
-        self._lows = [low for low, _ in bounds]
-        self._highest = list(accumulate((high for _, high in bounds), max))
-        self.array = np.array([self._lows, self._highest], np.int64)
+        self._take(_all_bounds(arrays))
+
+    def with_more(self, arrays: Iterable[NDArray[Any]]) -> Occupied:
+        """Return the memory of these arrays as well."""
+        more = _all_bounds(arrays)
+        if not more.size:
+            return self
+        bounds = np.concatenate([self._bounds, more], axis=1)
+        return self._with(bounds[:, np.argsort(bounds[0], kind="stable")])  # which merges what is in order already
+
+    def without(self, arrays: Iterable[NDArray[Any]]) -> Occupied:
+        """Return the memory less that of these arrays, where it was there."""
+        stays = np.ones(self._bounds.shape[1], bool)
+        for low, high in _all_bounds(arrays).T:
+            begin, end = np.searchsorted(self._bounds[0], [low, low + 1])
+            (found,) = np.nonzero(stays[begin:end] & (self._bounds[1, begin:end] == high))
+            stays[begin + found[:1]] = False
+        return self._with(self._bounds[:, stays])
 
     def reached_by(self, array: NDArray[Any]) -> bool:
         """Return whether some of the array's memory may be occupied."""
         if not array.size:
             return False
-        low, high = _bounds(array)
-        below = bisect_left(self._lows, high)
-        return below > 0 and self._highest[below - 1] > low
+        low, high = memory_bounds(array)
+        below = bisect_left(self.array[0], high)
+        return below > 0 and bool(self.array[1, below - 1] > low)
+
+    @classmethod
+    def _with(cls, bounds: NDArray[np.int64]) -> Occupied:
+        made = cls.__new__(cls)
+        made._take(bounds)
+        return made
+
+    def _take(self, bounds: NDArray[np.int64]) -> None:
+        self._bounds = bounds
+        self.array = np.stack([bounds[0], np.maximum.accumulate(bounds[1])])
 
 
-def _bounds(array: NDArray[Any]) -> tuple[int, int]:
+def _all_bounds(arrays: Iterable[NDArray[Any]]) -> NDArray[np.int64]:
+    """Return where arrays start, in order, and where they end."""
+    bounds = sorted(memory_bounds(array) for array in arrays if array.size)
+    return np.array(bounds, np.int64).reshape(len(bounds), 2).T
+
+
+def memory_bounds(array: NDArray[Any]) -> tuple[int, int]:
+    """Return where an array's memory starts and ends."""
     if array.flags.contiguous:  # byte_bounds takes 10 us
         low = array.__array_interface__["data"][0]
         return low, low + array.nbytes
@@ -129,16 +168,17 @@ def memory_key(var: FloatArray) -> tuple[Any, ...]:
 def refuse_overlap(var: FloatArray, name: str, others: Iterable[tuple[FloatArray, str]]) -> None:
     """Raise ValueError if ``var`` shares memory with one of ``others``."""
     for other, other_name in others:
-        if np.may_share_memory(var, other) and _share(var, other):
+        if share_memory(var, other):
             raise ValueError(
                 f"{describe(name, var)} overlaps {describe(other_name, other)} in memory but is not the same array; "
                 "expected arrays that are either the same or apart"
             )
 
 
-def _share(a: FloatArray, b: FloatArray) -> bool:
+def share_memory(a: FloatArray, b: FloatArray) -> bool:
+    """Return whether two arrays share an element, or are so entangled that it would take long to find out."""
     try:
-        return np.shares_memory(a, b, max_work=OVERLAP_WORK)  # type: ignore[arg-type]  # the stub knows two of its values
+        return np.may_share_memory(a, b) and np.shares_memory(a, b, max_work=OVERLAP_WORK)  # type: ignore[arg-type]  # the stub knows two of its values
     except np.exceptions.TooHardError:
         return True
 

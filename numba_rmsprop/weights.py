@@ -9,41 +9,20 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from .batches import Batch
-from .changes import Saved
 from .interrupts import Call, Uninterrupted
+from .known import KnownVariables
 from .locking import carry_out, in_turn
-from .plans import Plan
-from .slots import Slots
-from .variables import FloatArray, Occupied, as_variable, describe, memory_key, refuse_overlap
+from .variables import FloatArray, Occupied, describe
 
 Initializer: TypeAlias = str | float | Callable[..., ArrayLike]
 
 
-DERIVED = ("_by_id", "_by_memory", "_occupied", "_batches", "_plan", "_latest_thread")
-"""What is made anew where an optimizer was copied or unpickled, since it speaks of memory."""
-
-
-class WeightStore:
-    """The slots of an optimizer's variables, and the members of tf.keras optimizers that read and write them.
-
-    Variables are told apart by their memory, not by the array object: two views of the same memory with the same
-    shape are one variable.
-    """
+class WeightStore(KnownVariables):
+    """The slots of an optimizer's variables, and the members of tf.keras optimizers that read and write them."""
 
     def __init__(self) -> None:
-        self._iterations = 0
-        self._slots: list[Slots] = []
+        KnownVariables.__init__(self)
         self._own_weights: dict[str, NDArray[Any]] = {}
-        self._saved: Saved | None = None
-        self._index()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in DERIVED}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._index()  # copied or unpickled variables lie elsewhere in memory
 
     @property
     def iterations(self) -> int:
@@ -62,8 +41,8 @@ class WeightStore:
     def weights(self) -> list[NDArray[Any]]:
         """``[iterations, *all rms, *all momentum, *all mg, *added slots, *added weights]``, every row current.
 
-        Within each kind, variables come in the order in which they were first seen. All but ``iterations`` are the
-        arrays themselves; a later sparse step may leave rows of theirs behind again.
+        Within each kind, variables come in the order in which they were first seen, whatever their names. All but
+        ``iterations`` are the arrays themselves; a later sparse step may leave rows of theirs behind again.
         """
         self.flush()
         return [np.array(self._iterations, np.int64), *self._arrays()]
@@ -128,31 +107,22 @@ class WeightStore:
         calls.append((setattr, self, "_iterations", iterations))
         return False
 
-    def build(self, variables: Iterable[FloatArray]) -> None:
-        """Make the slots of variables before their first step, as for :meth:`set_weights`.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If one of them cannot be a variable.
-        """
-        wanted = list(variables)
-        in_turn(carry_out, self._add_build, wanted)
-
-    def _add_build(self, calls: list[Call], wanted: list[FloatArray]) -> bool:
-        calls.append((self._register, self._find_or_make(wanted)))
-        return True
-
     def flush(self, *variables: FloatArray) -> None:
         """Catch up every row of the given variables, or of all: their values and slots.
 
         Costs one pass over the rows that are behind. Never needed before :meth:`apply_gradients`, :meth:`gather`,
-        ``save`` or anything that reads weights through the optimizer.
+        ``save`` or anything that reads weights through the optimizer. In exact mode with momentum or weight decay, call
+        it before you read a table as a whole, before you *write* to it yourself (or else what a row has missed is
+        applied to what you wrote), and before you drop the optimizer or go on with another one after it is gone. What
+        other optimizers owe to the same arrays is caught up, too.
         """
-        found = [self._find_or_check(var) for var in variables] if variables else self._slots
-        for slots in found:
+        found = [self._find_or_check(var) for var in variables] if variables else list(self._slots)
+        for slots, var in zip(found, variables or [own.var for own in self._slots], strict=True):
             if slots is not None:
                 slots.flush()
+                slots.read_at = slots.steps
+            for other in self._registry.others_on(var, slots):
+                other.flush()
 
     def get_slot(self, var: FloatArray, slot_name: str) -> NDArray[Any]:
         """Return a slot of a variable, every row current: the array itself.
@@ -193,6 +163,7 @@ class WeightStore:
         known = in_turn(self._find_or_check, var)
         if known is None or slot_name not in known.arrays:  # the initializer is the user's, so no lock is held
             value = _initial(initializer, var.shape if shape is None else tuple(shape), var.dtype, slot_name)
+            in_turn(self._let_go_before, [var])
             in_turn(carry_out, self._add_new_slot, var, slot_name, value)
         return self.get_slot(var, slot_name)
 
@@ -228,80 +199,10 @@ class WeightStore:
     def _built_in_slots(self) -> Sequence[str]:
         raise NotImplementedError
 
-    def _new_slots(self, var: FloatArray, name: str) -> Slots:
-        raise NotImplementedError
-
     def _arrays(self) -> Iterable[NDArray[Any]]:
         for name in self.get_slot_names():
             yield from (slots.arrays[name] for slots in self._slots if name in slots.arrays)
         yield from self._own_weights.values()
-
-    def _index(self) -> None:
-        self._by_id = {id(slots.var): slots for slots in self._slots}
-        self._by_memory = {memory_key(slots.var): slots for slots in self._slots}
-        self._occupied = occupied_by(self._slots)
-        self._batches: dict[Any, Batch] = {}
-        self._plan: Plan | None = None
-        self._latest_thread = 0
-
-    def _find(self, var: FloatArray) -> Slots | None:
-        slots = self._by_id.get(id(var))
-        if slots is None or slots.var is not var:
-            slots = self._by_memory.get(memory_key(var)) if isinstance(var, np.ndarray) else None
-        if slots is not None and slots.var.shape != slots.shape:
-            raise ValueError(f"{slots.name}: its shape was {slots.shape} and is now {slots.var.shape}")
-        return slots
-
-    def _find_or_check(self, var: FloatArray) -> Slots | None:
-        """Return the slots of a variable, or None for one not seen yet that could become one."""
-        slots = self._find(var)
-        if slots is None:
-            as_variable(var, "the variable")
-            refuse_overlap(var, "the variable", [(other.var, other.name) for other in self._slots])
-        return slots
-
-    def _occupied_with(self, found: list[Slots]) -> Occupied:
-        """Return the memory of all variables and slots, those included that are not registered yet."""
-        if all(id(own.var) in self._by_id for own in found):
-            return self._occupied
-        return occupied_by([*self._slots, *found])
-
-    def _find_or_make(self, variables: Sequence[FloatArray]) -> list[Slots]:
-        """Return the slots of each variable; new ones are complete, but not registered."""
-        found: list[Slots] = []
-        made: dict[Any, Slots] = {}
-        for var in variables:
-            slots = self._find(var)
-            if slots is None:
-                name = f"variable {len(self._slots) + len(made)}"
-                key = memory_key(as_variable(var, name))
-                if key not in made:
-                    others = [*self._slots, *made.values()]
-                    refuse_overlap(var, name, [(other.var, other.name) for other in others])
-                    made[key] = self._new_slots(var, name)
-                slots = made[key]
-            elif not slots.var.flags.writeable:
-                as_variable(slots.var, slots.name)
-            found.append(slots)
-        return found
-
-    def _batch(self, key: Any, members: list[Slots]) -> Batch:
-        """Return the batch of these variables, which are registered or will be; the last one of each key is kept."""
-        batch = self._batches.get(key)
-        if batch is None or batch.members != members:
-            batch = self._batches[key] = Batch(members)
-        return batch
-
-    def _register(self, found: Iterable[Slots]) -> None:
-        new = [slots for slots in found if id(slots.var) not in self._by_id]
-        if new:
-            self._slots.extend(dict.fromkeys(new))
-            self._index()
-
-
-def occupied_by(slots: Iterable[Slots]) -> Occupied:
-    """Return the memory of variables and their slots."""
-    return Occupied(array for own in slots for array in (own.var, *own.arrays.values()))
 
 
 def _initial(initializer: Initializer, shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> NDArray[Any]:

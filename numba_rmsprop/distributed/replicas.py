@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakSet
+from zlib import crc32
 
 import numpy as np
 import scipy.sparse
@@ -48,7 +50,7 @@ class Replicas:
     def __init__(self, communicator: Any) -> None:
         self._ranks = Ranks.of(communicator)
         self._number = self._ranks.join()
-        self._compared: set[Slots] = set()
+        self._compared: WeakSet[Slots] = WeakSet()  # since an optimizer lets variables go
 
     @property
     def alone(self) -> bool:
@@ -206,9 +208,13 @@ def _key(opt: RMSprop, found: Sequence[Slots], rates: StepRates) -> tuple[float,
     """Return numbers that are equal on all ranks if they are about to take the same step."""
     limits = (-1.0 if limit is None else limit for limit in (opt.clipnorm, opt.global_clipnorm))
     modes = opt.sparse_update == "exact", opt.centered, opt.check_finite
-    numbers = {own: number for number, own in enumerate(opt._slots)}
     variables = (
-        (numbers.get(own, -1), own.dtype.itemsize, len(own.shape), *own.shape, own.steps, own.floor) for own in found
+        # By names and not by place, since each rank lets variables go when nobody there holds them any more.
+        (
+            *(crc32(own.name.encode()) if own in opt._registry else -1, own.dtype.itemsize),
+            *(len(own.shape), *own.shape, own.steps, own.floor),
+        )
+        for own in found
     )
     return opt.iterations, *rates.key, *limits, *modes, *(number for own in variables for number in own)
 

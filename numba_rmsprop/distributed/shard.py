@@ -59,6 +59,9 @@ class ShardOptimizer(RMSprop):
     def _check_values(self, gradient: Gradient, own: Slots) -> None:
         """Leave sums as they are: what ranks send was checked, and sums may overflow, as they may in one process."""
 
+    def _check_read(self, gradient: Gradient, own: Slots) -> None:
+        """Warn of nothing: what rows of other ranks are cannot be read but by gather."""
+
     def _scales(self, parts: list[Part], rates: StepRates) -> list[float]:
         """Return by what to scale the gradient so that its norm over all ranks is within the limit."""
         values = parts[0][0].values

@@ -1,0 +1,41 @@
+"""Names of variables: what may be one, and whose it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .registry import AUTOMATIC
+from .slots import Slots
+
+
+def is_text(name: object) -> bool:
+    """Return whether a name can be written to a file: half of a surrogate pair is no text."""
+    return isinstance(name, str) and not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
+def named(variables: Iterable[Any] | Mapping[str, Any]) -> tuple[list[str], list[Any]]:
+    """Return names, or none, and variables; raise ValueError if what should be a name is none."""
+    if not isinstance(variables, Mapping):
+        return [], [variables] if isinstance(variables, np.ndarray) else list(variables)
+    for name in variables:
+        if not is_text(name) or not name or AUTOMATIC.fullmatch(name):
+            raise ValueError(
+                f"variables: expected a name for each, got {name!r}; a name is a string that is not empty, and not "
+                "like 'variable 0', which is what variables without a name are called"
+            )
+    return list(variables), list(variables.values())
+
+
+def check_names(names: Sequence[str], found: Sequence[Slots], known: Iterable[Slots]) -> None:
+    """Raise ValueError if a variable has another name, or a name another variable."""
+    owners = {own.name: own for own in known} if names else {}
+    given: dict[Slots, str] = {}
+    for name, own in zip(names, found, strict=False):
+        called = given.setdefault(own, name if AUTOMATIC.fullmatch(own.name) else own.name)
+        if called != name:
+            raise ValueError(f"variables[{name!r}]: expected one name for each array, this one is called {called!r}")
+        if owners.get(name, own) is not own:
+            raise ValueError(f"variables[{name!r}]: another array is called so; opt.rebind({name!r}, array) moves it")
