@@ -682,9 +682,9 @@ class RMSprop(Settings, WeightStore):
             return
         self._has_warned_of_old_rows = True
         warn(
-            f"{describe(own.name, own.var)}: with momentum or weight decay, rows that a step does not touch fall "
-            "behind, and these were not caught up since the last step, so table[batch] may have read old values. Read "
-            "rows with opt.gather(table, batch), or call opt.flush() before you read the table"
+            f"table[batch] may have read old values of {describe(own.name, own.var)}: with momentum or weight decay, "
+            "rows that a step does not touch fall behind, and these were not caught up since the last step. Read rows "
+            "with opt.gather(table, batch), or call opt.flush() before you read the table"
         )
 
     def _check_values(self, gradient: Gradient, own: Slots) -> None:

@@ -262,7 +262,7 @@ class Registry:
             for registry in list(Registry._owing)
             if registry is not self
             for other in registry._places.near(var)
-            if other.owes and share_memory(other.var, var)
+            if other.owes and other not in self and share_memory(other.var, var)
         ]
 
     def _enter(self, own: Slots) -> None:
