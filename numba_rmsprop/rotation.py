@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from .changes import Saved
 from .checkpoint import AnyPath, identities, read
+from .telling import warn
 from .tensorfile import DamagedCheckpointError
 
 if TYPE_CHECKING:
@@ -70,6 +70,10 @@ class CheckpointManager:
         self._damaged: set[Path] = set()
         self.folder.mkdir(parents=True, exist_ok=True)
 
+    def __repr__(self) -> str:
+        """Return the folder, and what is kept in it."""
+        return f"<CheckpointManager({str(self.folder)!r}, keep={self.keep}, full_every={self.full_every})>"
+
     def save(self, opt: RMSprop) -> Path:
         """Save ``opt``, then delete what is no longer kept; return the new file.
 
@@ -110,7 +114,7 @@ class CheckpointManager:
             except (DamagedCheckpointError, OSError) as error:
                 self._damaged.add(files[-1])
                 earlier = files[-2].name if len(files) > 1 else "nothing"
-                warnings.warn(f"skipping {files[-1].name}, going back to {earlier}: {error}", stacklevel=2)
+                warn(f"skipping {files[-1].name}, going back to {earlier}: {error}")
             files.pop()
         return []
 

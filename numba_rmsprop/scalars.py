@@ -21,12 +21,14 @@ def as_float(name: str, value: Any) -> float:
     """
     given = value[()] if type(value) is np.ndarray and value.ndim == 0 else value
     if not isinstance(given, numbers.Real) or isinstance(given, (bool, np.bool)):
-        dtype = str(getattr(given, "dtype", ""))
         has_axes = len(getattr(given, "shape", ())) > 0 or isinstance(given, np.ndarray)
-        is_other = isinstance(given, (bool, np.bool, numbers.Complex)) or "bool" in dtype or "complex" in dtype
-        if has_axes or is_other or not hasattr(type(given), "__float__"):
+        dtype = str(getattr(given, "dtype", ""))
+        is_other = isinstance(given, (bool, numbers.Complex, np.bool, np.character, np.datetime64))
+        if has_axes or is_other or "bool" in dtype or "complex" in dtype or not hasattr(type(given), "__float__"):
             raise TypeError(f"{name}: expected a real number, got {value!r:.100} ({type(value).__name__})")
     try:
         return float(given)
     except OverflowError:  # an integer may have more digits than a float can
         return -math.inf if given < 0 else math.inf
+    except (TypeError, ValueError, RuntimeError) as error:  # as a tracer of JAX says
+        raise TypeError(f"{name}: expected a real number, got {type(value).__name__}: {error}") from error

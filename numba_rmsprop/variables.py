@@ -73,6 +73,12 @@ def as_variable(var: Any, name: str) -> FloatArray:
     return var
 
 
+def refuse_single(variables: Any, name: str) -> None:
+    """Raise TypeError for one array in place of a list of them, whose rows would be taken for variables."""
+    if isinstance(variables, np.ndarray):
+        raise TypeError(f"{name}: expected a list of arrays, got one array of shape {variables.shape}; pass [array]")
+
+
 def check_memory(var: NDArray[Any], name: str) -> None:
     """Raise ValueError if an array is read-only, not aligned, or its elements share memory with one another."""
     if not var.flags.writeable:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
@@ -12,9 +14,10 @@ from .batches import Batch
 from .changes import Saved
 from .interrupts import Uninterrupted
 from .plans import Plan
+from .scalars import as_float
 from .slots import Slots
 from .threads import launch_lock
-from .variables import FloatArray, Occupied, as_variable, describe, memory_key, refuse_overlap
+from .variables import FloatArray, Occupied, as_variable, describe, memory_key, refuse_overlap, refuse_single
 
 Initializer: TypeAlias = str | float | Callable[..., ArrayLike]
 
@@ -126,6 +129,7 @@ class WeightStore:
         TypeError, ValueError
             If one of them cannot be a variable.
         """
+        refuse_single(variables, "variables")
         with launch_lock:
             self._register(self._find_or_make(list(variables)))
 
@@ -302,11 +306,14 @@ def _initial(initializer: Initializer, shape: tuple[int, ...], dtype: np.dtype[A
 
 
 def _check_iterations(value: Any) -> int:
-    number = value.item() if isinstance(value, np.generic) else value
-    if (
-        isinstance(number, bool)
-        or not isinstance(number, (int, float))
-        or not (0 <= number < 2**63 and number % 1 == 0)
-    ):
-        raise ValueError(f"iterations: expected a whole number >= 0 and below 2**63, got {value!r}")
+    number: float
+    try:
+        number = operator.index(value)
+    except TypeError:
+        try:
+            number = as_float("iterations", value)
+        except TypeError:
+            number = math.nan
+    if isinstance(value, bool) or not (0 <= number < 2**63 and number % 1 == 0):
+        raise ValueError(f"iterations: expected a whole number >= 0 and below 2**63, got {value!r:.100}")
     return int(number)

@@ -6,13 +6,13 @@ import os
 import re
 import secrets
 import shutil
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..checkpoint import AnyPath, read
 from ..optimizer import RMSprop
+from ..telling import warn
 from ..tensorfile import DamagedCheckpointError, sync_folder
 from .ranks import Ranks
 from .saved import FORMAT, FORMAT_VERSION, MANIFEST, REPLICAS, TABLE_NAME, SavedTables, manifest_text, shard_name
@@ -186,7 +186,7 @@ class TableCheckpoints:
             return found[0]
         if any(certain for _, certain in told):
             self._damaged.add(path)
-        warnings.warn(f"skipping {path.name}: {told[0][0]}", stacklevel=3)
+        warn(f"skipping {path.name}: {told[0][0]}")
         return None
 
     def _together(self, what: str, work: Callable[[], None]) -> None:
@@ -227,7 +227,7 @@ class TableCheckpoints:
                 (path / MANIFEST).unlink(missing_ok=True)  # first, so that nothing half deleted counts
                 shutil.rmtree(path)
             except OSError as error:
-                warnings.warn(f"cannot delete {path.name}, which is no longer kept: {error}", stacklevel=4)
+                warn(f"cannot delete {path.name}, which is no longer kept: {error}")
 
 
 def _write_durably(path: Path, text: str) -> None:
