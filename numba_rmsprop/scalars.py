@@ -19,6 +19,8 @@ def as_float(name: str, value: Any) -> float:
     TypeError
         If it is no real number.
     """
+    if type(value) is float:
+        return value
     given = value[()] if type(value) is np.ndarray and value.ndim == 0 else value
     if not isinstance(given, numbers.Real) or isinstance(given, (bool, np.bool)):
         has_axes = len(getattr(given, "shape", ())) > 0 or isinstance(given, np.ndarray)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import numpy as np
@@ -62,7 +63,7 @@ class Settings:
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute; refuse one that was meant for a setting."""
-        if name[0] != "_" and name not in self.__dict__ and not hasattr(type(self), name):
+        if name[0] != "_" and not hasattr(type(self), name):  # to ask self.__dict__ would slow all attributes down
             refuse_misspelt(type(self), name)
         object.__setattr__(self, name, value)
 
@@ -205,7 +206,7 @@ class Settings:
         decay = evaluate("decay", values["decay"])
         learning_rate = evaluate_learning_rate(values["learning_rate"], decay, step)
         shrink = 1.0 - learning_rate * self._weight_decay
-        if not np.isfinite(shrink):
+        if not math.isfinite(shrink):
             raise ValueError(
                 f"learning_rate times weight_decay: expected a finite number at step {step}, got "
                 f"{learning_rate:g} times {self._weight_decay:g}; lower one of them"
