@@ -50,9 +50,9 @@ def test_a_graph_is_read(examples, folder):
     np.testing.assert_array_equal(graph.both_ways(graph.test), [[0, 1, 2], [2, 3, 0]])
 
 
-def test_spaces_around_a_name_make_no_other_entity(modules, folder):
+def test_spaces_around_a_name_make_no_other_entity(examples, folder):
     (folder / "train.txt").write_text("a\tlikes\tb \n b\tlikes \tc\na\tknows\tc\u00a0\n", encoding="utf8")
-    graph = modules.triples.read_graph(folder)
+    graph = examples.triples.read_graph(folder)
     assert (graph.entities, graph.relations) == (["a", "b", "c", "d"], ["knows", "likes"])
 
 
