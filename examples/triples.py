@@ -92,8 +92,8 @@ def read_graph(folder: Path) -> Graph:
     Parameters
     ----------
     folder : Path
-        Each line of its files holds a head, a relation and a tail, separated by tabs, in UTF-8. Empty lines are
-        passed over.
+        Each line of its files holds a head, a relation and a tail, separated by tabs, in UTF-8. Spaces around a name
+        are no part of it. Empty lines are passed over.
 
     Raises
     ------
@@ -132,8 +132,8 @@ def _read_triples(
             except UnicodeDecodeError as error:
                 byte = error.object[error.start]
                 raise GraphError(f"{path}, line {line}: expected text in UTF-8, got the byte {byte:#x}") from None
-            fields = text.split("\t")
-            if len(fields) == 3 and all(field.strip() for field in fields):
+            fields = [field.strip() for field in text.split("\t")]  # a space at an end would make another entity
+            if len(fields) == 3 and all(fields):
                 head, relation, tail = fields
                 if known is not None and relation not in known:
                     raise GraphError(

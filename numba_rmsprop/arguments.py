@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
 
+from .notices import warn
 from .slots import Slots
 from .variables import FloatArray, as_variable, describe
 
@@ -28,7 +28,10 @@ def check_pairs(pairs: list[Any]) -> list[tuple[Any, FloatArray]]:
         except TypeError as error:
             raise TypeError(f"grads_and_vars[{i}]: expected a pair (gradient, variable), got {pair!r}") from error
         if len(items) != 2:
-            raise TypeError(f"grads_and_vars[{i}]: expected a pair (gradient, variable), got {len(items)} items")
+            raise TypeError(
+                f"grads_and_vars[{i}]: expected a pair (gradient, variable), got {len(items)} items "
+                f"({type(pair).__name__}); pass a list of pairs: opt.apply_gradients([(gradient, variable)])"
+            )
         if not isinstance(items[1], np.ndarray):
             raise TypeError(
                 f"grads_and_vars[{i}]: expected a pair (gradient, variable) whose variable is a NumPy array, "
@@ -44,7 +47,7 @@ def without_none(pairs: list[tuple[Any, FloatArray]]) -> list[tuple[Any, FloatAr
     if len(missing) == len(pairs):
         raise ValueError(f"grads_and_vars: expected a gradient for at least one variable, got None for {missing}")
     if missing:
-        warnings.warn(f"no gradient (None) for {', '.join(missing)}: skipped", UserWarning, stacklevel=3)
+        warn(f"no gradient (None) for {', '.join(missing)}: skipped", UserWarning)
     return [(grad, var) for grad, var in pairs if grad is not None]
 
 

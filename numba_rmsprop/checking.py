@@ -127,6 +127,8 @@ def in_order(file: Contents, variables: Sequence[FloatArray] | Mapping[str, Floa
         If the file has names and the variables have none, or others.
     """
     names = [entry["name"] for entry in file.variables]
+    if isinstance(variables, np.ndarray):
+        variables = [variables]
     if not isinstance(variables, Mapping):
         called = [name for name in names if not AUTOMATIC.fullmatch(name)]
         if called:

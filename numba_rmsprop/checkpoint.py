@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from .changes import Changes, Saved
 from .checking import Contents, check_contents, in_file, in_order, parse
 from .locking import check_undisturbed, has_changed, in_turn, mark, undisturbed
+from .notices import warn
 from .slots import Slots
 from .tensorfile import (
     DamagedCheckpointError,
@@ -182,10 +182,9 @@ def _warn_of_others(file: Contents, variables: Sequence[FloatArray]) -> None:
         if entry["checksum"] is not None and entry["checksum"] != checksum(var)
     ]
     if wrong:
-        warnings.warn(
+        warn(
             f"{file.path} holds no variables, and these do not have the values that they had when it was saved: "
             f"{', '.join(wrong)}; load those first, or save with include_variables=True, so that load writes them",
-            stacklevel=4,
         )
 
 

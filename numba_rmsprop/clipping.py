@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 
@@ -15,21 +16,22 @@ from .batches import Batch, Part
 from .gradients import CSR, Dense, Gradient, Rows
 from .kernels.csr import BLOCK_ROWS
 from .kernels.norms import (
-    BLOCK_LINES,
+    BLOCK,
     TERMS,
-    block_squares,
     csr_blocks_squares,
     csr_squares,
     dense_squares,
-    line_squares,
     rows_squares,
     rows_squares_share,
+    small_squares,
+    strided_squares,
+    total,
 )
 from .kernels.rows import CHUNK
 from .rates import StepRates
 from .slots import Slots
 from .threads import row_links, row_scratch, workers_for, worth_a_launch
-from .variables import FloatArray
+from .variables import FloatArray, as_table
 
 
 def norm_scales(
@@ -42,13 +44,14 @@ def norm_scales(
     """Return the factor for each gradient that leaves its norm, or that of all together, at most the limit.
 
     The factor is ``limit / max(norm, limit)``, as in tf.clip_by_norm and tf.clip_by_global_norm. A norm of NaN makes
-    a factor of NaN.
+    a factor of NaN. Each variable's squares are summed by themselves, in float64 whatever its dtype.
     """
-    squares = [squared_norm(gradient, own, rates) for gradient, own in parts]
+    squares = [squared_norms(gradient, own, rates) for gradient, own in parts]
     if clipnorm is not None:
-        return [_scale(clipnorm, math.sqrt(square)) for square in squares]
+        return [_scale(clipnorm, math.sqrt(square)) for (square,) in squares]
     assert global_clipnorm is not None
-    return [_scale(global_clipnorm, math.sqrt(sum(squares)))] * len(parts)
+    # In the order of their sizes, since that of the parts depends on which variables are stepped together.
+    return [_scale(global_clipnorm, math.sqrt(sum(sorted(chain.from_iterable(squares)))))] * len(parts)
 
 
 def _scale(limit: float, norm: float) -> float:
@@ -56,21 +59,22 @@ def _scale(limit: float, norm: float) -> float:
     return 1.0 if norm <= limit else limit / norm
 
 
-def squared_norm(gradient: Gradient, own: Slots | Batch, rates: StepRates) -> float:
-    """Return the sum of squares of a gradient, duplicates summed and values clipped; the order of sums is fixed."""
+def squared_norms(gradient: Gradient, own: Slots | Batch, rates: StepRates) -> list[float]:
+    """Return the sum of squares of each variable's gradient, duplicates summed and values clipped."""
     packed = rates.packed(gradient.values.dtype)
+    if isinstance(own, Batch):
+        return _small(gradient.values, [member.var.size for member in own.members], packed)
     if isinstance(gradient, Dense):
         return _dense(gradient.values, packed)
-    assert isinstance(own, Slots), "a batch has dense gradients only"
     if isinstance(gradient, CSR):
-        return _csr(gradient, math.prod(own.shape[1:]), packed)
-    return _rows(gradient, own, packed)
+        return [_csr(gradient, math.prod(own.shape[1:]), packed)]
+    return [_rows(gradient, own, packed)]
 
 
 def _rows(gradient: Rows, slots: Slots, rates: FloatArray) -> float:
     values, indices = gradient.values, gradient.indices
     workers = workers_for(values.size)
-    partial = np.empty(-(-len(indices) // CHUNK))
+    partial = np.zeros((-(-len(indices) // CHUNK), TERMS))
     links = slots.seen(), *row_links(len(indices))
     scratch = row_scratch(workers, values)
     entries, clocks = (indices, values), slots.row_clocks()
@@ -78,19 +82,27 @@ def _rows(gradient: Rows, slots: Slots, rates: FloatArray) -> float:
         rows_squares_share(0, 1, entries, clocks, rates, links, scratch, partial)
     else:
         rows_squares(workers, entries, clocks, rates, links, scratch, partial)
-    return float(np.sum(partial))
+    return total(0, len(partial), partial)
 
 
-def _dense(values: FloatArray, rates: FloatArray) -> float:
-    flat = values.reshape(-1, order="A")
-    lines = flat.size // TERMS
-    partial = np.empty(-(-lines // BLOCK_LINES))
-    table = flat[: lines * TERMS].reshape(lines, TERMS)
-    if worth_a_launch(table.size):
-        dense_squares(table, rates, partial)
-    elif lines:
-        block_squares(0, len(partial), table, rates, partial)
-    return float(np.sum(partial)) + line_squares(flat[np.newaxis, lines * TERMS :], rates)
+def _small(flat: FloatArray, sizes: list[int], rates: FloatArray) -> list[float]:
+    out = np.empty(len(sizes))
+    partial = np.zeros((sum(-(-size // BLOCK) for size in sizes), TERMS))
+    small_squares(flat.reshape(1, -1), np.array(sizes, np.int64), rates, partial, out)
+    found: list[float] = out.tolist()
+    return found
+
+
+def _dense(values: FloatArray, rates: FloatArray) -> list[float]:
+    table = None if values.flags.c_contiguous else as_table(values)
+    if not worth_a_launch(values.size):
+        return _small(np.ascontiguousarray(values), [values.size], rates)
+    partial = np.zeros((-(-values.size // BLOCK), TERMS))
+    if table is None:  # contiguous, or of three axes or more: then a copy
+        dense_squares(values.reshape(1, -1), rates, partial)
+    else:
+        strided_squares(table, rates, partial)
+    return [total(0, len(partial), partial)]
 
 
 def _csr(gradient: CSR, columns: int, rates: FloatArray) -> float:

@@ -15,7 +15,7 @@ from .stored import check_stored, readable
 from .variables import FloatArray, Label, Occupied, describe
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class IndexedSlices:
     r"""Gradient rows at given indices of a variable's first axis; every other row is 0.
 
@@ -61,6 +61,11 @@ class IndexedSlices:
         object.__setattr__(self, "values", slices)
         object.__setattr__(self, "indices", rows)
         object.__setattr__(self, "dense_shape", None if dense_shape is None else tuple(dense_shape))
+
+    def __repr__(self) -> str:
+        """Return shapes and dtypes, and not the numbers."""
+        whole = "" if self.dense_shape is None else f", dense_shape {self.dense_shape}"
+        return f"<IndexedSlices: values {self.values.dtype} {self.values.shape}, {len(self.indices)} indices{whole}>"
 
 
 @dataclass(slots=True, eq=False)

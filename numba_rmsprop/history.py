@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 
 from .interrupts import Call, call_in_one_go
 from .kernels.gaps import TABLE_GAPS, fill_table, finish_run
+from .kernels.rule import Factors
 
 Arrays: TypeAlias = tuple[NDArray[np.floating], NDArray[np.float64], NDArray[np.float64]]
 
+FACTORS = len(Factors._fields)
 RUN_ITEMS = 5
 """The first step of a run, and its numbers."""
 RUNS_AT_START = 16
@@ -31,9 +33,9 @@ class History:
     """
 
     def __init__(self, dtype: np.dtype[np.floating]) -> None:
-        self._table = np.empty((4, TABLE_GAPS), dtype)
+        self._table = np.empty((FACTORS, TABLE_GAPS), dtype)
         self._runs = np.empty((RUNS_AT_START, RUN_ITEMS))
-        self._tree = np.zeros((2 * RUNS_AT_START, 4))
+        self._tree = np.zeros((2 * RUNS_AT_START, FACTORS))
         self._count = 0
         self._latest: tuple[float, ...] = ()
         self._table_is_for: tuple[float, ...] | None = None
@@ -95,6 +97,6 @@ class History:
         runs = self._runs
         self._runs = np.empty((capacity, RUN_ITEMS))
         self._runs[: len(runs)] = runs
-        self._tree = np.zeros((2 * capacity, 4))
+        self._tree = np.zeros((2 * capacity, FACTORS))
         for run in range(len(runs) - 1):
             finish_run(run, int(runs[run + 1, 0]), runs, self._tree)

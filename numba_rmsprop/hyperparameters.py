@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import inspect
 import math
-import numbers
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-import numpy as np
-
+from .scalars import as_float
 from .schedules import LearningRateSchedule
 
 Hyperparameter: TypeAlias = float | Callable[[], float]
@@ -47,21 +45,16 @@ def check_number(name: str, value: Any) -> float:
     return number
 
 
-def as_float(name: str, value: Any) -> float:
-    """Return a real number as a float, which may be infinite or NaN; raise TypeError for anything else."""
-    if isinstance(value, np.ndarray) and value.ndim == 0:
-        value = value[()]
-    if isinstance(value, (bool, np.bool)) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name}: expected a real number, got {value!r} ({type(value).__name__})")
-    try:
-        return float(value)
-    except OverflowError:  # an integer may have more digits than a float can
-        return -math.inf if value < 0 else math.inf
-
-
 def check(name: str, value: Any) -> Any:
-    """Return a number, checked, or a callable as it is."""
-    return value if callable(value) else check_number(name, value)
+    """Return a number, checked, or a callable as it is; raise TypeError for a callable that nobody could call."""
+    if not callable(value):
+        return check_number(name, value)
+    if name != "learning_rate" and takes_step(value):
+        raise TypeError(
+            f"{name}: expected a number or a callable without arguments, got {value!r:.100}, which takes one; only the "
+            f"learning rate is called with the step. Write {name}=lambda: schedule(opt.iterations)"
+        )
+    return value
 
 
 def evaluate(name: str, value: Any) -> float:

@@ -1,17 +1,18 @@
-"""Warnings that point at the user's line, however deep in the package they come from."""
+"""Warnings at the line that is the user's."""
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
 
-PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+LIBRARIES = frozenset({__name__.partition(".")[0], "contextlib", "scipy", "torch"})
+"""What may stand between the user's line and the one that warns."""
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warn of something in the innermost line that does not belong to this package."""
-    level, frame = 1, sys._getframe(0)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(PACKAGE):
-        level, frame = level + 1, frame.f_back
+    """Warn, as if the user's own line did: the nearest caller that is none of the ``LIBRARIES``."""
+    level = 2
+    frame = sys._getframe(1)
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in LIBRARIES:
+        frame, level = frame.f_back, level + 1
     warnings.warn(message, category, stacklevel=level)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 import threading
@@ -23,12 +24,15 @@ from .notices import warn
 from .plans import Plan, layout_is_known
 from .rates import StepRates
 from .registry import Registry
-from .serialize import deserialize, serialize
+from .serialize import deserialize, made_of_some, serialize, settings_in, takes_all
+from .setting_names import ARGUMENTS, refuse_unknown
 from .settings import Settings
 from .slots import Slots, copy_rows, touched_rows
 from .variables import FloatArray, Label, Occupied, as_variable, describe, may_be_variable, memory_key
 from .weights import WeightStore
 from .wholefile import as_path
+
+POSITIONAL = ("learning_rate", "rho", "momentum", "epsilon", "centered", "name")
 
 
 class RMSprop(Settings, WeightStore):
@@ -66,7 +70,7 @@ class RMSprop(Settings, WeightStore):
         the dense algorithm does, computed when the row is next needed; "lazy", no step at all.
     epsilon_in_sqrt : bool, optional
         Put epsilon under the root (True: as in Keras 3) or outside (False: as in PyTorch) whatever the momentum.
-    weight_decay : float, default 0.0
+    weight_decay : float or None, default 0.0
         Decoupled: each step first multiplies the variable by 1 - lr·weight_decay. In lazy mode, touched rows only.
     decay : float or callable, default 0.0
         Divides the learning rate by 1 + decay·t.
@@ -91,16 +95,20 @@ class RMSprop(Settings, WeightStore):
         before anything else, and all ranks then hold the same bits. What flushes (:meth:`flush`, :meth:`get_weights`,
         :meth:`get_slot`, :meth:`minimize`) must then be called on all ranks. Settable, on all ranks together. It is no
         part of the config.
+    **others : optional
+        Arguments of Keras's optimizers that ask for nothing, such as ``use_ema=False``.
 
     Raises
     ------
     TypeError
-        If an argument is unknown or of the wrong kind.
+        If an argument is unknown, or of the wrong kind, or asks for what is not to be had here.
     ValueError
         If a number is out of its bounds, or both ``clipnorm`` and ``global_clipnorm`` are given.
 
     Notes
     -----
+    A number may be any library's: what has ``__float__`` and no axes. So may a schedule: a callable of the step.
+
     A variable is a writable NumPy array of float32 or float64 and is updated in place. In exact mode with momentum or
     weight decay, rows that a step did not touch move too, but only when they are needed: read rows through
     :meth:`gather`, or call :meth:`flush` before you read the array, or write to it, or drop the optimizer. A step for
@@ -139,10 +147,10 @@ class RMSprop(Settings, WeightStore):
         epsilon: Any = 1e-7,
         centered: bool = False,
         name: str = "RMSprop",
-        *,
+        *too_many: Any,
         sparse_update: str = "exact",
         epsilon_in_sqrt: bool | None = None,
-        weight_decay: float = 0.0,
+        weight_decay: float | None = 0.0,
         decay: Any = 0.0,
         clipvalue: float | None = None,
         clipnorm: float | None = None,
@@ -151,7 +159,14 @@ class RMSprop(Settings, WeightStore):
         lr: Any = None,
         slots_folder: str | os.PathLike[str] | None = None,
         communicator: Any = None,
+        **others: Any,
     ) -> None:
+        if too_many:
+            raise TypeError(
+                f"RMSprop: expected at most {len(POSITIONAL)} arguments without a name, {', '.join(POSITIONAL)}, got "
+                f"{len(POSITIONAL) + len(too_many)}; give the others by name, as in clipnorm=1.0"
+            )
+        refuse_unknown("RMSprop", others, ARGUMENTS)
         WeightStore.__init__(self)
         self.slots_folder = slots_folder
         self.communicator = communicator
@@ -172,6 +187,17 @@ class RMSprop(Settings, WeightStore):
             global_clipnorm=global_clipnorm,
             check_finite=check_finite,
         )
+
+    def __repr__(self) -> str:
+        """Return the learning rate, what else is not the default, and how far training has come."""
+        defaults = inspect.signature(RMSprop).parameters
+        told = ", ".join(
+            f"{name}={getattr(value, '__name__', None) or repr(value)}"
+            for name, value in self._settings().items()
+            if name == "learning_rate" or callable(value) or value != defaults[name].default
+        )
+        n, steps = len(self._slots), self._iterations
+        return f"<{type(self).__name__}({told}): {n} variable{'s' * (n != 1)}, {steps} step{'s' * (steps != 1)}>"
 
     @property
     def communicator(self) -> Any:
@@ -404,16 +430,7 @@ class RMSprop(Settings, WeightStore):
         >>> RMSprop(0.01, rho=0.99).get_config()["rho"]
         0.99
         """
-        return {
-            "name": self.name,
-            **{name: serialize(value) for name, value in self._values.items()},
-            "centered": self.centered,
-            "sparse_update": self.sparse_update,
-            "epsilon_in_sqrt": self.epsilon_in_sqrt,
-            "weight_decay": self.weight_decay,
-            **self._clips,
-            "check_finite": self.check_finite,
-        }
+        return {name: serialize(value) for name, value in self._settings().items()}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Self:
@@ -422,20 +439,31 @@ class RMSprop(Settings, WeightStore):
         Parameters
         ----------
         config : mapping
-            From :meth:`get_config`; ``lr`` may stand for ``learning_rate``.
+            From :meth:`get_config`; ``lr`` may stand for ``learning_rate``. Also that of an RMSprop of Keras or
+            tf.keras, serialized or not; where epsilon stands in Keras 3, ``epsilon_in_sqrt=True`` says.
         custom_objects : mapping of str to class or function, optional
             Your own schedules by class name, and functions by name.
 
         Raises
         ------
         TypeError
-            If it is no mapping, or there is an unknown key.
+            If it is no mapping, or a key is unknown or asks for what is not to be had here; or if a subclass has a
+            constructor with arguments of its own that the config does not have.
         ValueError
             If a schedule or function is not known.
+
+        Notes
+        -----
+        A subclass is made by its own constructor, of the settings that it takes, and then has all of them.
         """
-        if not isinstance(config, Mapping):
-            raise TypeError(f"config: expected a mapping, got {type(config).__name__}")
-        return cls(**{name: deserialize(value, custom_objects, name) for name, value in config.items()})
+        settings = {
+            name: deserialize(value, custom_objects, name) for name, value in settings_in(config, cls.__name__).items()
+        }
+        if takes_all(cls, settings):
+            return cls(**settings)
+        opt = made_of_some(cls, settings)
+        opt._take_over(RMSprop(**settings))
+        return opt
 
     def save(self, path: str | os.PathLike[str], *, include_variables: bool = True) -> None:
         """Write the optimizer's state to a safetensors file, which is whole or not there whatever happens meanwhile.
@@ -600,7 +628,7 @@ class RMSprop(Settings, WeightStore):
         seen, found = self._seen_in(closer)
         parts = self._parts([grad for grad, _ in closer if grad is not None], found)
         # Until now, a plan may have taken for small what is to have clocks.
-        calls += [(self._register, seen), (setattr, self, "_plan", None)]
+        calls += [(self._register, seen), (object.__setattr__, self, "_plan", None)]
         self._add_step(calls, parts, rates)
         if not self.check_finite and not self._clips_norms and layout_is_known():
             calls.append((self._remember, found))
@@ -614,9 +642,9 @@ class RMSprop(Settings, WeightStore):
         compiles = False
         for k, (gradient, own) in enumerate(parts):
             compiles |= own.add_step(calls, gradient, rates, 1.0 if scales is None else scales[k])
-        calls.append((setattr, self, "_iterations", self._iterations + 1))
+        calls.append((object.__setattr__, self, "_iterations", self._iterations + 1))
         if rates is not self._constant_rates:
-            calls.append((setattr, self, "_latest_thread", threading.get_ident()))
+            calls.append((object.__setattr__, self, "_latest_thread", threading.get_ident()))
         return compiles
 
     def _remember(self, found: list[Slots]) -> None:

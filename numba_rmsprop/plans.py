@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import warnings
 from functools import cache
 from itertools import chain
 from typing import Any
@@ -25,6 +24,7 @@ from .kernels.arrays import (
     WRITEABLE,
     collect_addresses,
 )
+from .notices import warn
 from .slots import Slots
 from .variables import Occupied
 
@@ -55,11 +55,10 @@ def layout_is_known() -> bool:
         and _kind(probe.dtype).to_bytes(8, "little")[:3] == b"ff="
     )
     if not known:
-        warnings.warn(
+        warn(
             f"NumPy {np.__version__} lays out its arrays otherwise than expected, so each call takes the longer way "
             "through Python, some microseconds for each variable; please report the version",
             RuntimeWarning,
-            stacklevel=2,
         )
     return known
 

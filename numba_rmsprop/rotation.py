@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import secrets
-import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from .changes import Saved
 from .checkpoint import AnyPath, heading, read, save
+from .notices import warn
 from .tensorfile import PASSED_OVER, DamagedCheckpointError, not_now
 from .wholefile import make_folder
 
@@ -49,11 +49,10 @@ def run_in(folder: Path, now: Heading, there: Sequence[Heading | None]) -> str:
         return secrets.token_hex(16) if now.run is None else now.run
     if before.iterations <= now.iterations:
         return before.run or ""
-    warnings.warn(
+    warn(
         f"{folder} holds a training of {before.iterations} iterations, and what is saved, with {now.iterations}, does "
         "not go on from it. Its checkpoints stay. To go on from them, load what latest() returns; to train anew, take "
         "another folder; or delete them",
-        stacklevel=4,
     )
     return secrets.token_hex(16)
 
@@ -107,6 +106,10 @@ class CheckpointManager:
         self._damaged: set[Path] = set()
         self._headings: dict[Path, Heading] = {}
         make_folder(self.folder)
+
+    def __repr__(self) -> str:
+        """Return the folder, and what is kept in it."""
+        return f"<CheckpointManager({str(self.folder)!r}, keep={self.keep}, full_every={self.full_every})>"
 
     def save(self, opt: RMSprop) -> Path:
         """Save ``opt``, then delete what is no longer kept; return the new file.
@@ -168,7 +171,7 @@ class CheckpointManager:
         self._damaged = (self._damaged - set(chain)) | set(passed)
         for path, error in passed.items():
             earlier = paths[paths.index(path) - 1].name if path != paths[0] else "nothing"
-            warnings.warn(f"skipping {path.name}, going back to {earlier}: {error}", stacklevel=2)
+            warn(f"skipping {path.name}, going back to {earlier}: {error}")
         return chain
 
     def _newest_whole(self, paths: list[Path], passed: dict[Path, Exception]) -> list[Path]:
@@ -238,4 +241,4 @@ class CheckpointManager:
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
-                warnings.warn(f"cannot delete {path.name}, which is no longer kept: {error}", stacklevel=3)
+                warn(f"cannot delete {path.name}, which is no longer kept: {error}")

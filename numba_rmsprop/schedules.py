@@ -15,11 +15,14 @@ import abc
 import dataclasses
 import math
 import numbers
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
+
+from .scalars import as_float
 
 
 class LearningRateSchedule(abc.ABC):
@@ -62,17 +65,46 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic | np.ndarray) and value.ndim == 0 else value
 
 
-def _check_numbers(schedule: Any, *positive: str) -> None:
-    """Raise TypeError unless all fields are numbers, and ValueError unless those named are above 0."""
+def _check_numbers(schedule: Any, *positive: str, at_least_0: Sequence[str] = ()) -> None:
+    """Raise unless all fields are finite numbers, some of them above 0 or not below it; make Python's of foreign ones.
+
+    Raises
+    ------
+    TypeError
+        If one is no number.
+    ValueError
+        If one is out of its bounds.
+    """
+    kind = type(schedule).__name__
     for field in dataclasses.fields(schedule):
         value = getattr(schedule, field.name)
-        for number in value if isinstance(value, tuple) else (value,):
-            fits = isinstance(number, numbers.Real) or (isinstance(number, np.ndarray) and number.ndim == 0)
-            if not fits and not (number is None and field.default is None) and field.name != "name":
-                raise TypeError(f"{type(schedule).__name__}: expected a number for {field.name}, got {number!r:.100}")
-    for name in positive:
-        if not getattr(schedule, name) > 0:
-            raise ValueError(f"{type(schedule).__name__}: expected {name} > 0, got {getattr(schedule, name)!r}")
+        if field.name == "name" or (value is None and field.default is None):
+            continue
+        try:
+            found = [as_float(field.name, number) for number in (value if isinstance(value, tuple) else (value,))]
+        except TypeError:
+            if isinstance(value, (bool, np.bool)):
+                continue
+            raise TypeError(f"{kind}: expected a number for {field.name}, got {value!r:.100}") from None
+        if not all(map(math.isfinite, found)) and field.name != "boundaries":
+            raise ValueError(f"{kind}: expected a finite number for {field.name}, got {value!r}")
+        if not isinstance(value, (tuple, numbers.Real, np.ndarray)):
+            object.__setattr__(schedule, field.name, found[0])
+    for names, bound in ((positive, "> 0"), (at_least_0, ">= 0")):
+        for name in names:
+            value = getattr(schedule, name)
+            if not (value > 0 or (value == 0 and bound == ">= 0")):
+                raise ValueError(f"{kind}: expected {name} {bound}, got {value!r}")
+
+
+def _elapsed(step: int, steps: float) -> float:
+    """Return ``step / steps``, finite."""
+    return min(step / steps, sys.float_info.max)
+
+
+def _between(low: float, value: float, high: float) -> float:
+    """Return a value that rounding, or the end of a decay, may have put just outside of its range."""
+    return min(max(value, min(low, high)), max(low, high))
 
 
 @dataclass(frozen=True)
@@ -94,11 +126,11 @@ class ExponentialDecay(LearningRateSchedule):
     name: str | None = None
 
     def __post_init__(self) -> None:
-        _check_numbers(self, "decay_steps")
+        _check_numbers(self, "decay_steps", at_least_0=["decay_rate"])
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of step ``step``."""
-        exponent = step / self.decay_steps
+        exponent = _elapsed(step, self.decay_steps)
         # As an integer, the rate would be raised to a whole power exactly, with as many digits as that takes.
         return self.initial_learning_rate * float(self.decay_rate) ** (
             math.floor(exponent) if self.staircase else exponent
@@ -163,18 +195,19 @@ class PolynomialDecay(LearningRateSchedule):
     name: str | None = None
 
     def __post_init__(self) -> None:
-        _check_numbers(self, "decay_steps")
+        _check_numbers(self, "decay_steps", at_least_0=["power"])
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of step ``step``."""
         if self.cycle:
-            length = self.decay_steps * max(1, math.ceil(step / self.decay_steps))
+            length = self.decay_steps * max(1, math.ceil(_elapsed(step, self.decay_steps)))
         else:
             length = self.decay_steps
             step = min(step, length)
         span = self.initial_learning_rate - self.end_learning_rate
-        remaining: float = (1 - step / length) ** self.power
-        return span * remaining + self.end_learning_rate
+        # A length that is no whole number may have been rounded to just below the step.
+        remaining: float = max(1 - step / length, 0) ** self.power
+        return _between(self.initial_learning_rate, span * remaining + self.end_learning_rate, self.end_learning_rate)
 
 
 @dataclass(frozen=True)
@@ -196,11 +229,11 @@ class InverseTimeDecay(LearningRateSchedule):
     name: str | None = None
 
     def __post_init__(self) -> None:
-        _check_numbers(self, "decay_steps")
+        _check_numbers(self, "decay_steps", at_least_0=["decay_rate"])
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of step ``step``."""
-        elapsed = step / self.decay_steps
+        elapsed = _elapsed(step, self.decay_steps)
         return self.initial_learning_rate / (1 + self.decay_rate * (math.floor(elapsed) if self.staircase else elapsed))
 
 
@@ -233,18 +266,19 @@ class CosineDecay(LearningRateSchedule):
     warmup_steps: int = 0
 
     def __post_init__(self) -> None:
-        _check_numbers(self, "decay_steps")
+        _check_numbers(self, "decay_steps", at_least_0=["warmup_steps"])
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of step ``step``."""
         start = self.initial_learning_rate
         if self.warmup_target is not None:
+            target = self.warmup_target
             if step < self.warmup_steps:
-                return start + (self.warmup_target - start) * step / self.warmup_steps
-            start = self.warmup_target
+                return _between(start, start + (target - start) * step / self.warmup_steps, target)
+            start = target
             step -= self.warmup_steps
         cosine = 0.5 * (1 + math.cos(math.pi * min(step, self.decay_steps) / self.decay_steps))
-        return start * ((1 - self.alpha) * cosine + self.alpha)
+        return _between(start, start * ((1 - self.alpha) * cosine + self.alpha), start * self.alpha)
 
 
 @dataclass(frozen=True)
@@ -273,25 +307,38 @@ class CosineDecayRestarts(LearningRateSchedule):
     name: str | None = None
 
     def __post_init__(self) -> None:
-        _check_numbers(self, "first_decay_steps", "t_mul")
+        _check_numbers(self, "first_decay_steps", "t_mul", at_least_0=["m_mul"])
         if self.t_mul < 1:
             raise ValueError(f"CosineDecayRestarts: expected t_mul >= 1, got {self.t_mul!r}")
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of step ``step``."""
-        period, fraction = self._period(step / self.first_decay_steps)
-        cosine = 0.5 * float(self.m_mul) ** period * (1 + math.cos(math.pi * fraction))
-        return self.initial_learning_rate * ((1 - self.alpha) * cosine + self.alpha)
+        period, fraction = self._period(_elapsed(step, self.first_decay_steps))
+        height = float(self.m_mul) ** period
+        cosine = 0.5 * height * (1 + math.cos(math.pi * fraction))
+        rate = self.initial_learning_rate * ((1 - self.alpha) * cosine + self.alpha)
+        ends = self.initial_learning_rate * self.alpha, self.initial_learning_rate
+        return _between(ends[0], rate, ends[1]) if height <= 1 else rate
 
     def _period(self, elapsed: float) -> tuple[int, float]:
         """Return the period, and the fraction of it that is over; ``elapsed`` is in first periods."""
-        if self.t_mul == 1:
+        growth = self.t_mul - 1
+        if growth == 0:
             return math.floor(elapsed), elapsed - math.floor(elapsed)
-        period = math.floor(math.log(1 + elapsed * (self.t_mul - 1)) / math.log(self.t_mul))
-        # The quotient of logarithms can fall just below a whole number, at the step of a restart.
-        if self._start(period + 1) <= elapsed:
+        period = math.floor(math.log1p(min(elapsed * growth, sys.float_info.max)) / math.log1p(growth))
+        # The quotient of logarithms can fall beside a whole number, at the step of a restart.
+        while self._start(period) > elapsed:
+            period -= 1
+        while self._start(period + 1) <= elapsed:
             period += 1
-        return period, (elapsed - self._start(period)) / self.t_mul**period
+        start, end = self._start(period), self._start(period + 1)
+        return period, _between(0.0, (elapsed - start) / (end - start), 1.0)
 
     def _start(self, period: int) -> float:
-        return (float(self.t_mul) ** period - 1) / (self.t_mul - 1)
+        growth = float(self.t_mul) - 1
+        try:
+            # Near 1, powers differ too little from 1 to be told apart; elsewhere whole ones are exact.
+            power = math.expm1(period * math.log1p(growth)) if growth < 1e-3 else float(self.t_mul) ** period - 1
+        except OverflowError:
+            return math.inf
+        return power / growth

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import numpy as np
 
 from .hyperparameters import Hyperparameter, LearningRate, check, check_number, evaluate, evaluate_learning_rate
 from .rates import StepRates
+from .setting_names import refuse_misspelt
 
 MODES = ("exact", "lazy")
 CLIPS = ("clipvalue", "clipnorm", "global_clipnorm")
@@ -28,7 +30,7 @@ class Settings:
         name: str,
         sparse_update: str,
         epsilon_in_sqrt: bool | None,
-        weight_decay: float,
+        weight_decay: float | None,
         clipvalue: float | None,
         clipnorm: float | None,
         global_clipnorm: float | None,
@@ -43,7 +45,7 @@ class Settings:
         self._centered = bool(centered)
         self.check_finite = bool(check_finite)
         self._epsilon_in_sqrt = None if epsilon_in_sqrt is None else bool(epsilon_in_sqrt)
-        self._weight_decay = check_number("weight_decay", weight_decay)
+        self._weight_decay = check_number("weight_decay", 0.0 if weight_decay is None else weight_decay)
         self._clips: dict[str, float | None] = dict.fromkeys(CLIPS)
         self._clips_norms = False
         self._constant_rates: StepRates | None = None
@@ -58,6 +60,12 @@ class Settings:
             "decay": check("decay", decay),
         }
         self._has_momentum = callable(momentum) or self._values["momentum"] > 0
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; refuse one that was meant for a setting."""
+        if name[0] != "_" and not hasattr(type(self), name):  # to ask self.__dict__ would slow all attributes down
+            refuse_misspelt(type(self), name)
+        object.__setattr__(self, name, value)
 
     @property
     def learning_rate(self) -> LearningRate:
@@ -159,6 +167,23 @@ class Settings:
         """Where epsilon stands, or None for what follows from the momentum; fixed when the optimizer was made."""
         return self._epsilon_in_sqrt
 
+    def _settings(self) -> dict[str, Any]:
+        """Return the arguments of the constructor."""
+        return {
+            "name": self.name,
+            **self._values,
+            "centered": self.centered,
+            "sparse_update": self.sparse_update,
+            "epsilon_in_sqrt": self.epsilon_in_sqrt,
+            "weight_decay": self.weight_decay,
+            **self._clips,
+            "check_finite": self.check_finite,
+        }
+
+    def _take_over(self, other: Settings) -> None:
+        """Take all settings of another; ``self`` has no slots yet."""
+        Settings.__init__(self, **other._settings())
+
     def _set(self, name: str, value: Any) -> None:
         self._values[name] = check(name, value)
         self._constant_rates = None
@@ -180,6 +205,12 @@ class Settings:
         values = self._values
         decay = evaluate("decay", values["decay"])
         learning_rate = evaluate_learning_rate(values["learning_rate"], decay, step)
+        shrink = 1.0 - learning_rate * self._weight_decay
+        if not math.isfinite(shrink):
+            raise ValueError(
+                f"learning_rate times weight_decay: expected a finite number at step {step}, got "
+                f"{learning_rate:g} times {self._weight_decay:g}; lower one of them"
+            )
         epsilon = evaluate("epsilon", values["epsilon"])
         inside = self._has_momentum if self._epsilon_in_sqrt is None else self._epsilon_in_sqrt
         rates = StepRates(
@@ -188,7 +219,7 @@ class Settings:
             momentum=evaluate("momentum", values["momentum"]),
             epsilon_inside=epsilon if inside else 0.0,
             epsilon_outside=0.0 if inside else epsilon,
-            shrink=1.0 - learning_rate * self._weight_decay,
+            shrink=shrink,
             clipvalue=np.inf if self.clipvalue is None else self.clipvalue,
         )
         if values["decay"] == 0 and not any(map(callable, values.values())):

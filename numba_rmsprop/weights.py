@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from operator import setitem
 from typing import Any, TypeAlias
@@ -12,6 +14,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from .interrupts import Call, Uninterrupted
 from .known import KnownVariables
 from .locking import carry_out, in_turn
+from .scalars import as_float
 from .variables import FloatArray, Occupied, describe
 
 Initializer: TypeAlias = str | float | Callable[..., ArrayLike]
@@ -34,7 +37,7 @@ class WeightStore(KnownVariables):
         in_turn(carry_out, self._add_iterations, _check_iterations(value))
 
     def _add_iterations(self, calls: list[Call], iterations: int) -> bool:
-        calls.append((setattr, self, "_iterations", iterations))
+        calls.append((object.__setattr__, self, "_iterations", iterations))
         return False
 
     @property
@@ -104,7 +107,7 @@ class WeightStore(KnownVariables):
         self.flush()  # makes the look worthless, if any row was behind
         calls += [(setattr, slots.changes, "everything", True) for slots in self._slots]
         calls += [(setitem, array, ..., value) for array, value in zip(present, values, strict=True)]
-        calls.append((setattr, self, "_iterations", iterations))
+        calls.append((object.__setattr__, self, "_iterations", iterations))
         return False
 
     def flush(self, *variables: FloatArray) -> None:
@@ -222,11 +225,14 @@ def _initial(initializer: Initializer, shape: tuple[int, ...], dtype: np.dtype[A
 
 
 def _check_iterations(value: Any) -> int:
-    number = value.item() if isinstance(value, np.generic) else value
-    if (
-        isinstance(number, bool)
-        or not isinstance(number, (int, float))
-        or not (0 <= number < 2**63 and number % 1 == 0)
-    ):
-        raise ValueError(f"iterations: expected a whole number >= 0 and below 2**63, got {value!r}")
+    number: float
+    try:
+        number = operator.index(value)
+    except TypeError:
+        try:
+            number = as_float("iterations", value)
+        except TypeError:
+            number = math.nan
+    if isinstance(value, bool) or not (0 <= number < 2**63 and number % 1 == 0):
+        raise ValueError(f"iterations: expected a whole number >= 0 and below 2**63, got {value!r:.100}")
     return int(number)

@@ -8,13 +8,13 @@ from numba_rmsprop import curve_fit_many, minimize_many
 from numba_rmsprop.kernels.catching_up import copy_share, flush_rows, gather_catching_up, gather_rows
 from numba_rmsprop.kernels.csr import step_csr
 from numba_rmsprop.kernels.dense import step_dense, step_many
-from numba_rmsprop.kernels.norms import csr_squares, rows_squares
+from numba_rmsprop.kernels.norms import BLOCK, TERMS, csr_squares, dense_squares, rows_squares, strided_squares
 from numba_rmsprop.kernels.rows import step_rows
 from numba_rmsprop.threads import new_counters, row_links, row_scratch
 
 ROWS, COLUMNS, SPARE = 40, 3, 2000
 RATES = np.ones(9)
-HISTORY = np.ones((4, 8)), np.ones((1, 4)), np.zeros((2, 4))
+HISTORY = np.ones((8, 8)), np.ones((1, 4)), np.zeros((2, 8))
 
 
 def state(rows=ROWS):
@@ -58,7 +58,7 @@ BY_ROW = {
         2, entries(row), state(ROWS + SPARE), (np.zeros(ROWS, np.int32), 0, 1), None, RATES, links(), scratch()
     ),
     "rows_squares": lambda row: rows_squares(
-        2, entries(row), np.zeros(ROWS, np.int32), RATES, links(), scratch(), np.zeros(1)
+        2, entries(row), np.zeros(ROWS, np.int32), RATES, links(), scratch(), np.zeros((1, TERMS))
     ),
     "gather_catching_up": lambda row: gather_catching_up(2, *at_rows(row), state(), ages(), HISTORY),
     "gather_rows": lambda row: gather_rows(2, *at_rows(row), state()[0]),
@@ -68,6 +68,9 @@ OTHERS = {
     "step_csr": lambda: step_csr(2, matrix(ROWS, 0), state(), ages(), None, RATES, sums()),
     "step_csr, columns": lambda: step_csr(2, matrix(0, COLUMNS), state(), ages(), None, RATES, sums()),
     "csr_squares": lambda: csr_squares(2, matrix(0, COLUMNS), RATES, sums(), np.zeros(1)),
+    "dense_squares": lambda: dense_squares(np.ones((1, ROWS)), np.ones(1), np.zeros((1, TERMS))),
+    "dense_squares, partial": lambda: dense_squares(np.ones((1, 2 * BLOCK)), RATES, np.zeros((2, TERMS - 1))),
+    "strided_squares": lambda: strided_squares(np.ones((ROWS, COLUMNS)), RATES, np.zeros((1, TERMS - 1))),
     "step_dense": lambda: step_dense(np.ones((ROWS + 1, COLUMNS)), state(), RATES),
     "copy_share, out": lambda: copy_share(0, 1, np.zeros(2, np.int64), np.empty((1, COLUMNS)), state()[0]),
     "flush_rows": lambda: flush_rows(state(), (np.zeros(ROWS - 1, np.int32), 0, 1), HISTORY),

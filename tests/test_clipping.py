@@ -1,5 +1,6 @@
 """Clipping acts on the summed gradient, in the order value, norm, global norm."""
 
+import numba
 import numpy as np
 import pytest
 import scipy.sparse
@@ -65,3 +66,47 @@ def test_norms_do_not_overflow_in_float32():
     opt = RMSprop(0.1, clipnorm=1.0, rho=0.0)
     opt.apply_gradients([(np.full(4, 1e30, np.float32), var)])
     np.testing.assert_allclose(opt.get_slot(var, "rms"), 0.25, rtol=1e-6)
+
+
+SHAPES = [(), (33,), (9, 7), (5, 6, 7), (0, 3)]
+if not numba.config.DISABLE_JIT:
+    SHAPES += [(20_001,), (100, 200), (20_000, 1), (3, 9_000), (40, 30, 20)]
+LAYOUTS = {
+    "Fortran": lambda array: array.copy(order="F"),
+    "every second": lambda array: np.repeat(array, 2, axis=-1)[..., ::2] if array.ndim else array,
+    "backwards": lambda array: np.ascontiguousarray(array[::-1])[::-1] if array.ndim else array,
+}
+
+
+def mean_squares(gradients, variables, **clips):
+    """Return the squares of the gradients as they were clipped."""
+    opt = RMSprop(0.1, rho=0.0, **clips)
+    opt.apply_gradients(list(zip(gradients, variables, strict=True)))
+    return [opt.get_slot(var, "rms").tobytes() for var in variables]
+
+
+@pytest.mark.parametrize("clips", [{"clipnorm": 0.5}, {"global_clipnorm": 0.5}], ids=str)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_bits_of_a_norm_depend_on_no_layout(clips, dtype, threads):
+    rng = np.random.default_rng(0)
+    gradients = [rng.standard_normal(shape).astype(dtype) for shape in SHAPES]
+    variables = [np.ones_like(gradient) for gradient in gradients]
+    expected = mean_squares(gradients, variables, **clips)
+    for name, turned in LAYOUTS.items():
+        for which in ("gradients", "variables"):
+            others = [[turned(array) for array in arrays] for arrays in (gradients, variables)]
+            given = (others[0], variables) if which == "gradients" else (gradients, others[1])
+            assert mean_squares(*given, **clips) == expected, f"{name} {which}"
+    backwards = mean_squares(gradients[::-1], variables[::-1], **clips)
+    assert backwards[::-1] == expected, "in another order"
+
+
+@pytest.mark.parametrize("shape", [(5,), (70_000,), (70, 1_000)], ids=str)
+def test_a_norm_of_both_dtypes_is_as_exact_as_float64(shape):
+    rng = np.random.default_rng(0)
+    single, double = rng.standard_normal(shape).astype(np.float32), rng.standard_normal(5)
+    for grad in (single, np.asfortranarray(single), IndexedSlices(single, np.arange(len(single)))):
+        opt, var = RMSprop(0.1, rho=0.0, global_clipnorm=1.0), np.zeros(5)
+        opt.apply_gradients([(grad, np.zeros(shape, np.float32)), (double, var)])
+        norm = np.sqrt(np.sum(single.astype(float) ** 2) + np.sum(double**2))
+        np.testing.assert_allclose(opt.get_slot(var, "rms"), (double / norm) ** 2, rtol=1e-14)

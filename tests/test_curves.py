@@ -302,7 +302,7 @@ REFUSED = [
     ({"sigma": T + 0j}, TypeError, "sigma: expected real numbers, got complex128"),
     ({"maxiter": 1.5}, TypeError, "maxiter: expected an integer"),
     ({"rho": lambda: 0.5}, TypeError, "rho: expected a number, the same for all steps"),
-    ({"method": "trf"}, TypeError, "method: expected one of rho, .*got an unknown argument"),
+    ({"method": "trf"}, TypeError, "method: expected one of learning_rate, .*got an unknown argument"),
 ]
 
 

@@ -50,6 +50,12 @@ def test_a_graph_is_read(examples, folder):
     np.testing.assert_array_equal(graph.both_ways(graph.test), [[0, 1, 2], [2, 3, 0]])
 
 
+def test_spaces_around_a_name_make_no_other_entity(examples, folder):
+    (folder / "train.txt").write_text("a\tlikes\tb \n b\tlikes \tc\na\tknows\tc\u00a0\n", encoding="utf8")
+    graph = examples.triples.read_graph(folder)
+    assert (graph.entities, graph.relations) == (["a", "b", "c", "d"], ["knows", "likes"])
+
+
 def test_lines_may_end_as_elsewhere_and_be_empty(examples, folder):
     (folder / "train.txt").write_bytes("\ufeffä b\tlikes\tc\r\n\r\n  \na\tlikes\tb".encode())
     graph = examples.triples.read_graph(folder)

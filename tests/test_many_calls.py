@@ -104,8 +104,8 @@ REFUSED = [
     ({"learning_rate": lambda step: np.nan}, ValueError, "learning_rate: expected 0 <= learning_rate"),
     ({"rho": 2.0}, ValueError, "rho: expected 0 <= rho <= 1"),
     ({"rho": lambda: 0.9}, TypeError, "rho: expected a number, the same for all steps"),
-    ({"global_clipnorm": 1.0}, TypeError, "global_clipnorm: expected one of rho, .*got an unknown argument"),
-    ({"tol": 1.0}, TypeError, "tol: expected one of rho, .*got an unknown argument"),
+    ({"global_clipnorm": 1.0}, TypeError, "global_clipnorm: expected one of learning_rate, .*got an unknown argument"),
+    ({"tol": 1.0}, TypeError, "tol: expected one of learning_rate, .*got an unknown argument"),
 ]
 
 

@@ -121,8 +121,9 @@ def test_second_derivatives_are_ignored_with_a_warning():
 
 
 def test_unknown_options_are_named_in_a_warning():
-    options = {"maxiter": 20, "eta": 1, "mxiter": 2}
-    with pytest.warns(OptimizeWarning, match="^Unknown solver options: eta, mxiter$") as caught:
+    options = {"maxiter": 20, "colour": 1, "eta": 1, "mxiter": 2}
+    listed = r"colour, eta \(did you mean learning_rate\?\), mxiter \(did you mean maxiter\?\)"
+    with pytest.warns(OptimizeWarning, match=f"^Unknown solver options: {listed}$") as caught:
         result = minimize(square, [1.0, -2.0], jac=square_der, method=rmsprop, options=options)
     assert caught[0].filename == __file__
     assert result.nit == 20

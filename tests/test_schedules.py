@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from numba_rmsprop import RMSprop, schedules
 from numba_rmsprop.schedules import (
@@ -177,3 +179,75 @@ def test_what_is_no_number_is_refused(make, wrong):
     with pytest.raises(TypeError, match="expected a number for"):
         make(wrong)
     assert make(np.float32(0.5))(3) == make(np.array(0.5, np.float32))(3)
+
+
+lengths = st.one_of(st.integers(1, 10**6), st.floats(0.1, 1e6), st.sampled_from([5e-324, 1e308, 60_000 / 700, 0.7]))
+rates = st.one_of(st.floats(0, 10), st.sampled_from([0.0, 1e-310, 1e300]))
+parts = st.floats(0, 1)
+names = st.none()
+LENGTHS = ("decay_steps", "first_decay_steps", "boundaries")
+MAKERS = {
+    ExponentialDecay: st.builds(ExponentialDecay, rates, lengths, parts, st.booleans()),
+    PiecewiseConstantDecay: st.builds(lambda a, b, c: PiecewiseConstantDecay([a], [b, c]), lengths, rates, rates),
+    PolynomialDecay: st.builds(PolynomialDecay, rates, lengths, rates, st.floats(0, 10), st.booleans()),
+    InverseTimeDecay: st.builds(InverseTimeDecay, rates, lengths, rates, st.booleans()),
+    CosineDecay: st.builds(CosineDecay, rates, lengths, parts, names, st.one_of(names, rates), st.floats(0, 1e6)),
+    CosineDecayRestarts: st.builds(
+        CosineDecayRestarts,
+        rates,
+        lengths,
+        st.one_of(st.floats(1, 3), st.sampled_from([1 + 2**-52, 1 + 1e-9, 1e19, 1e300])),
+        parts,
+        parts,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", MAKERS, ids=lambda kind: kind.__name__)
+@settings(max_examples=settings.default.max_examples // 4)
+@given(data=st.data())
+def test_every_step_has_a_rate_within_the_range(kind, data):
+    schedule = data.draw(MAKERS[kind])
+    ends = [getattr(schedule, name, None) for name in ("initial_learning_rate", "end_learning_rate", "warmup_target")]
+    ends += [*getattr(schedule, "values", ()), 0.0 if kind is not PolynomialDecay else None]
+    ends = [end for end in ends if end is not None]
+    length = next(getattr(schedule, name) for name in LENGTHS if hasattr(schedule, name))
+    length = length[0] if isinstance(length, tuple) else length
+    near = st.integers(0, 10**4).map(lambda times: round(min(times * length, 2.0**62)))
+    for _ in range(10):
+        rate = schedule(data.draw(st.one_of(st.integers(0, 2**63 - 1), st.integers(0, 100), near)))
+        assert isinstance(rate, (int, float))
+        assert min(ends) <= rate <= max(ends)
+
+
+@pytest.mark.parametrize(("length", "step"), [(60_000 / 700, 1800), (0.7, 49), (54.7, 547)])
+@pytest.mark.parametrize("power", [0.5, 1.0])
+def test_cycles_of_a_length_that_is_no_whole_number(length, step, power):
+    schedule = PolynomialDecay(0.1, length, end_learning_rate=0.0, power=power, cycle=True)
+    assert 0 <= schedule(step) < 1e-7
+    opt, var = RMSprop(schedule), np.ones(3)
+    opt.iterations = step
+    assert opt.apply_gradients([(var, var)]) == step + 1
+
+
+@pytest.mark.parametrize("growth", [2**-52, 1e-9, 1e-4])
+def test_periods_that_hardly_grow(growth):
+    hardly, never = CosineDecayRestarts(0.1, 10, 1 + growth), CosineDecayRestarts(0.1, 10, 1.0)
+    assert all(math.isclose(hardly(step), never(step), rel_tol=100 * growth, abs_tol=1e-9) for step in range(0, 30, 3))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ExponentialDecay(0.1, 10, -0.5), "expected decay_rate >= 0, got -0.5"),
+        (lambda: InverseTimeDecay(0.1, 10, -0.5), "expected decay_rate >= 0, got -0.5"),
+        (lambda: PolynomialDecay(0.1, 10, power=-1), "expected power >= 0, got -1"),
+        (lambda: CosineDecay(0.1, 10, warmup_target=1.0, warmup_steps=-1), "expected warmup_steps >= 0, got -1"),
+        (lambda: CosineDecayRestarts(0.1, 10, m_mul=-1.0), "expected m_mul >= 0, got -1.0"),
+        (lambda: ExponentialDecay(math.nan, 10, 0.5), "expected a finite number for initial_learning_rate, got nan"),
+        (lambda: CosineDecay(0.1, math.inf), "expected a finite number for decay_steps, got inf"),
+    ],
+)
+def test_arguments_that_give_no_rate_at_some_step_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-import warnings
+
+from ..notices import warn
 
 
 def warn_of_binding(ranks_here: int, rank: int) -> None:
@@ -25,12 +26,11 @@ def warn_of_binding(ranks_here: int, rank: int) -> None:
     all_cores = _cores_of_job()
     share = all_cores // ranks_here
     if mine < share:
-        warnings.warn(
+        warn(
             f"rank {rank} may run on {mine} of the {share} cores that are its share ({all_cores} cores, {ranks_here} "
             f"ranks on this machine): start the program with mpiexec --map-by slot:PE={share}, or with --bind-to none "
             f"and NUMBA_NUM_THREADS={share}",
             RuntimeWarning,
-            stacklevel=5,
         )
 
 

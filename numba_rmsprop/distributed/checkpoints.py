@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..checkpoint import AnyPath, heading, read
+from ..notices import warn
 from ..optimizer import RMSprop
 from ..rotation import Heading, run_in
 from ..tensorfile import PASSED_OVER, DamagedCheckpointError, not_now
@@ -187,7 +187,7 @@ class TableCheckpoints:
             if not damaged:
                 raise OSError(words)
             self._damaged.add(path)
-            warnings.warn(f"skipping {path.name}: {words}", stacklevel=2)
+            warn(f"skipping {path.name}: {words}")
         if found is not None:
             self._damaged.discard(found.path)
         return found
@@ -266,7 +266,7 @@ class TableCheckpoints:
                 (path / MANIFEST).unlink(missing_ok=True)  # first, so that nothing half deleted counts
                 shutil.rmtree(path)
             except OSError as error:
-                warnings.warn(f"cannot delete {path.name}, which is no longer kept: {error}", stacklevel=4)
+                warn(f"cannot delete {path.name}, which is no longer kept: {error}")
 
 
 def _is_ours(path: Path) -> bool:

@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..hyperparameters import as_float
 from ..kernels.requests import uniform_rows
+from ..scalars import as_float
 from ..variables import FloatArray
 from .layout import Layout
 

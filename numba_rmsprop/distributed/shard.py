@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..batches import Part
 from ..gradients import Gradient, IndexedSlices
-from ..kernels.norms import row_squares
+from ..kernels.norms import TERMS, row_squares
 from ..optimizer import RMSprop
 from ..rates import StepRates
 from ..slots import Slots
@@ -66,7 +66,7 @@ class ShardOptimizer(RMSprop):
         """Return by what to scale the gradient so that its norm over all ranks is within the limit."""
         values = parts[0][0].values
         squares = np.empty(len(values))
-        row_squares(values, rates.packed(values.dtype), squares)
+        row_squares(values, rates.packed(values.dtype), np.empty((1, TERMS)), squares)
         norm = math.sqrt(exact_sum(self._ranks.tell_all(partial_sum(squares))))
         limit = self.global_clipnorm if self.clipnorm is None else self.clipnorm
         assert limit is not None

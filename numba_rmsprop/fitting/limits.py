@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ..hyperparameters import check_number, evaluate_learning_rate
 from ..kernels.fits import Constants, Limits
 from ..optimizer import RMSprop
+from ..setting_names import hint
 from .options import as_count, as_real, falling_rate
 
 RATES = 1e-2, 1e-8
@@ -50,7 +51,10 @@ def as_optimizer(learning_rate: Any, maxiter: int, hyperparameters: dict[str, An
     """Return an optimizer with the hyperparameters of a fit, all of which were checked."""
     for name, value in hyperparameters.items():
         if name not in HYPERPARAMETERS:
-            raise TypeError(f"{name}: expected one of {', '.join(HYPERPARAMETERS)}, got an unknown argument")
+            options = ("learning_rate", "maxiter", *HYPERPARAMETERS)
+            raise TypeError(
+                f"{name}: expected one of {', '.join(options)}, got an unknown argument{hint(name, options)}"
+            )
         if callable(value):
             raise TypeError(f"{name}: expected a number, the same for all steps, got {value!r}")
     # An epsilon of a certain size would be large beside the slopes of data in small units: amperes, or fluxes.

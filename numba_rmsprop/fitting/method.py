@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable
 from typing import Any
 
-from ..optimizer import RMSprop
+from ..notices import warn
+from ..setting_names import ARGUMENTS, meant
 from .differences import METHODS, Differences
 from .fit import Fit, Rules, as_dense
 from .iterate import Iterate, WatchedRMSprop
@@ -28,7 +28,7 @@ from .options import (
 )
 from .watching import Watchers
 
-CONSTRUCTOR = frozenset(inspect.signature(RMSprop).parameters)
+CONSTRUCTOR = frozenset(ARGUMENTS)
 
 
 def rmsprop(
@@ -221,15 +221,16 @@ def _refuse_constraints(constraints: Any) -> None:
 def _warn(hess: Any, hessp: Any, unknown: dict[str, Any]) -> None:
     """Warn of what is ignored, in SciPy's words, at the line that calls ``minimize``."""
     if hess is not None:
-        warnings.warn("Method rmsprop does not use Hessian information (hess).", RuntimeWarning, stacklevel=4)
+        warn("Method rmsprop does not use Hessian information (hess).", RuntimeWarning)
     if hessp is not None:
-        warnings.warn(
-            "Method rmsprop does not use Hessian-vector product information (hessp).", RuntimeWarning, stacklevel=4
-        )
+        warn("Method rmsprop does not use Hessian-vector product information (hessp).", RuntimeWarning)
     if unknown:
         from scipy.optimize import OptimizeWarning
 
-        warnings.warn(f"Unknown solver options: {', '.join(unknown)}", OptimizeWarning, stacklevel=4)
+        options = [*CONSTRUCTOR, *inspect.signature(rmsprop).parameters]
+        told = ((name, meant(name, options)) for name in unknown)
+        listed = ", ".join(f"{name} (did you mean {other}?)" if other else name for name, other in told)
+        warn(f"Unknown solver options: {listed}", OptimizeWarning)
 
 
 def _teller(callback: Callable[..., object] | None) -> Callable[[Any], object] | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..hyperparameters import as_float
+from ..scalars import as_float
 from ..schedules import ExponentialDecay
 from ..variables import DTYPES, FloatArray
 

@@ -13,7 +13,7 @@ from .jit import Integer, compiled, compiled_inline, compiled_parallel, inlined
 from .memory import load_var, store_out
 from .prefetch import prefetch_item, prefetch_row
 from .rows import ROWS_AHEAD, load_element, prefetch_state, store_element
-from .rule import catch_up
+from .rule import catch_up_any
 
 CLOCKS_AHEAD = 16
 
@@ -37,7 +37,7 @@ def catch_up_row(row: Integer, state: Any, ages: Any, history: Any) -> None:
         factors = factors_of(start, now, history)
         for j in range(state[0].shape[1]):
             var, rms, mg, momentum = load_element(state, row, j)
-            store_element(state, row, j, catch_up(var, rms, mg, momentum, factors))
+            store_element(state, row, j, catch_up_any(var, rms, mg, momentum, factors))
         clocks[row] = now
 
 

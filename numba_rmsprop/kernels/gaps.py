@@ -7,11 +7,11 @@ until the next run starts. With constant hyperparameters there is one run, whate
 
 Three arrays answer for any gap, and travel as the tuple ``history``:
 
-``table``, shape (4, TABLE_GAPS), of the variable's dtype
+``table``, shape (8, TABLE_GAPS), of the variable's dtype
     Column ``gap`` holds the factors of the latest ``gap`` steps: the common gaps are a look-up.
 ``runs``, shape (runs, 5), float64
     As above.
-``tree``, shape (2 * capacity, 4), float64
+``tree``, shape (2 * capacity, 8), float64
     A segment tree over the factors of whole, finished runs, so that a gap over n runs takes 2·log2(n) products.
 
 All products are in float64; the result is rounded once to the variable's dtype.
@@ -33,18 +33,43 @@ TABLE_GAPS = 1024
 @compiled_inline
 def then(first: Any, second: Any) -> Factors:
     """Return the factors of ``first`` followed by ``second``."""
+    # Either of two signs that are 0 or 1, or NaN; and a value that was infinite before is NaN after a turn.
+    either = first.drift_sign + second.drift_sign - first.drift_sign * second.drift_sign
     return Factors(
         first.rms * second.rms,
         first.momentum * second.momentum,
         first.var * second.var,
         second.var * first.drift + second.drift * first.momentum,
+        first.rms_sign * second.rms_sign,
+        first.momentum_sign * second.momentum_sign,
+        first.var_sign * second.var_sign,
+        either if first.drift_sign == 0 or second.var_sign > 0 else np.nan,
     )
 
 
-@inlined
+@compiled_inline
+def nothing() -> Factors:
+    """Return the factors of no step."""
+    return Factors(1.0, 1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 0.0)
+
+
+@compiled_inline
 def _once(run: Integer, runs: Any) -> Factors:
     """Return the factors of one step of a run."""
-    return Factors(runs[run, 1], runs[run, 2], runs[run, 3], runs[run, 2] * runs[run, 4])
+    rho, momentum, shrink, outer_rate = runs[run, 1], runs[run, 2], runs[run, 3], runs[run, 4]
+    drift_sign = 1.0 if momentum * outer_rate > 0 else np.nan
+    if momentum == 1 and outer_rate == 0:  # a step that goes without the momentum
+        drift_sign = 0.0
+    return Factors(
+        rho,
+        momentum,
+        shrink,
+        momentum * outer_rate,
+        np.sign(rho),
+        np.sign(momentum),
+        np.sign(shrink),
+        drift_sign,
+    )
 
 
 @inlined
@@ -54,7 +79,7 @@ def repeated(run: Integer, steps: Integer, runs: Any) -> Factors:
     A closed form of the drift divides by (shrink - momentum), which may be 0; squaring has no such case.
     """
     square = _once(run, runs)
-    result = Factors(1.0, 1.0, 1.0, 0.0)
+    result = nothing()
     while steps > 0:
         if steps & 1:
             result = then(result, square)
@@ -65,15 +90,14 @@ def repeated(run: Integer, steps: Integer, runs: Any) -> Factors:
 
 @inlined
 def _node(tree: Any, i: Integer) -> Factors:
-    return Factors(tree[i, 0], tree[i, 1], tree[i, 2], tree[i, 3])
+    node = tree[i]
+    return Factors(node[0], node[1], node[2], node[3], node[4], node[5], node[6], node[7])
 
 
 @inlined
 def _set_node(tree: Any, i: Integer, factors: Any) -> None:
-    tree[i, 0] = factors.rms
-    tree[i, 1] = factors.momentum
-    tree[i, 2] = factors.var
-    tree[i, 3] = factors.drift
+    for k, factor in enumerate(factors):
+        tree[i, k] = factor
 
 
 @compiled
@@ -98,7 +122,7 @@ def factors_between(start: Integer, now: Integer, runs: Any, tree: Any) -> Facto
             run = middle
         else:
             end = middle
-    factors = Factors(1.0, 1.0, 1.0, 0.0)
+    factors = nothing()
     step = start
     while step < now:
         if run < last and step == runs[run, 0]:
@@ -126,12 +150,10 @@ def fill_table(now: Integer, table: Any, runs: Any) -> None:
     is then the same at any ``now`` and need not be filled again.
     """
     run = runs.shape[0] - 1
-    factors = Factors(1.0, 1.0, 1.0, 0.0)
+    factors = nothing()
     for gap in range(table.shape[1]):
-        table[0, gap] = factors.rms
-        table[1, gap] = factors.momentum
-        table[2, gap] = factors.var
-        table[3, gap] = factors.drift
+        for k, factor in enumerate(factors):
+            table[k, gap] = factor
         while run > 0 and now - gap - 1 < runs[run, 0]:
             run -= 1
         factors = then(_once(run, runs), factors)
@@ -143,7 +165,27 @@ def factors_of(start: Integer, now: Integer, history: Any) -> Factors:
     table, runs, tree = history
     gap = now - start
     if gap < table.shape[1]:
-        return Factors(table[0, gap], table[1, gap], table[2, gap], table[3, gap])
+        return Factors(
+            *(
+                table[0, gap],
+                table[1, gap],
+                table[2, gap],
+                table[3, gap],
+                table[4, gap],
+                table[5, gap],
+                table[6, gap],
+                table[7, gap],
+            )
+        )
     long = factors_between(start, now, runs, tree)
     kind = table.dtype.type
-    return Factors(kind(long.rms), kind(long.momentum), kind(long.var), kind(long.drift))
+    return Factors(
+        kind(long.rms),
+        kind(long.momentum),
+        kind(long.var),
+        kind(long.drift),
+        kind(long.rms_sign),
+        kind(long.momentum_sign),
+        kind(long.var_sign),
+        kind(long.drift_sign),
+    )

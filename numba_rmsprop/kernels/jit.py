@@ -62,19 +62,10 @@ def compiled_loop_for_functions(function: Function) -> Function:
     return _compile(function, parallel=False, cached=False, no_cfunc_wrapper=True)
 
 
-def compiled_sum(function: Function) -> Function:
-    """Compile, to be inlined, a serial function whose sums LLVM may take in any order, and so vectorise.
-
-    The order is then the compiler's, but it is the same at every call with as many terms.
-    """
-    return _compile(function, parallel=False, fastmath={"reassoc"}, forceinline=True)
-
-
 def _compile(
     function: Function,
     *,
     parallel: bool,
-    fastmath: bool | set[str] = False,
     forceinline: bool = False,
     inline: str = "never",
     cached: bool = True,
@@ -83,7 +74,7 @@ def _compile(
     if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
         return function
     # error_model="numpy": a division that may raise keeps LLVM from vectorising the loop (15 times slower).
-    # No fastmath by default: dense and sparse steps must round alike, and NaN must stay NaN.
+    # No fastmath: dense and sparse steps must round alike, and NaN must stay NaN.
     # _nrt=False, as for Numba's own functions that allocate nothing: counting references to the arrays, atomically,
     # at every call of a function that LLVM did not inline, took longer than the step on a row of 64.
     # Numba's cache key leaves the options out, so no function may be compiled twice with different ones.
@@ -93,7 +84,6 @@ def _compile(
         "nogil": True,
         "_nrt": False,
         "parallel": parallel and not numba.config.BOUNDSCHECK,  # type: ignore[attr-defined]
-        "fastmath": fastmath,
         "forceinline": forceinline,
         "inline": inline,
         **others,

@@ -1,8 +1,9 @@
 """Sums of squares of gradients, for clipping by norm.
 
-Each kernel writes partial sums, in float64, whose places depend on the gradient alone and not on the number of
-threads; their sum is taken in order, so that a clipped step has the same bits at any number of threads. Duplicates
-are summed, and values clipped, before they are squared.
+Duplicates are summed, and values clipped, before they are squared, in float64. The order of each sum is fixed: square
+``k`` of a gradient, in C order, goes to place ``k % TERMS`` of its block's partial sums, and those are added in order.
+So a clipped step has the same bits whatever the layout of the gradient in memory, with others in one launch or alone,
+and at any number of threads; and LLVM can add several squares at once.
 """
 
 from __future__ import annotations
@@ -14,65 +15,129 @@ from numba import prange
 
 from .csr import BLOCK_ROWS, add_entries
 from .duplicates import add_duplicates, mark_duplicates
-from .jit import Integer, compiled, compiled_parallel, compiled_sum
-from .memory import load_grad
+from .jit import Integer, compiled, compiled_inline, compiled_parallel
+from .memory import load_grad, load_out, store_out
 from .prefetch import prefetch_item, prefetch_row
 from .rows import CHUNK, ROWS_AHEAD, list_heads
 from .rule import clip, unpack_rates
 from .shares import give_none_away, next_share
 
 TERMS = 64
-"""Squares that are summed in the gradient's own dtype; of float32, twice as many fit into a vector as of float64."""
+"""Partial sums side by side."""
 
-BLOCK_LINES = 128
-"""Lines of ``TERMS`` elements of a dense gradient to one partial sum."""
+BLOCK = 8192
+"""Elements of a dense gradient to ``TERMS`` partial sums."""
 
-LINES_AHEAD = 32
-"""How far ahead to prefetch lines: with it, 80 MB took 3.9 ms on two threads, which is what reading them takes."""
+ITEMS_AHEAD = 2048
+"""How far ahead to prefetch: on one thread 20 million elements took 15 ms with it, and 27 without."""
+
+ROWS_TOGETHER = 16
+"""Rows of a wide gradient that a worker goes along side by side: they share cache lines if its columns have any."""
 
 
-@compiled_sum
-def _squares(grads: Any, i: Integer, rates: Any) -> float:
-    total = 0.0
-    for begin in range(0, grads.shape[1], TERMS):
-        end = min(begin + TERMS, grads.shape[1])
-        part = grads.dtype.type(0)
-        for j in range(begin, end):
-            grad = clip(load_grad(grads, i, j), rates)
-            part += grad * grad
-        if 1e-30 < part < 1e30:
-            total += np.float64(part)
-        else:  # near what float32 can hold, or beyond, or NaN
-            for j in range(begin, end):
-                wide = np.float64(clip(load_grad(grads, i, j), rates))
-                total += wide * wide
-    return total
+@compiled_inline
+def _add_squares(
+    row: Integer, begin: Integer, end: Integer, grads: Any, rates: Any, block: Integer, partial: Any
+) -> None:
+    """Add the squares of elements ``begin`` to ``end``, at most ``TERMS``, of a row to the partial sums of a block."""
+    for j in range(begin, end):
+        wide = np.float64(clip(load_grad(grads, row, j), rates))
+        store_out(partial, block, j - begin, load_out(partial, block, j - begin) + wide * wide)
 
 
 @compiled
-def block_squares(begin: Integer, end: Integer, grads: Any, rates: Any, partial: Any) -> None:
-    """Write the sums of squares of blocks ``begin`` to ``end``, on the calling thread."""
+def add_row(row: Integer, grads: Any, rates: Any, block: Integer, partial: Any) -> None:
+    """Add the squares of a row to the partial sums of a block."""
+    columns = grads.shape[1]
+    for begin in range(0, columns, TERMS):
+        _add_squares(row, begin, min(begin + TERMS, columns), grads, rates, block, partial)
+
+
+@compiled
+def _add_block(begin: Integer, end: Integer, flat: Any, rates: Any, block: Integer, partial: Any) -> None:
+    """Add the squares of elements ``begin`` to ``end`` of ``flat``, shape (1, n)."""
+    zero = np.int64(0)
+    for line in range(begin, end - TERMS + 1, TERMS):
+        for ahead in range(line + ITEMS_AHEAD, line + ITEMS_AHEAD + TERMS, 16):
+            prefetch_item(flat[0], ahead)
+        _add_squares(zero, line, line + TERMS, flat, rates, block, partial)
+    _add_squares(zero, end - (end - begin) % TERMS, end, flat, rates, block, partial)
+
+
+@compiled
+def total(begin: Integer, end: Integer, partial: Any) -> float:
+    """Return the sum of the partial sums of blocks ``begin`` to ``end``; those of the first are spoilt."""
+    for block in range(begin + 1, end):
+        for k in range(TERMS):
+            partial[begin, k] += partial[block, k]
+    found = 0.0
+    if begin < end:
+        for k in range(TERMS):
+            found += partial[begin, k]
+    return found
+
+
+@compiled
+def small_squares(flat: Any, sizes: Any, rates: Any, partial: Any, out: Any) -> None:
+    """Write the sums of squares of small gradients, which lie in ``flat``, shape (1, n), one after the other."""
     named = unpack_rates(rates)
-    for block in range(begin, end):
-        total = 0.0
-        for i in range(block * BLOCK_LINES, min((block + 1) * BLOCK_LINES, grads.shape[0])):
-            prefetch_row(grads, i + LINES_AHEAD)
-            total += _squares(grads, np.int64(i), named)
-        partial[block] = total
+    block = begin = np.int64(0)
+    for k in range(sizes.size):
+        first, end = block, begin + sizes[k]
+        while begin < end:
+            stop = min(begin + BLOCK, end)
+            _add_block(begin, stop, flat, named, block, partial)
+            begin = stop
+            block += 1
+        out[k] = total(first, block, partial)
 
 
 @compiled_parallel
-def dense_squares(grads: Any, rates: Any, partial: Any) -> None:
-    """Write the sums of squares of every ``BLOCK_LINES`` rows of ``grads``, shape (n, TERMS), into ``partial``."""
-    for block in prange(partial.size):
-        begin = np.int64(block)
-        block_squares(begin, begin + 1, grads, rates, partial)
+def dense_squares(flat: Any, rates: Any, partial: Any) -> None:
+    """Add the squares of every ``BLOCK`` elements of ``flat``, shape (1, n), to their partial sums, on all threads."""
+    size = flat.shape[1]
+    for k in prange(partial.shape[0]):
+        block = np.int64(k)
+        _add_block(block * BLOCK, min((block + 1) * BLOCK, size), flat, unpack_rates(rates), block, partial)
 
 
 @compiled
-def line_squares(grads: Any, rates: Any) -> float:
-    """Return the sum of squares of ``grads``, shape (1, n), on the calling thread."""
-    return _squares(grads, np.int64(0), unpack_rates(rates))
+def _add_strided_block(block: Integer, grads: Any, rates: Any, partial: Any) -> None:
+    """Add the squares of a block of ``grads``, shape (rows, columns), of any strides."""
+    rows, columns = grads.shape
+    named = unpack_rates(rates)
+    begin = block * BLOCK
+    row, j = begin // columns, begin % columns
+    for k in range(min(BLOCK, rows * columns - begin)):
+        wide = np.float64(clip(load_grad(grads, row, j), named))
+        store_out(partial, block, k % TERMS, load_out(partial, block, k % TERMS) + wide * wide)
+        j += 1
+        if j == columns:
+            row, j = row + 1, 0
+
+
+@compiled
+def _add_wide_rows(begin: Integer, end: Integer, grads: Any, rates: Any, partial: Any) -> None:
+    """Add the squares of the blocks that start in rows ``begin`` to ``end``, in turn for each row."""
+    columns = grads.shape[1]
+    for turn in range(columns // BLOCK + 1):
+        for row in range(begin, end):
+            block = -(-row * columns // BLOCK) + turn
+            if block * BLOCK < (row + 1) * columns:
+                _add_strided_block(block, grads, rates, partial)
+
+
+@compiled_parallel
+def strided_squares(grads: Any, rates: Any, partial: Any) -> None:
+    """Add the squares of ``grads``, shape (rows, columns), of any strides, to their partial sums, on all threads."""
+    rows, columns = grads.shape
+    if columns <= BLOCK:
+        for k in prange(partial.shape[0]):
+            _add_strided_block(np.int64(k), grads, rates, partial)
+    else:
+        for k in prange(-(-rows // ROWS_TOGETHER)):
+            begin = np.int64(k) * ROWS_TOGETHER
+            _add_wide_rows(begin, min(begin + ROWS_TOGETHER, rows), grads, rates, partial)
 
 
 @compiled
@@ -85,7 +150,6 @@ def _rows_squares_chunk(
     named = unpack_rates(rates)
     begin = chunk * CHUNK
     count = list_heads(worker, begin, min(begin + CHUNK, indices.size), following, heads)
-    total = 0.0
     for u in range(count):
         if u + ROWS_AHEAD < count:
             ahead = np.int64(heads[worker, u + ROWS_AHEAD])
@@ -95,12 +159,11 @@ def _rows_squares_chunk(
         row = indices[first]
         second = np.int64(-1 - clocks[row])
         if second < 0:
-            total += _squares(values, first, named)
+            add_row(first, values, named, chunk, partial)
         else:
             add_duplicates(worker, first, second, values, following, sums)
-            total += _squares(sums, worker, named)
+            add_row(worker, sums, named, chunk, partial)
             clocks[row] = chains[second, 1]
-    partial[chunk] = total
 
 
 @compiled
@@ -114,21 +177,21 @@ def rows_squares_share(
     scratch: Any,
     partial: Any,
 ) -> None:
-    """Write the sums of the chunks that one worker takes: all of them, marked first, if it is alone."""
+    """Add the squares of the chunks that one worker takes: all of them, marked first, if it is alone."""
     if workers == 1:
         mark_duplicates(entries[0], clocks, links[0], links[1], links[2])
         give_none_away(scratch[2])
-    chunk = next_share(worker, workers, partial.size, scratch[2])
+    chunk = next_share(worker, workers, partial.shape[0], scratch[2])
     while chunk >= 0:
         _rows_squares_chunk(worker, chunk, entries, clocks, rates, links, scratch, partial)
-        chunk = next_share(worker, workers, partial.size, scratch[2])
+        chunk = next_share(worker, workers, partial.shape[0], scratch[2])
 
 
 @compiled_parallel
 def rows_squares(
     workers: Integer, entries: Any, clocks: Any, rates: Any, links: Any, scratch: Any, partial: Any
 ) -> None:
-    """Write the sums of squares of the rows that come first in every ``CHUNK`` entries into ``partial``.
+    """Add the squares of the rows that come first in every ``CHUNK`` entries to the partial sums of these.
 
     The grouped arguments are those of :mod:`~numba_rmsprop.kernels.rows`. The clocks are as before at the end.
     """
@@ -171,8 +234,10 @@ def csr_squares(workers: Integer, matrix: Any, rates: Any, sums: Any, partial: A
 
 
 @compiled
-def row_squares(values: Any, rates: Any, out: Any) -> None:
-    """Write the sum of squares of each row of ``values``, shape (n, columns), into ``out``."""
+def row_squares(values: Any, rates: Any, partial: Any, out: Any) -> None:
+    """Write the sum of squares of each row of ``values``, shape (n, columns), into ``out``; ``partial`` is for one."""
     named = unpack_rates(rates)
     for i in range(values.shape[0]):
-        out[i] = _squares(values, np.int64(i), named)
+        partial[0, :] = 0
+        add_row(np.int64(i), values, named, np.int64(0), partial)
+        out[i] = total(np.int64(0), np.int64(1), partial)

@@ -47,7 +47,7 @@ from .memory import (
     store_var,
 )
 from .prefetch import prefetch_item, prefetch_row
-from .rule import catch_up, clip, couple, unpack_rates, update
+from .rule import are_plain, catch_up, catch_up_any, clip, couple, unpack_rates, update
 from .shares import give_none_away, next_share
 
 ROWS_AHEAD = 6
@@ -85,18 +85,36 @@ def store_element(state: Any, row: Integer, j: Integer, new: Any) -> None:
     store_momentum(momentum, row, j, new[3])
 
 
+@compiled
+def catch_up_elements(row: Integer, state: Any, factors: Any) -> None:
+    """Catch up one row, of which any element may be infinite."""
+    for j in range(state[0].shape[1]):
+        var, rms, mg, momentum = load_element(state, row, j)
+        store_element(state, row, j, catch_up_any(var, rms, mg, momentum, factors))
+
+
 @compiled_inline
-def step_row(
-    row: Integer, grads: Any, i: Integer, state: Any, start: Integer, now: Integer, history: Any, rates: Any
-) -> None:
-    """Catch up one row from step ``start``, unless ``history`` is None, and step it with the gradient ``grads[i]``."""
-    factors = None if history is None else factors_of(start, now, history)
+def _step_elements(row: Integer, grads: Any, i: Integer, state: Any, factors: Any, rates: Any) -> None:
     for j in range(grads.shape[1]):
         var, rms, mg, momentum = load_element(state, row, j)
         var, rms, mg, momentum = catch_up(var, rms, mg, momentum, factors)
         grad = couple(clip(load_grad(grads, i, j), rates), var, rates)
         new = update(var, grad, rms, mg, momentum, rates)
         store_element(state, row, j, new)
+
+
+@compiled_inline
+def step_row(
+    row: Integer, grads: Any, i: Integer, state: Any, start: Integer, now: Integer, history: Any, rates: Any
+) -> None:
+    """Catch up one row from step ``start``, unless ``history`` is None, and step it with the gradient ``grads[i]``."""
+    if history is not None and start < now:
+        factors = factors_of(start, now, history)
+        if are_plain(factors, state[3]):
+            _step_elements(row, grads, i, state, factors, rates)
+            return
+        catch_up_elements(row, state, factors)
+    _step_elements(row, grads, i, state, None, rates)
 
 
 @inlined

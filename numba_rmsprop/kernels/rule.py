@@ -45,7 +45,12 @@ class Rates(NamedTuple):
 
 
 class Factors(NamedTuple):
-    """What a run of steps with gradient 0 does to one element: a linear map of its state and value."""
+    """What a run of steps with gradient 0 does to one element: a linear map of its state and value.
+
+    Of an infinite element the product of many numbers below 1 says nothing: it vanishes, and infinity times 0 is NaN,
+    where each step by itself leaves infinity. So the signs of the products stand beside them: 1 or -1, or 0 if one of
+    the numbers was 0, since infinity is NaN after that step.
+    """
 
     rms: Any
     """Multiplies rms, and mg: the product of rho."""
@@ -55,6 +60,12 @@ class Factors(NamedTuple):
     """Multiplies the value: the product of 1 - learning_rate * weight_decay."""
     drift: Any
     """The share of the old momentum that the value has lost."""
+    rms_sign: Any
+    momentum_sign: Any
+    var_sign: Any
+    drift_sign: Any
+    """Multiplies an infinite momentum: 1, or 0 if no step let it into the value; NaN if one step let it in and another
+    then turned the value's sign, or if one of the numbers was 0."""
 
 
 @inlined
@@ -104,12 +115,26 @@ def update(var: Any, grad: Any, rms: Any, mg: Any, momentum: Any, rates: Any) ->
 
 
 @compiled_inline
+def are_plain(factors: Any, momentum: Any) -> Any:
+    """Return whether :func:`catch_up` will do: whether the product of a factor and infinity, or 0, is as for each step.
+
+    ``momentum`` is None where there is none, and else anything.
+    """
+    plain = factors.rms != 0 and factors.var != 0 and np.abs(factors.var) < np.inf
+    if momentum is not None:
+        drifts = factors.drift_sign > 0 and 0 < factors.drift < np.inf
+        plain = plain and drifts and factors.momentum != 0
+    return plain
+
+
+@compiled_inline
 def catch_up(var: Any, rms: Any, mg: Any, momentum: Any, factors: Any) -> Any:
-    """Return ``(var, rms, mg, momentum)`` after the steps with gradient 0 that ``factors`` stands for; None is none."""
+    """Return ``(var, rms, mg, momentum)`` after the steps with gradient 0 that ``factors`` stands for; None is none.
+
+    The factors must be plain. A step must follow, which makes NaN of what one of these steps has divided by NaN.
+    """
     if factors is None:
         return var, rms, mg, momentum
-    # An overflown mean square stays infinite however long the gap, whose factor may have vanished: no infinity times 0.
-    rms = rms * factors.rms if rms < np.inf else rms
     new_mg = None if mg is None else mg * factors.rms
     var = var * factors.var
     if momentum is None:
@@ -117,4 +142,35 @@ def catch_up(var: Any, rms: Any, mg: Any, momentum: Any, factors: Any) -> Any:
     else:
         var = var - factors.drift * momentum
         new_momentum = momentum * factors.momentum
-    return var, rms, new_mg, new_momentum
+    return var, rms * factors.rms, new_mg, new_momentum
+
+
+@compiled_inline
+def catch_up_any(var: Any, rms: Any, mg: Any, momentum: Any, factors: Any) -> Any:
+    """Return the same whatever the factors are and whatever follows."""
+    new_rms = _times(rms, factors.rms, factors.rms_sign)
+    new_mg = None if mg is None else _times(mg, factors.rms, factors.rms_sign)
+    var = _times(var, factors.var, factors.var_sign)
+    if momentum is None:
+        new_momentum = None
+    else:
+        drift = factors.drift if np.abs(momentum) < np.inf else factors.drift_sign
+        if drift != 0 and momentum != 0:
+            var = var - drift * momentum
+        new_momentum = _times(momentum, factors.momentum, factors.momentum_sign)
+    # Each of the steps divided 0 by a root of this, which leaves 0 of all but NaN.
+    variance = new_rms
+    if mg is not None:
+        variance = new_rms - mg * mg if new_mg == new_mg else new_mg
+    if variance != variance:
+        var = variance
+        if momentum is not None:
+            new_momentum = variance
+    return var, new_rms, new_mg, new_momentum
+
+
+@inlined
+def _times(x: Any, factor: Any, sign: Any) -> Any:
+    """Return ``x * factor``, or what the steps one by one make of it where that is infinity times 0."""
+    product = x * factor
+    return product if product == product else x * sign

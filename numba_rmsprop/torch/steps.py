@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -18,6 +17,7 @@ from ..gradients import Gradient, Rows
 from ..interrupts import Call, Uninterrupted
 from ..kernels.dense import add_one
 from ..locking import carry_out
+from ..notices import warn
 from ..rates import StepRates
 from ..slots import Slots
 from .gradients import as_gradient
@@ -211,12 +211,11 @@ class Steps:
             )
         if own.slots.has_values_behind and not own.table.was_read and not self._has_warned:
             self._has_warned = True
-            warnings.warn(
+            warn(
                 f"{describe(own.name, own.parameter)}: with momentum, rows that a step does not touch fall behind, and "
                 "no row was caught up since the last step, so the forward pass may have read old values. Take "
                 "numba_rmsprop.torch.Embedding or EmbeddingBag, or call optimizer.catch_up(parameter, indices) before "
-                "you read rows, or optimizer.flush() before you read all",
-                stacklevel=6,
+                "you read rows, or optimizer.flush() before you read all"
             )
 
     def _register(self, work: Work) -> None:
