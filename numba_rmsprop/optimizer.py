@@ -16,8 +16,9 @@ from .batches import Part
 from .clipping import norm_scales
 from .gradients import Dense, Gradient, as_gradient, as_indices, check_finite, check_rows
 from .interrupts import Uninterrupted, call_in_one_go
+from .layouts import layout_is_known
 from .minimize import check_call, gradients_of
-from .plans import Plan, layout_is_known
+from .plans import Plan
 from .rates import StepRates
 from .serialize import deserialize, serialize
 from .settings import Settings
@@ -44,7 +45,8 @@ class RMSprop(Settings, WeightStore):
     Parameters
     ----------
     learning_rate : float, LearningRateSchedule or callable, default 0.001
-        A number; a schedule or any callable of the step; or a callable without arguments.
+        A number; a schedule or any callable of the step; or a callable without arguments. A callable is called with
+        the step if it has an argument without a default, or one called ``step``.
     rho : float or callable, default 0.9
         How much of the mean square stays from step to step, in [0, 1]. For embeddings take 0.99 to 0.999, so that a
         rare row remembers its last gradients.
@@ -186,9 +188,12 @@ class RMSprop(Settings, WeightStore):
         Parameters
         ----------
         grads_and_vars : iterable of (gradient, variable)
-            A gradient is an array of the variable's shape, an :class:`~numba_rmsprop.IndexedSlices`, a scipy.sparse
-            array or matrix of any format, or None; of the variable's dtype. In a sparse array, a row with a stored
-            entry is a touched row. A 1-D variable of n elements also takes sparse arrays of shape (1, n) or (n, 1).
+            Pairs are tuples or lists. A gradient is an array of the variable's shape, an
+            :class:`~numba_rmsprop.IndexedSlices`, a scipy.sparse array or matrix of any format, or None; of the
+            variable's dtype. In a sparse array, a row with a stored entry is a touched row. A 1-D variable of n
+            elements also takes sparse arrays of shape (1, n) or (n, 1). Arrays of other libraries are read by
+            ``__array__`` or DLPack; tf.IndexedSlices, tf.SparseTensor, sparse tensors of PyTorch and arrays of the
+            package sparse are taken as well. A gradient that lies in memory which the step writes is copied first.
             None skips the variable, with a warning. An empty iterable does nothing; empty indices are a step.
         name : str, optional
             Ignored; tf.keras names an operation so.
@@ -207,8 +212,9 @@ class RMSprop(Settings, WeightStore):
         TypeError
             If a pair is malformed, or a gradient or variable of the wrong kind or dtype.
         ValueError
-            If all gradients are None, a shape does not fit, a variable comes twice, is read-only or overlaps another;
-            on every rank, if ranks disagree about variables or hyperparameters.
+            If all gradients are None, a shape does not fit, a variable comes twice, is read-only or overlaps another,
+            or it or a slot was resized or otherwise changed in place, or its file closed, since it was first seen; on
+            every rank, if ranks disagree about variables or hyperparameters.
         OtherRankError
             If another rank refuses the call.
         IndexError
@@ -321,7 +327,7 @@ class RMSprop(Settings, WeightStore):
         Parameters
         ----------
         var : ndarray, shape (rows, \*row_shape)
-            The variable, seen before or not.
+            The variable, seen before or not. It may be read-only as long as no row of it is behind.
         indices : array_like of int, any shape
             Rows, in [0, rows); repeated ones are repeated.
         out : ndarray, shape (\*indices.shape, \*row_shape), optional
@@ -337,7 +343,8 @@ class RMSprop(Settings, WeightStore):
         IndexError
             If an index is negative or too large.
         TypeError, ValueError
-            If ``indices`` are not integers, or ``out`` does not fit.
+            If ``indices`` are not integers, or ``out`` does not fit; or rows are behind and the variable or a slot is
+            read-only, or was changed in place.
 
         Examples
         --------
@@ -345,7 +352,12 @@ class RMSprop(Settings, WeightStore):
         array([[4., 5.],
                [0., 1.]])
         """
-        slots = self._find_or_check(var)
+        slots = self._find(var)
+        in_place = self._replicas is None or self._replicas.alone
+        if slots is None:
+            self._check_new(var)
+        else:
+            slots.check_memory(written=in_place and slots.has_values_behind)
         name = "variable" if slots is None else slots.name
         if var.ndim == 0:
             raise ValueError(f"{describe(name, var)} has no rows to gather")
@@ -364,7 +376,7 @@ class RMSprop(Settings, WeightStore):
         if slots is None:
             copy_rows(var, rows, flat)
         else:
-            slots.gather(rows, flat, in_place=self._replicas is None or self._replicas.alone)
+            slots.gather(rows, flat, in_place=in_place)
         return out
 
     def get_config(self) -> dict[str, Any]:
@@ -618,7 +630,8 @@ class RMSprop(Settings, WeightStore):
         grad_loss: Any,
     ) -> list[Any]:
         check_call(loss, variables, jac)
-        for slots in map(self._find_or_check, variables):
-            if slots is not None and slots.values_fall_behind:
-                slots.flush()
+        found = [slots for slots in map(self._find_or_check, variables) if slots is not None]
+        behind = [slots.var for slots in found if slots.has_values_behind]
+        if behind:
+            self.flush(*behind)
         return gradients_of(loss, variables, jac, grad_loss)

@@ -67,6 +67,8 @@ def _check_numbers(schedule: Any, *positive: str) -> None:
     for field in dataclasses.fields(schedule):
         value = getattr(schedule, field.name)
         for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, np.ma.MaskedArray):
+                raise TypeError(f"{type(schedule).__name__}: {field.name} has a mask; fill it first, as with filled(0)")
             fits = isinstance(number, numbers.Real) or (isinstance(number, np.ndarray) and number.ndim == 0)
             if not fits and not (number is None and field.default is None) and field.name != "name":
                 raise TypeError(f"{type(schedule).__name__}: expected a number for {field.name}, got {number!r:.100}")

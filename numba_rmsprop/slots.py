@@ -16,6 +16,7 @@ from .changes import Changes
 from .gradients import CSR, Dense, Gradient, Rows
 from .history import Arrays, History
 from .interrupts import Call, Uninterrupted, call_in_one_go
+from .kernels.arrays import MOVED, READ_ONLY
 from .kernels.catching_up import (
     catch_up_rows,
     copy_share,
@@ -27,6 +28,7 @@ from .kernels.catching_up import (
 from .kernels.csr import step_csr, step_csr_serial
 from .kernels.dense import step_dense, step_lines
 from .kernels.rows import step_rows, step_share
+from .layouts import Layouts, refuse_read_only
 from .rates import StepRates
 from .threads import launch_lock, row_links, row_scratch, workers_for, worth_a_launch
 from .variables import FloatArray, as_lines, as_table, describe
@@ -105,17 +107,19 @@ class Slots:
         self.history = History(self.dtype)
         self.changes = Changes()
         self._table = self._as_table()
+        self.layouts = self._noted()
         self._links = row_links(0)
         self._scratch = row_scratch(0, np.empty((0, 0), self.dtype))
         self._sums = np.zeros((0, 0), self.dtype)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_table", "_seen")}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_table", "_seen", "layouts")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._seen = None
         self._table = self._as_table()  # views of the arrays as they were copied or unpickled
+        self.layouts = self._noted()
 
     @property
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -129,6 +133,31 @@ class Slots:
         self.momentum = None if self.momentum is None else arrays["momentum"]
         self.mg = None if self.mg is None else arrays["mg"]
         self._table = self._as_table()
+        self.layouts = self._noted()
+
+    def check_memory(self, *, written: bool) -> None:
+        """Raise ValueError if an array was changed in place since, or may not be ``written`` and is to be."""
+        found = self.layouts.look()
+        if found & MOVED:
+            self.layouts.refuse_moved(self._held, self.name)
+        if written and found & READ_ONLY:
+            refuse_read_only(self._held, describe(self.name, self.var))
+
+    @property
+    def occupied(self) -> list[NDArray[Any]]:
+        """What steps write, and what belongs to it."""
+        return [*self._held.values(), *self.custom.values()]
+
+    @property
+    def _held(self) -> dict[str, NDArray[Any]]:
+        """The arrays that kernels work on, by name."""
+        named = {"var": self.var, "rms": self.rms, "momentum": self.momentum, "mg": self.mg, "clocks": self.clocks}
+        return {name: array for name, array in named.items() if array is not None}
+
+    def _noted(self) -> Layouts:
+        layouts = Layouts()
+        layouts.note(**self._held)
+        return layouts
 
     def step(self, gradient: Gradient, rates: StepRates, scale: float) -> None:
         """Apply one step; ``scale`` is what the clipping of norms leaves of the gradient."""
@@ -214,9 +243,14 @@ class Slots:
                 copy_rows(self.var, indices, out)
 
     @property
+    def has_rows_behind(self) -> bool:
+        """Whether a flush has something to do."""
+        return self.exact and self.clocks is not None and self.floor < self.steps
+
+    @property
     def has_values_behind(self) -> bool:
         """Whether there may be rows whose value is behind."""
-        return self.values_fall_behind and self.clocks is not None and self.floor < self.steps
+        return self.values_fall_behind and self.has_rows_behind
 
     def catch_up(self, indices: NDArray[np.int64], out: FloatArray | None = None) -> None:
         """Catch up some rows, after a sparse step, and copy them into ``out`` if there is one."""
@@ -246,6 +280,7 @@ class Slots:
         """Return the row clocks, made when they are first needed."""
         if self.clocks is None:
             self.clocks = zeros(self.folder, (len(self.var),), np.dtype(np.int32), "C")
+            self.layouts.note(clocks=self.clocks)
             self.changes.everything |= self.small  # a batch tells of no step
             self.small = False
         return self.clocks
@@ -260,6 +295,7 @@ class Slots:
         """Take over how far behind the rows of a checkpoint were."""
         self.changes.everything = True  # no clock tells what has changed
         self.clocks, self.steps, self.floor = clocks, steps, floor
+        self.layouts.note(clocks=clocks)
         self.small = self.small and clocks is None
         self.history.clear()
         self.history.note_runs(runs)
@@ -404,7 +440,7 @@ def _copy_as_table(array: FloatArray) -> FloatArray:
 def copy_rows(var: FloatArray, indices: NDArray[np.int64], out: FloatArray) -> None:
     """Copy ``var[indices]`` into ``out``, shape (n, columns), contiguous."""
     table = var if var.ndim == 2 else as_table(var)
-    if table is None:
+    if table is None or not var.flags.writeable:  # for which the kernel would be compiled anew
         out[...] = var[indices].reshape(out.shape)
         return
     workers = workers_for(out.size)

@@ -14,7 +14,7 @@ from .interrupts import Uninterrupted
 from .plans import Plan
 from .slots import Slots
 from .threads import launch_lock
-from .variables import FloatArray, Occupied, as_variable, describe, memory_key, refuse_overlap
+from .variables import FloatArray, Occupied, as_array, as_variable, describe, memory_key, refuse_overlap
 
 Initializer: TypeAlias = str | float | Callable[..., ArrayLike]
 
@@ -84,12 +84,12 @@ class WeightStore:
         Raises
         ------
         ValueError
-            If there are too many or too few, or one has another shape.
+            If there are too many or too few, or one has another shape, or an array to overwrite is read-only.
         TypeError
-            If one cannot be cast to its dtype without losing its kind.
+            If one cannot be cast to its dtype without losing its kind, or has a mask.
         """
         present = list(self._arrays())
-        given = [np.asarray(weight) for weight in weights]
+        given = [as_array(weight, f"weights[{i}]") for i, weight in enumerate(weights)]
         if len(given) != 1 + len(present):
             raise ValueError(
                 f"weights: expected {1 + len(present)} arrays, iterations and slots of {len(self._slots)} variables, "
@@ -100,6 +100,8 @@ class WeightStore:
                 raise ValueError(f"weights[{i}]: expected shape {array.shape}, got {value.shape}")
             if not np.can_cast(value.dtype, array.dtype, "same_kind"):
                 raise TypeError(f"weights[{i}]: expected dtype {array.dtype}, got {value.dtype}")
+            if not array.flags.writeable:
+                raise ValueError(f"weights[{i}]: the array to overwrite is read-only; expected a writable one")
         if given[0].ndim:
             raise ValueError(f"weights[0]: expected the number of iterations, got an array of shape {given[0].shape}")
         iterations = _check_iterations(given[0][()])
@@ -134,8 +136,17 @@ class WeightStore:
 
         Costs one pass over the rows that are behind. Never needed before :meth:`apply_gradients`, :meth:`gather`,
         ``save`` or anything that reads weights through the optimizer.
+
+        Raises
+        ------
+        ValueError
+            If rows are behind and an array is read-only, or an array was changed in place since it was first seen;
+            nothing has been written then.
         """
         found = [self._find_or_check(var) for var in variables] if variables else self._slots
+        for slots in found:
+            if slots is not None:
+                slots.check_memory(written=slots.has_rows_behind)
         for slots in found:
             if slots is not None:
                 slots.flush()
@@ -153,7 +164,7 @@ class WeightStore:
             raise KeyError(f"{describe('the variable', var)} has no slots yet; opt.build([var]) makes them")
         if slot_name not in slots.arrays:
             raise KeyError(f"{slots.name} has no slot {slot_name!r}; expected one of {list(slots.arrays)}")
-        slots.flush()
+        self.flush(var)
         return slots.arrays[slot_name]
 
     def get_slot_names(self) -> list[str]:
@@ -229,17 +240,21 @@ class WeightStore:
         slots = self._by_id.get(id(var))
         if slots is None or slots.var is not var:
             slots = self._by_memory.get(memory_key(var)) if isinstance(var, np.ndarray) else None
-        if slots is not None and slots.var.shape != slots.shape:
-            raise ValueError(f"{slots.name}: its shape was {slots.shape} and is now {slots.var.shape}")
         return slots
 
     def _find_or_check(self, var: FloatArray) -> Slots | None:
-        """Return the slots of a variable, or None for one not seen yet that could become one."""
+        """Return the slots of a variable, or None for one not seen yet that could become one, or be read like one."""
         slots = self._find(var)
         if slots is None:
-            as_variable(var, "the variable")
-            refuse_overlap(var, "the variable", [(other.var, other.name) for other in self._slots])
+            self._check_new(var)
+        else:
+            slots.check_memory(written=False)
         return slots
+
+    def _check_new(self, var: FloatArray) -> None:
+        """Refuse what has no slots and could not be a variable, or be read like one."""
+        as_variable(var, "the variable", written=False)
+        refuse_overlap(var, "the variable", [(other.var, other.name) for other in self._slots])
 
     def _occupied_with(self, found: list[Slots]) -> Occupied:
         """Return the memory of all variables and slots, those included that are not registered yet."""
@@ -261,8 +276,8 @@ class WeightStore:
                     refuse_overlap(var, name, [(other.var, other.name) for other in others])
                     made[key] = self._new_slots(var, name)
                 slots = made[key]
-            elif not slots.var.flags.writeable:
-                as_variable(slots.var, slots.name)
+            else:
+                slots.check_memory(written=True)
             found.append(slots)
         return found
 
@@ -282,13 +297,13 @@ class WeightStore:
 
 def occupied_by(slots: Iterable[Slots]) -> Occupied:
     """Return the memory of variables and their slots."""
-    return Occupied(array for own in slots for array in (own.var, *own.arrays.values()))
+    return Occupied(array for own in slots for array in own.occupied)
 
 
 def _initial(initializer: Initializer, shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> NDArray[Any]:
     fills = {"zeros": 0.0, "ones": 1.0}
     if callable(initializer):
-        value = np.array(initializer(shape, dtype=dtype), dtype)
+        value = np.array(as_array(initializer(shape, dtype=dtype), f"initializer of {name!r}"), dtype)
         if value.shape != shape:
             raise ValueError(f"initializer of {name!r}: expected shape {shape}, got {value.shape}")
         return value
@@ -298,7 +313,7 @@ def _initial(initializer: Initializer, shape: tuple[int, ...], dtype: np.dtype[A
                 f"initializer of {name!r}: expected 'zeros', 'ones', a number or a callable, got {initializer!r}"
             )
         return np.full(shape, fills[initializer], dtype)
-    return np.full(shape, initializer, dtype)
+    return np.full(shape, as_array(initializer, f"initializer of {name!r}"), dtype)
 
 
 def _check_iterations(value: Any) -> int:
