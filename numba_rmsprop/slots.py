@@ -139,9 +139,13 @@ class Slots:
         """Raise ValueError if an array was changed in place since, or may not be ``written`` and is to be."""
         found = self.layouts.look()
         if found & MOVED:
-            self.layouts.refuse_moved(self._held, self.name)
+            self.refuse_moved()
         if written and found & READ_ONLY:
             refuse_read_only(self._held, describe(self.name, self.var))
+
+    def refuse_moved(self) -> None:
+        """Raise ValueError if an array was changed in place since; in Python alone, for callers that launch nothing."""
+        self.layouts.refuse_moved(self._held, self.name)
 
     @property
     def occupied(self) -> list[NDArray[Any]]:
