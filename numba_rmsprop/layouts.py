@@ -125,31 +125,37 @@ class Noted(NamedTuple):
 
 
 class Layouts:
-    """The arrays of a variable as they were when they were noted. It does not hold them: whoever does must ask."""
+    """The arrays of a variable as they were when they were noted; it holds all but the variable itself.
 
-    __slots__ = ("_noted", "_table", "mapped")
+    Attributes
+    ----------
+    table : ndarray of int64
+        ``layouts`` for :func:`numba_rmsprop.kernels.arrays.changes_of`.
+    mapped : list of Mapped
+        Files in which some of them lie.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_held", "_noted", "mapped", "table")
+
+    def __init__(self, **arrays: NDArray[Any]) -> None:
+        self._held: dict[str, NDArray[Any]] = {}
         self._noted: dict[str, Noted] = {}
-        self._table: NDArray[np.int64] | None = None
-        self.mapped: list[Mapped] = []
+        self.note(**arrays)
 
     def note(self, **arrays: NDArray[Any] | None) -> None:
         """Note arrays, in the place of those of the same names; None forgets one."""
+        # Made anew, and exchanged last, since other threads may look meanwhile.
+        held, noted = dict(self._held), dict(self._noted)
         for name, array in arrays.items():
-            if array is None:
-                self._noted.pop(name, None)
-            else:
-                self._noted[name] = Noted.of(array)
-        self._table = None
-        self.mapped = [noted.mapped for noted in self._noted.values() if noted.mapped is not None]
-
-    @property
-    def table(self) -> NDArray[np.int64]:
-        """``layouts`` for :func:`numba_rmsprop.kernels.arrays.changes_of`."""
-        if self._table is None:
-            self._table = as_layouts(row for noted in self._noted.values() for row in noted.rows)
-        return self._table
+            held.pop(name, None)
+            noted.pop(name, None)
+            if array is not None:
+                noted[name] = Noted.of(array)
+                if name != "var":
+                    held[name] = array
+        self.table = as_layouts(row for of_one in noted.values() for row in of_one.rows)
+        self.mapped = [of_one.mapped for of_one in noted.values() if of_one.mapped is not None]
+        self._held, self._noted = held, noted
 
     def look(self) -> int:
         """Return 0 if all arrays are as they were noted, and may be written; or else MOVED, READ_ONLY, or both."""

@@ -107,7 +107,7 @@ class Slots:
         self.history = History(self.dtype)
         self.changes = Changes()
         self._table = self._as_table()
-        self.layouts = self._noted()
+        self.layouts = Layouts(**self._held)
         self._links = row_links(0)
         self._scratch = row_scratch(0, np.empty((0, 0), self.dtype))
         self._sums = np.zeros((0, 0), self.dtype)
@@ -119,7 +119,7 @@ class Slots:
         self.__dict__.update(state)
         self._seen = None
         self._table = self._as_table()  # views of the arrays as they were copied or unpickled
-        self.layouts = self._noted()
+        self.layouts = Layouts(**self._held)
 
     @property
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -133,7 +133,7 @@ class Slots:
         self.momentum = None if self.momentum is None else arrays["momentum"]
         self.mg = None if self.mg is None else arrays["mg"]
         self._table = self._as_table()
-        self.layouts = self._noted()
+        self.layouts = Layouts(**self._held)
 
     def check_memory(self, *, written: bool) -> None:
         """Raise ValueError if an array was changed in place since, or may not be ``written`` and is to be."""
@@ -157,11 +157,6 @@ class Slots:
         """The arrays that kernels work on, by name."""
         named = {"var": self.var, "rms": self.rms, "momentum": self.momentum, "mg": self.mg, "clocks": self.clocks}
         return {name: array for name, array in named.items() if array is not None}
-
-    def _noted(self) -> Layouts:
-        layouts = Layouts()
-        layouts.note(**self._held)
-        return layouts
 
     def step(self, gradient: Gradient, rates: StepRates, scale: float) -> None:
         """Apply one step; ``scale`` is what the clipping of norms leaves of the gradient."""
@@ -284,9 +279,9 @@ class Slots:
         """Return the row clocks, made when they are first needed."""
         if self.clocks is None:
             self.clocks = zeros(self.folder, (len(self.var),), np.dtype(np.int32), "C")
-            self.layouts.note(clocks=self.clocks)
             self.changes.everything |= self.small  # a batch tells of no step
             self.small = False
+            self.layouts.note(clocks=self.clocks)
         return self.clocks
 
     def seen(self) -> NDArray[np.uint8]:
