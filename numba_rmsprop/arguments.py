@@ -8,7 +8,7 @@ import numpy as np
 
 from .notices import warn
 from .slots import Slots
-from .variables import FloatArray, as_variable, describe
+from .variables import FloatArray, as_variable, describe, in_place_of, type_name
 
 
 def as_list(grads_and_vars: Any) -> list[Any]:
@@ -23,10 +23,14 @@ def check_pairs(pairs: list[Any]) -> list[tuple[Any, FloatArray]]:
     """Return (gradient, variable) pairs as tuples; raise TypeError if they are not such pairs."""
     checked = []
     for i, pair in enumerate(pairs):
-        try:
-            items = tuple(pair)
-        except TypeError as error:
-            raise TypeError(f"grads_and_vars[{i}]: expected a pair (gradient, variable), got {pair!r}") from error
+        # Not any iterable of two, which may be an array, or make its gradient only when it is asked.
+        if not isinstance(pair, (tuple, list)):
+            got = f"{len(pair)} items of an array" if isinstance(pair, np.ndarray) and pair.ndim else type_name(pair)
+            raise TypeError(
+                f"grads_and_vars[{i}]: expected a pair (gradient, variable), got {got}; expected a tuple or list, and "
+                "a list of them, as in [(gradient, variable)]"
+            )
+        items = tuple(pair)
         if len(items) != 2:
             raise TypeError(
                 f"grads_and_vars[{i}]: expected a pair (gradient, variable), got {len(items)} items "
@@ -35,7 +39,7 @@ def check_pairs(pairs: list[Any]) -> list[tuple[Any, FloatArray]]:
         if not isinstance(items[1], np.ndarray):
             raise TypeError(
                 f"grads_and_vars[{i}]: expected a pair (gradient, variable) whose variable is a NumPy array, "
-                f"got {type(items[1]).__name__}"
+                f"got {in_place_of(items[1])}"
             )
         checked.append(items)
     return checked
@@ -65,5 +69,5 @@ def refuse_duplicates(found: list[Slots]) -> None:
 
 def as_variables(var_list: Any) -> list[FloatArray]:
     """Return one variable, or a sequence of them, as a list of variables that were checked."""
-    variables = [var_list] if isinstance(var_list, np.ndarray) else list(var_list)
+    variables = [var_list] if hasattr(var_list, "__array__") else list(var_list)
     return [as_variable(var, f"var_list[{i}]") for i, var in enumerate(variables)]

@@ -145,6 +145,7 @@ def _write(opt: RMSprop, path: AnyPath, before: Saved | None, include_variables:
     }
     for i, slots in enumerate(opt._slots):
         slots.check_process()
+        slots.refuse_moved()
         all_rows = before is None or _needs_all_rows(slots, include_variables)
         rows = None if all_rows else slots.changes.rows(slots.clocks)
         tensors |= {in_file(i, name): tensor for name, tensor in _tensors(slots, rows, include_variables)}

@@ -10,9 +10,10 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
 
-from .kernels.arrays import OCCUPIED, OUTSIDE, inspect_rows
+from .foreign import read
+from .kernels.arrays import INDICES_OCCUPIED, OCCUPIED, OUTSIDE, inspect_rows
 from .stored import check_stored, readable
-from .variables import FloatArray, Label, Occupied, describe
+from .variables import FloatArray, Label, Occupied, as_array, describe, type_name
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -31,7 +32,7 @@ class IndexedSlices:
     Raises
     ------
     TypeError
-        If the indices are not integers, or the values a masked array.
+        If the indices are not integers, or an array has a mask or is none that NumPy can read.
     ValueError
         If the indices are not 1-D, or more than 2³¹ - 1, or the values not as many.
 
@@ -46,9 +47,7 @@ class IndexedSlices:
     dense_shape: tuple[int, ...] | None
 
     def __init__(self, values: ArrayLike, indices: ArrayLike, dense_shape: tuple[int, ...] | None = None) -> None:
-        if isinstance(values, np.ma.MaskedArray):
-            raise TypeError("values of IndexedSlices: expected an array, got a masked array; fill it first")
-        slices = np.asarray(values)
+        slices = as_array(values, "values of IndexedSlices")
         rows = as_indices(indices, "indices of IndexedSlices")
         if rows.ndim != 1:
             raise ValueError(f"indices of IndexedSlices: expected shape (n,), got {rows.shape}")
@@ -60,7 +59,8 @@ class IndexedSlices:
             raise ValueError(f"indices of IndexedSlices: expected at most {MAX_ENTRIES:,}, got {len(rows):,}")
         object.__setattr__(self, "values", slices)
         object.__setattr__(self, "indices", rows)
-        object.__setattr__(self, "dense_shape", None if dense_shape is None else tuple(dense_shape))
+        shape = None if dense_shape is None else as_indices(dense_shape, "dense_shape of IndexedSlices")
+        object.__setattr__(self, "dense_shape", None if shape is None else tuple(shape.tolist()))
 
     def __repr__(self) -> str:
         """Return shapes and dtypes, and not the numbers."""
@@ -104,7 +104,7 @@ def as_gradient(grad: Any, var: FloatArray, name: str, occupied: Occupied) -> Gr
 
     Parameters
     ----------
-    grad : array_like, IndexedSlices, or scipy.sparse array or matrix
+    grad : array_like, IndexedSlices, scipy.sparse array or matrix, or what :func:`as_known` takes
         The gradient; it is never changed.
     var : ndarray
         Its variable.
@@ -128,25 +128,62 @@ def as_gradient(grad: Any, var: FloatArray, name: str, occupied: Occupied) -> Gr
         if not inspect_rows(indices, grad.values, len(var), occupied.array):
             return Rows(grad.values, indices)
     label = Label("gradient of", name, var)
+    grad = as_known(grad, label)
     if isinstance(grad, IndexedSlices):
         return _from_slices(grad, var, label, occupied)
     if scipy.sparse.issparse(grad):
         return _from_sparse(grad, var, label, occupied)
-    if isinstance(grad, np.ma.MaskedArray):
-        raise TypeError(f"{label}: expected an array, got a masked array; fill it first, as with grad.filled(0)")
-    own_dtype = None if hasattr(grad, "dtype") else var.dtype  # a float or a list has no dtype that could be wrong
-    try:
-        values = np.asarray(grad, dtype=own_dtype)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{label}: expected an array, IndexedSlices or a sparse array, got {type(grad)}") from error
+    # Numbers of Python have no dtype that could be wrong.
+    values = grad if isinstance(grad, np.ndarray) else np.asarray(grad, var.dtype)
     if values.shape != var.shape:
         raise ValueError(f"{label}: expected shape {var.shape}, got {values.shape}")
-    return Dense(_usable(values, var, label, occupied))
+    _check_dtype(values, var, label)
+    if not values.flags.aligned or occupied.reached_by(values):  # which need not be contiguous: see stored.readable
+        values = values.copy(order="K")
+    return Dense(values)
+
+
+KNOWN = frozenset([np.ndarray, IndexedSlices, float, int, type(None)])
+"""Types of gradients that no other code than ours reads, beside those of scipy.sparse."""
+
+
+def as_known(grad: Any, label: object) -> Any:
+    """Return a gradient as an ndarray, an IndexedSlices, a scipy.sparse array, numbers of Python, or None.
+
+    This looks at the gradient alone, and all code of others that is to tell what is in it runs here: what is returned
+    runs none any more.
+
+    Parameters
+    ----------
+    grad : object
+        One of these; anything that NumPy can read, by ``__array__``, DLPack, as a buffer or a sequence of numbers;
+        anything with ``values``, ``indices`` and ``dense_shape``, as tf.IndexedSlices and tf.SparseTensor; a sparse
+        tensor of PyTorch; or anything with ``to_scipy_sparse``, as the arrays of the package sparse.
+    label : object
+        What messages call it.
+
+    Raises
+    ------
+    TypeError
+        If it is none of these, or has a mask; the message names its type.
+
+    Examples
+    --------
+    >>> as_known(memoryview(np.ones(2)), "gradient"), as_known(np.float32(1), "gradient")
+    ([1.0, 1.0], array(1., dtype=float32))
+    """
+    if type(grad) in KNOWN or scipy.sparse.issparse(grad):
+        return grad
+    found = read(grad, label)
+    try:
+        return IndexedSlices(*found) if isinstance(found, tuple) else found
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{label}, as {type_name(grad)}: {error}") from error
 
 
 def as_indices(indices: ArrayLike, label: object) -> NDArray[np.integer]:
     """Return ``indices`` as an integer array of any shape; raise TypeError if they are not integers."""
-    array = np.asarray(indices)
+    array = as_array(indices, label)
     if array.size == 0:
         array = array.astype(np.int64)  # np.array([]) is float64
     if array.dtype.kind not in "iu":
@@ -171,19 +208,20 @@ def check_rows(
     indices : ndarray of int64, shape (n,)
         Contiguous.
     apart : bool
-        Whether the memory of ``values`` surely is not ``occupied``.
+        Whether the memory of ``values`` surely is not ``occupied``. Indices that lie there, or in ``values``, have been
+        copied.
 
     Raises
     ------
     IndexError
         If an index is negative or too large; the message names the first.
     """
-    converted = np.ascontiguousarray(indices, dtype=np.int64)
+    converted = readable(np.asarray(indices, np.int64))
     found = inspect_rows(converted, values, rows, occupied.array)
     if found & OUTSIDE:
         first = int(np.argmax((converted < 0) | (converted >= rows)))
         raise IndexError(f"{label}: indices[{first}] is {indices[first]}; expected 0 <= index < {rows}")
-    return converted, not found & OCCUPIED
+    return converted.copy() if found & INDICES_OCCUPIED else converted, not found & OCCUPIED
 
 
 def check_finite(gradient: Gradient, var: FloatArray, name: str) -> None:
@@ -221,14 +259,6 @@ def _check_dtype(values: FloatArray, var: FloatArray, label: Label) -> None:
         )
 
 
-def _usable(values: FloatArray, var: FloatArray, label: Label, occupied: Occupied) -> FloatArray:
-    """Check the dtype; copy what a kernel could not read, or what the step would write before it is read."""
-    _check_dtype(values, var, label)
-    if not values.flags.aligned or occupied.reached_by(values):
-        return values.copy(order="K")
-    return values
-
-
 def _lies_well(grad: IndexedSlices, var: FloatArray) -> bool:
     """Return whether kernels can take the arrays of a gradient as they are, if the indices are within bounds."""
     values, indices = grad.values, grad.indices
@@ -262,7 +292,7 @@ def _from_slices(grad: IndexedSlices, var: FloatArray, label: Label, occupied: O
 
 
 def _rows(values: FloatArray, indices: NDArray[np.integer], var: FloatArray, label: Label, occupied: Occupied) -> Rows:
-    """Check dtype and indices, as in :func:`_usable` but with fewer questions."""
+    """Check the dtype, and indices and values together: all that kernels read of rows."""
     _check_dtype(values, var, label)
     if len(indices) > MAX_ENTRIES:
         raise ValueError(f"{label}: expected at most {MAX_ENTRIES:,} entries, got {len(indices):,}")
@@ -282,8 +312,8 @@ def _from_sparse(grad: Any, var: FloatArray, label: Label, occupied: Occupied) -
     matrix = _converted(grad if grad.ndim == 2 else grad.reshape((len(var), columns)), "csr", label)
     if grad.format == "lil":
         check_stored(matrix, label)  # the columns in lists are only seen here
-    values = np.ascontiguousarray(_usable(matrix.data, var, label, occupied))
-    indices, indptr = readable(matrix.indices), readable(matrix.indptr)
+    _check_dtype(matrix.data, var, label)
+    values, indices, indptr = (readable(array, occupied) for array in (matrix.data, matrix.indices, matrix.indptr))
     if indices.dtype != indptr.dtype or indices.dtype not in (np.int32, np.int64):
         indices, indptr = indices.astype(np.int64), indptr.astype(np.int64)
     return CSR(values, indices, indptr)

@@ -13,6 +13,8 @@ from .schedules import LearningRateSchedule
 Hyperparameter: TypeAlias = float | Callable[[], float]
 LearningRate: TypeAlias = float | LearningRateSchedule | Callable[[], float] | Callable[[int], float]
 
+POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
 BOUNDS = {
     "learning_rate": (0.0, math.inf),
     "rho": (0.0, 1.0),
@@ -49,7 +51,9 @@ def check(name: str, value: Any) -> Any:
     """Return a number, checked, or a callable as it is; raise TypeError for a callable that nobody could call."""
     if not callable(value):
         return check_number(name, value)
-    if name != "learning_rate" and takes_step(value):
+    if name == "learning_rate":
+        call_at(value)
+    elif required_arguments(value):
         raise TypeError(
             f"{name}: expected a number or a callable without arguments, got {value!r:.100}, which takes one; only the "
             f"learning rate is called with the step. Write {name}=lambda: schedule(opt.iterations)"
@@ -67,7 +71,8 @@ def evaluate_learning_rate(value: Any, decay: float, step: int) -> float:
     if isinstance(value, LearningRateSchedule):
         value = check_number("learning_rate", _at_step(value, step))
     elif callable(value):
-        value = check_number("learning_rate", value(step) if takes_step(value) else value())
+        arguments, named = call_at(value, step)
+        value = check_number("learning_rate", value(*arguments, **named))
     return float(value) / (1.0 + decay * step)
 
 
@@ -78,13 +83,41 @@ def _at_step(schedule: LearningRateSchedule, step: int) -> float:
         raise ValueError(f"learning_rate: {schedule!r} has no value at step {step}: {error}") from error
 
 
-def takes_step(function: Callable[..., float]) -> bool:
-    """Return whether a learning rate is to be called with the step: if it has an argument without a default.
+def call_at(function: Callable[..., float], step: int = 0) -> tuple[tuple[int, ...], dict[str, int]]:
+    """Return the arguments, and those by name, to call a learning rate with at a step.
 
-    >>> takes_step(lambda step: 0.1 / (1 + step)), takes_step(lambda: 0.1)
-    (True, False)
+    The step, where it has a positional argument without a default, or one that is called ``step``, with or without;
+    none, where it has no positional argument.
+
+    Raises
+    ------
+    TypeError
+        If its positional arguments all have defaults and other names: then it may want the step or not.
+
+    Examples
+    --------
+    >>> call_at(lambda t: 0.1 / (1 + t), 7), call_at(lambda step=0: 0.1 / (1 + step), 7), call_at(lambda: 0.1, 7)
+    (((7,), {}), ((), {'step': 7}), ((), {}))
     """
-    return isinstance(function, LearningRateSchedule) or required_arguments(function) > 0
+    if isinstance(function, LearningRateSchedule):
+        return (step,), {}
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # a builtin that does not tell
+        return (), {}
+    if required_arguments(function):
+        return (step,), {}
+    asked = parameters.get("step")
+    if asked is not None and asked.kind is not asked.POSITIONAL_ONLY:
+        return (), {"step": step}
+    optional = [name for name, found in parameters.items() if found.kind in POSITIONAL]
+    if optional:
+        raise TypeError(
+            f"learning_rate: a callable whose argument {optional[0]!r} has a default may want the step or not. To be "
+            "called with the step, call the argument 'step' or leave out its default; to be called without, take none, "
+            f"as lambda: function({optional[0]}=...)"
+        )
+    return (), {}
 
 
 def required_arguments(function: Callable[..., Any]) -> int:
@@ -96,8 +129,7 @@ def required_arguments(function: Callable[..., Any]) -> int:
     count = 0
     for parameter in parameters:
         if parameter.kind is parameter.VAR_POSITIONAL or (
-            parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-            and parameter.default is parameter.empty
+            parameter.kind in POSITIONAL and parameter.default is parameter.empty
         ):
             count += 1
     return count

@@ -176,11 +176,17 @@ class KnownVariables:
         return self._registry.find(var)
 
     def _find_or_check(self, var: FloatArray) -> Slots | None:
-        """Return the slots of a variable, or None for one not seen yet that could become one."""
+        """Return the slots of a variable, or None for one not seen yet that could become one, or be read like one."""
         slots = self._find(var)
         if slots is None:
-            Newcomers(self._registry).check(var, "the variable")
+            self._check_new(var)
+        else:
+            slots.check_memory(written=False)
         return slots
+
+    def _check_new(self, var: FloatArray) -> None:
+        """Refuse what has no slots and could not be a variable, or be read like one."""
+        Newcomers(self._registry).check(var, "the variable", written=False)
 
     def _known(self, variable: FloatArray | int | str) -> Slots:
         """Return the slots of a variable given by its array, number or name."""
@@ -204,15 +210,15 @@ class KnownVariables:
     def _occupied_with(self, found: list[Slots]) -> Occupied:
         """Return the memory of all variables and slots, those included that are not registered yet."""
         new = [own for own in dict.fromkeys(found) if own not in self._registry]
-        return self._occupied.with_more(array for own in new for array in (own.var, *own.arrays.values()))
+        return self._occupied.with_more(array for own in new for array in own.occupied)
 
     def _find_or_make(self, variables: Sequence[FloatArray], names: Sequence[str] = ()) -> list[Slots]:
         """Return the slots of each variable; new ones are complete, but not registered."""
         found = [self._find(var) for var in variables]
         unknown = [k for k, own in enumerate(found) if own is None]
         for own in found:
-            if own is not None and not own.var.flags.writeable:
-                as_variable(own.var, own.name)
+            if own is not None:
+                own.check_memory(written=True)
         if not unknown:
             return [own for own in found if own is not None]
         newcomers = Newcomers(self._registry)

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .gradients import IndexedSlices
+from .gradients import IndexedSlices, as_known
 from .hyperparameters import required_arguments
-from .variables import FloatArray
+from .variables import FloatArray, Label, as_array
 
 FINITE_DIFFERENCE_LIMIT = 1000
 """Most elements, over all variables, whose gradient is taken by finite differences: two calls of the loss for each."""
@@ -37,6 +37,8 @@ def gradients_of(
     loss: Callable[..., Any], variables: Sequence[FloatArray], jac: Callable[..., Any] | bool | None, grad_loss: Any
 ) -> list[Any]:
     """Return one gradient for each variable; the arguments are those of ``RMSprop.minimize``."""
+    if grad_loss is not None:
+        grad_loss = as_array(grad_loss, "grad_loss")
     if jac is True:
         result = _call(loss, variables)
         if not isinstance(result, tuple) or len(result) != 2:
@@ -62,12 +64,13 @@ def _as_list(gradients: Any, variables: Sequence[FloatArray]) -> list[Any]:
 def _scaled(gradients: list[Any], variables: Sequence[FloatArray], grad_loss: Any) -> list[Any]:
     if grad_loss is None:
         return gradients
-    if np.ndim(grad_loss):
-        raise ValueError(f"grad_loss: expected a number with jac, got an array of shape {np.shape(grad_loss)}")
+    if grad_loss.ndim:
+        raise ValueError(f"grad_loss: expected a number with jac, got an array of shape {grad_loss.shape}")
     return [_times(grad, float(grad_loss), var) for grad, var in zip(gradients, variables, strict=True)]
 
 
 def _times(gradient: Any, factor: float, var: FloatArray) -> Any:
+    gradient = as_known(gradient, Label("gradient of", "the variable", var))
     if gradient is None:
         return None
     if isinstance(gradient, IndexedSlices):
@@ -84,7 +87,8 @@ def _finite_differences(loss: Callable[..., Any], variables: Sequence[FloatArray
     """
 
     def value() -> float:
-        return float(np.sum(np.asarray(_call(loss, variables), np.float64) * (1.0 if grad_loss is None else grad_loss)))
+        values = np.asarray(as_array(_call(loss, variables), "loss"), np.float64)
+        return float(np.sum(values * (1.0 if grad_loss is None else grad_loss)))
 
     return [_differentiate(value, var) for var in variables]
 

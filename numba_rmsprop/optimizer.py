@@ -18,10 +18,11 @@ from .batches import Batch, Part
 from .clipping import norm_scales
 from .gradients import Dense, Gradient, as_gradient, as_indices, check_finite, check_rows
 from .interrupts import Call
+from .layouts import layout_is_known
 from .locking import carry_out, in_turn
 from .minimize import check_call, gradients_of
 from .notices import warn
-from .plans import Plan, layout_is_known
+from .plans import Plan
 from .rates import StepRates
 from .registry import Registry
 from .serialize import deserialize, made_of_some, serialize, settings_in, takes_all
@@ -52,7 +53,8 @@ class RMSprop(Settings, WeightStore):
     Parameters
     ----------
     learning_rate : float, LearningRateSchedule or callable, default 0.001
-        A number; a schedule or any callable of the step; or a callable without arguments.
+        A number; a schedule or any callable of the step; or a callable without arguments. A callable is called with
+        the step if it has an argument without a default, or one called ``step``.
     rho : float or callable, default 0.9
         How much of the mean square stays from step to step, in [0, 1]. For embeddings take 0.99 to 0.999, so that a
         rare row remembers its last gradients.
@@ -227,9 +229,12 @@ class RMSprop(Settings, WeightStore):
         Parameters
         ----------
         grads_and_vars : iterable of (gradient, variable)
-            A gradient is an array of the variable's shape, an :class:`~numba_rmsprop.IndexedSlices`, a scipy.sparse
-            array or matrix of any format, or None; of the variable's dtype. In a sparse array, a row with a stored
-            entry is a touched row. A 1-D variable of n elements also takes sparse arrays of shape (1, n) or (n, 1).
+            Pairs are tuples or lists. A gradient is an array of the variable's shape, an
+            :class:`~numba_rmsprop.IndexedSlices`, a scipy.sparse array or matrix of any format, or None; of the
+            variable's dtype. In a sparse array, a row with a stored entry is a touched row. A 1-D variable of n
+            elements also takes sparse arrays of shape (1, n) or (n, 1). Arrays of other libraries are read by
+            ``__array__`` or DLPack; tf.IndexedSlices, tf.SparseTensor, sparse tensors of PyTorch and arrays of the
+            package sparse are taken as well. A gradient that lies in memory which the step writes is copied first.
             None skips the variable, with a warning, but counts as seen. An empty iterable does nothing; empty indices
             are a step.
         name : str, optional
@@ -250,7 +255,8 @@ class RMSprop(Settings, WeightStore):
             If a pair is malformed, or a gradient or variable of the wrong kind or dtype.
         ValueError
             If all gradients are None, a shape does not fit, a variable comes twice, is read-only or overlaps another,
-            or is unknown where one of its shape was restored and is held by nobody else (see :meth:`rebind`); on every
+            or it or a slot was resized or otherwise changed in place, or its file closed, since it was first seen, or
+            is unknown where one of its shape was restored and is held by nobody else (see :meth:`rebind`); on every
             rank, if ranks disagree about variables or hyperparameters.
         OtherRankError
             If another rank refuses the call.
@@ -366,7 +372,7 @@ class RMSprop(Settings, WeightStore):
         Parameters
         ----------
         var : ndarray, shape (rows, \*row_shape)
-            The variable, seen before or not.
+            The variable, seen before or not. It may be read-only as long as no row of it is behind.
         indices : array_like of int, any shape
             Rows, in [0, rows); repeated ones are repeated.
         out : ndarray, shape (\*indices.shape, \*row_shape), optional
@@ -382,8 +388,9 @@ class RMSprop(Settings, WeightStore):
         IndexError
             If an index is negative or too large.
         TypeError, ValueError
-            If ``indices`` are not integers, or ``out`` does not fit; or the array is unknown where one of its shape was
-            restored, as for :meth:`apply_gradients`.
+            If ``indices`` are not integers, or ``out`` does not fit; or rows are behind and the variable or a slot is
+            read-only, or was changed in place; or the array is unknown where one of its shape was restored, as for
+            :meth:`apply_gradients`.
 
         Examples
         --------
@@ -394,7 +401,12 @@ class RMSprop(Settings, WeightStore):
         return in_turn(self._gather, var, as_indices(indices, "indices"), out)
 
     def _gather(self, var: FloatArray, wanted: NDArray[np.integer], out: FloatArray | None) -> FloatArray:
-        slots = self._find_or_check(var)
+        slots = self._find(var)
+        in_place = self._replicas is None or self._replicas.alone
+        if slots is None:
+            self._check_new(var)
+        else:
+            slots.check_memory(written=in_place and slots.has_values_behind)
         self._gathers = True
         name = "variable" if slots is None else slots.name
         if var.ndim == 0:
@@ -409,15 +421,14 @@ class RMSprop(Settings, WeightStore):
         rows, apart = check_rows(wanted.reshape(-1), out, len(var), label, occupied)
         if not apart:
             raise ValueError(f"out overlaps {describe(name, var)}, or another variable or slot; expected memory apart")
-        on_its_own = self._replicas is None or self._replicas.alone
-        if on_its_own and (slots is None or self._registry.seen != Registry.changes or self._registry.shared):
+        if in_place and (slots is None or self._registry.seen != Registry.changes or self._registry.shared):
             for other in self._registry.others_on(var, slots):
                 other.pay(rows if memory_key(other.var) == memory_key(var) else None)
         flat = out.reshape(len(rows), math.prod(var.shape[1:]))
         if slots is None:
             copy_rows(var, rows, flat)
         else:
-            slots.gather(rows, flat, in_place=on_its_own)
+            slots.gather(rows, flat, in_place=in_place)
         return out
 
     def get_config(self) -> dict[str, Any]:

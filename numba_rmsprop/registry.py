@@ -141,8 +141,6 @@ class Registry:
         slots = self._by_id.get(id(var))
         if slots is None or slots.var is not var:
             slots = self._by_memory.get(memory_key(var)) if isinstance(var, np.ndarray) else None
-        if slots is not None and slots.var.shape != slots.shape:
-            raise ValueError(f"{slots.name}: its shape was {slots.shape} and is now {slots.var.shape}")
         if slots is not None and self.unclaimed:
             self.unclaimed.discard(slots)
         return slots
@@ -301,9 +299,9 @@ class Newcomers:
         self._places = Places()
         self.made: dict[Any, Slots] = {}
 
-    def check(self, var: Any, name: str) -> FloatArray:
-        """Return an array that may become a variable."""
-        checked = as_variable(var, name)
+    def check(self, var: Any, name: str, *, written: bool = True) -> FloatArray:
+        """Return an array that may become a variable, or be read like one if it is not to be ``written``."""
+        checked = as_variable(var, name, written=written)
         self._registry.check_stranger(checked, name)
         self._registry.check_apart(checked, name)
         refuse_overlap(checked, name, ((other.var, other.name) for other in self._places.near(checked)))
@@ -316,7 +314,7 @@ class Newcomers:
 
 
 def _memory(slots: Iterable[Slots]) -> Iterator[FloatArray]:
-    return (array for own in slots for array in (own.var, *own.arrays.values()))
+    return (array for own in slots for array in own.occupied)
 
 
 def _kind(var: FloatArray) -> Kind:

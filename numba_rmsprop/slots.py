@@ -18,6 +18,7 @@ from .changes import Changes
 from .gradients import CSR, Dense, Gradient, Rows
 from .history import Arrays, History
 from .interrupts import Call, call_in_one_go
+from .kernels.arrays import MOVED, READ_ONLY
 from .kernels.catching_up import (
     catch_up_rows,
     copy_share,
@@ -29,6 +30,7 @@ from .kernels.catching_up import (
 from .kernels.csr import step_csr, step_csr_serial
 from .kernels.dense import step_dense, step_lines
 from .kernels.rows import step_rows, step_share
+from .layouts import Layouts, refuse_read_only
 from .locking import carry_out, in_turn, whole
 from .rates import StepRates
 from .threads import row_links, row_scratch, workers_for, worth_a_launch
@@ -50,7 +52,7 @@ FEW_STEPS = 3
 """So many steps may follow one gather: those of the parts of a batch."""
 
 
-DERIVED = ("_table", "_seen", "_compiled", "part_of")
+DERIVED = ("_table", "_seen", "_compiled", "layouts", "part_of")
 """What does not go into a copy or a pickle."""
 
 
@@ -133,6 +135,7 @@ class Slots:
         self.history = History(self.dtype)
         self.changes = Changes()
         self._table = self._as_table()
+        self.layouts = Layouts(**self._held)
         self._links = row_links(0)
         self._scratch = row_scratch(0, np.empty((0, 0), self.dtype))
         self._sums = np.zeros((0, 0), self.dtype)
@@ -147,6 +150,7 @@ class Slots:
         self._compiled = set()
         self.folder = None  # what is copied or unpickled lies in memory, and belongs to this process
         self._table = self._as_table()  # views of the arrays as they were copied or unpickled
+        self.layouts = Layouts(**self._held)
 
     @property
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -160,6 +164,30 @@ class Slots:
         self.momentum = None if self.momentum is None else arrays["momentum"]
         self.mg = None if self.mg is None else arrays["mg"]
         self._table = self._as_table()
+        self.layouts = Layouts(**self._held)
+
+    def check_memory(self, *, written: bool) -> None:
+        """Raise ValueError if an array was changed in place since, or may not be ``written`` and is to be."""
+        found = self.layouts.look()
+        if found & MOVED:
+            self.refuse_moved()
+        if written and found & READ_ONLY:
+            refuse_read_only(self._held, describe(self.name, self.var))
+
+    def refuse_moved(self) -> None:
+        """Raise ValueError if an array was changed in place since; in Python alone, for callers that launch nothing."""
+        self.layouts.refuse_moved(self._held, self.name)
+
+    @property
+    def occupied(self) -> list[NDArray[Any]]:
+        """What steps write, and what belongs to it."""
+        return [*self._held.values(), *self.custom.values()]
+
+    @property
+    def _held(self) -> dict[str, NDArray[Any]]:
+        """The arrays that kernels work on, by name."""
+        named = {"var": self.var, "rms": self.rms, "momentum": self.momentum, "mg": self.mg, "clocks": self.clocks}
+        return {name: array for name, array in named.items() if array is not None}
 
     def rebind(self, var: FloatArray) -> None:
         """Go on at another array, whose values are new, with the same slots."""
@@ -239,9 +267,14 @@ class Slots:
             whole(self._copy, indices, out)
 
     @property
+    def has_rows_behind(self) -> bool:
+        """Whether a flush has something to do."""
+        return self.exact and self.clocks is not None and self.floor < self.steps
+
+    @property
     def has_values_behind(self) -> bool:
         """Whether there may be rows whose value is behind."""
-        return self.values_fall_behind and self.clocks is not None and self.floor < self.steps
+        return self.values_fall_behind and self.has_rows_behind
 
     def was_not_read(self, gradient: Rows | CSR) -> bool:
         """Return whether a gradient has rows that are behind, and were so when somebody last read rows."""
@@ -319,6 +352,7 @@ class Slots:
             self.clocks = zeros(self.folder, (len(self.var),), np.dtype(np.int32), "C")
             self.changes.everything |= self.small  # a batch tells of no step
             self.small = False
+            self.layouts.note(clocks=self.clocks)
         return self.clocks
 
     def seen(self) -> NDArray[np.uint8]:
@@ -331,6 +365,7 @@ class Slots:
         """Take over how far behind the rows of a checkpoint were."""
         self.changes.everything = True  # no clock tells what has changed
         self.clocks, self.steps, self.floor = clocks, steps, floor
+        self.layouts.note(clocks=clocks)
         self.small = self.small and clocks is None
         self.history = History(self.dtype)
         self.history.note_runs(runs)
@@ -461,7 +496,7 @@ def _copy_as_table(array: FloatArray) -> FloatArray:
 def copy_rows(var: FloatArray, indices: NDArray[np.int64], out: FloatArray) -> None:
     """Copy ``var[indices]`` into ``out``, shape (n, columns), contiguous."""
     table = var if var.ndim == 2 else as_table(var)
-    if table is None:
+    if table is None or not var.flags.writeable:  # for which the kernel would be compiled anew
         out[...] = var[indices].reshape(out.shape)
         return
     workers = workers_for(out.size)

@@ -41,6 +41,8 @@ def check_stored(grad: Any, label: Label) -> None:
     """
     for name, axes in LAYOUTS[grad.format].items():
         array = getattr(grad, name)
+        if isinstance(array, np.ma.MaskedArray):
+            raise TypeError(f"{label}: expected {name} of the {grad.format} array without a mask; fill it first")
         if not isinstance(array, np.ndarray) or array.ndim != axes:
             raise TypeError(f"{label}: expected {name} of the {grad.format} array to be an array of {axes} axes")
     if grad.format in ("csr", "csc", "bsr"):
@@ -58,16 +60,23 @@ def check_stored(grad: Any, label: Label) -> None:
         _check_coordinates(np.array(keys).reshape(len(keys), grad.ndim).T, grad, label)
 
 
-def readable(array: NDArray[Any]) -> NDArray[Any]:
-    """Return an array as kernels can read it: itself, or a copy that is contiguous and aligned."""
+def readable(array: NDArray[Any], occupied: Occupied | None = None) -> NDArray[Any]:
+    """Return an array as a kernel can read it that writes what is occupied: itself, or a copy.
+
+    Whatever a launch reads and does not own lies apart from what it writes, or is copied.
+    """
     flags = array.flags
-    return array if flags.c_contiguous and flags.aligned else np.require(array, requirements=["C", "A"])
+    if not (flags.c_contiguous and flags.aligned):
+        return np.require(array, requirements=["C", "A"])
+    return array.copy() if occupied is not None and occupied.reached_by(array) else array
 
 
 def _integers(array: Any, name: str, grad: Any, label: Label) -> NDArray[np.integer]:
     """Return indices as an array that kernels can read."""
     if type(array) is np.ndarray and array.ndim == 1 and (array.dtype is INT32 or array.dtype is INT64):
         return readable(array)
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(f"{label}: expected {name} of the {grad.format} array without a mask; fill it first")
     if not isinstance(array, np.ndarray) or array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         raise TypeError(f"{label}: expected {name} of the {grad.format} array to be integers (n,), got {array!r:.100}")
     return readable(array.astype(np.int64, copy=False))

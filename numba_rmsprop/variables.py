@@ -11,6 +11,8 @@ import numpy as np
 from numpy.lib.array_utils import byte_bounds
 from numpy.typing import NDArray
 
+from .layouts import refuse_closed
+
 FloatArray: TypeAlias = NDArray[np.floating]
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
@@ -51,24 +53,24 @@ class Label:
         return f"{self.what} {describe(self.name, self.var)}"
 
 
-def as_variable(var: Any, name: str) -> FloatArray:
-    """Return ``var`` if it can be updated in place.
+def as_variable(var: Any, name: str, *, written: bool = True) -> FloatArray:
+    """Return ``var`` if it can be updated in place; one that is not to be ``written`` may be read-only.
 
     Raises
     ------
     TypeError
         If it is not a NumPy array (or np.memmap) of float32 or float64.
     ValueError
-        If it is read-only, not aligned, or its elements share memory with one another.
+        If it is read-only, not aligned, its elements share memory with one another, or its file was closed.
     """
     # A matrix or a masked array has its own idea of indexing.
     if not isinstance(var, np.ndarray) or type(var) not in (np.ndarray, np.memmap):
         raise TypeError(
-            f"{name} must be a NumPy array of float32 or float64, which is updated in place; got {type(var).__name__}"
+            f"{name} must be a NumPy array of float32 or float64, which is updated in place; got {in_place_of(var)}"
         )
     if var.dtype not in DTYPES:
         raise TypeError(f"{describe(name, var)}: expected dtype float32 or float64 in native byte order")
-    check_memory(var, name)
+    check_memory(var, name, written=written)
     return var
 
 
@@ -81,12 +83,75 @@ def may_be_variable(var: NDArray[Any]) -> bool:
     return True
 
 
-def check_memory(var: NDArray[Any], name: str) -> None:
-    """Raise ValueError if an array is read-only, not aligned, or its elements share memory with one another."""
-    if not var.flags.writeable:
+def in_place_of(var: Any) -> str:
+    """Return the name of the type of what is no NumPy array, and what to pass in its place."""
+    kind = type(var).__name__
+    if type(var).__module__.partition(".")[0] == "torch":
+        return (
+            f"{kind}. numba_rmsprop.torch.RMSprop steps PyTorch's parameters; here, pass tensor.detach().numpy(), "
+            "which shares the memory of a CPU tensor"
+        )
+    if hasattr(var, "to_numpy"):
+        return f"{kind}; pass one array, array = x.to_numpy(copy=True), at every call, and put it back when trained"
+    if isinstance(var, np.ma.MaskedArray):
+        return f"{kind}; pass one array, array = x.filled(0), at every call"
+    if isinstance(var, np.ndarray):
+        return f"{kind}; pass np.asarray(x), which shares its memory"
+    if hasattr(var, "__array__") or hasattr(var, "__dlpack__"):
+        return f"{kind}; pass one array, array = np.array(x), at every call"
+    return kind
+
+
+def type_name(value: Any) -> str:
+    """Return how messages call the type of a value.
+
+    >>> type_name(3), type_name(np.ma.ones(2))
+    ('int', 'numpy.ma.MaskedArray')
+    """
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def as_array(value: Any, label: object) -> NDArray[Any]:
+    """Return what somebody has handed over as an array, without a copy where it can be.
+
+    Raises
+    ------
+    TypeError
+        If it has a mask, which NumPy would drop without a word, or is nothing that NumPy can read.
+    """
+    if type(value) is np.ndarray:
+        return value
+    if _has_mask(value):
+        raise TypeError(f"{label}: expected an array, got a masked array; fill it first, as with array.filled(0)")
+    try:
+        if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
+            return np.from_dlpack(value)
+        return np.asarray(value)
+    except Exception as error:  # whose code has run is not known
+        raise TypeError(
+            f"{label}: expected an array, got {type_name(value)}; convert it first, since NumPy cannot read it: "
+            f"{error!s:.200}"
+        ) from error
+
+
+def _has_mask(value: Any) -> bool:
+    if not isinstance(value, (list, tuple)):
+        return isinstance(value, np.ma.MaskedArray)
+    kinds = set(map(type, value))
+    return any(issubclass(kind, (list, tuple, np.ma.MaskedArray)) for kind in kinds) and any(map(_has_mask, value))
+
+
+def check_memory(var: NDArray[Any], name: str, *, written: bool = True) -> None:
+    """Raise ValueError if an array is read-only, not aligned, overlaps itself, or lies in a file that was closed.
+
+    One that is not to be ``written`` may be read-only.
+    """
+    if written and not var.flags.writeable:
         raise ValueError(f"{describe(name, var)} is read-only; expected a writable array, which is updated in place")
     if not var.flags.aligned:
         raise ValueError(f"{describe(name, var)} is not aligned in memory; pass an aligned copy, as np.array makes it")
+    refuse_closed(var, describe(name, var))
     if var.size and _overlaps_itself(var):
         raise ValueError(f"{describe(name, var)}: its elements share memory (strides {var.strides}); pass a copy")
 

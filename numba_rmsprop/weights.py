@@ -15,7 +15,7 @@ from .interrupts import Call, Uninterrupted
 from .known import KnownVariables
 from .locking import carry_out, in_turn
 from .scalars import as_float
-from .variables import FloatArray, Occupied, describe
+from .variables import FloatArray, Occupied, as_array, describe
 
 Initializer: TypeAlias = str | float | Callable[..., ArrayLike]
 
@@ -74,12 +74,12 @@ class WeightStore(KnownVariables):
         Raises
         ------
         ValueError
-            If there are too many or too few, or one has another shape.
+            If there are too many or too few, or one has another shape, or an array to overwrite is read-only.
         TypeError
-            If one cannot be cast to its dtype without losing its kind.
+            If one cannot be cast to its dtype without losing its kind, or has a mask.
         """
         present = list(self._arrays())
-        given = [np.asarray(weight) for weight in weights]
+        given = [as_array(weight, f"weights[{i}]") for i, weight in enumerate(weights)]
         if len(given) != 1 + len(present):
             raise ValueError(
                 f"weights: expected {1 + len(present)} arrays, iterations and slots of {len(self._slots)} variables, "
@@ -90,6 +90,8 @@ class WeightStore(KnownVariables):
                 raise ValueError(f"weights[{i}]: expected shape {array.shape}, got {value.shape}")
             if not np.can_cast(value.dtype, array.dtype, "same_kind"):
                 raise TypeError(f"weights[{i}]: expected dtype {array.dtype}, got {value.dtype}")
+            if not array.flags.writeable:
+                raise ValueError(f"weights[{i}]: the array to overwrite is read-only; expected a writable one")
         if given[0].ndim:
             raise ValueError(f"weights[0]: expected the number of iterations, got an array of shape {given[0].shape}")
         iterations = _check_iterations(given[0][()])
@@ -118,8 +120,17 @@ class WeightStore(KnownVariables):
         it before you read a table as a whole, before you *write* to it yourself (or else what a row has missed is
         applied to what you wrote), and before you drop the optimizer or go on with another one after it is gone. What
         other optimizers owe to the same arrays is caught up, too.
+
+        Raises
+        ------
+        ValueError
+            If rows are behind and an array is read-only, or an array was changed in place since it was first seen;
+            nothing has been written then.
         """
         found = [self._find_or_check(var) for var in variables] if variables else list(self._slots)
+        for slots in found:
+            if slots is not None:
+                slots.check_memory(written=slots.has_rows_behind)
         for slots, var in zip(found, variables or [own.var for own in self._slots], strict=True):
             if slots is not None:
                 slots.flush()
@@ -140,7 +151,7 @@ class WeightStore(KnownVariables):
             raise KeyError(f"{describe('the variable', var)} has no slots yet; opt.build([var]) makes them")
         if slot_name not in slots.arrays:
             raise KeyError(f"{slots.name} has no slot {slot_name!r}; expected one of {list(slots.arrays)}")
-        slots.flush()
+        self.flush(var)
         return slots.arrays[slot_name]
 
     def get_slot_names(self) -> list[str]:
@@ -211,7 +222,7 @@ class WeightStore(KnownVariables):
 def _initial(initializer: Initializer, shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> NDArray[Any]:
     fills = {"zeros": 0.0, "ones": 1.0}
     if callable(initializer):
-        value = np.array(initializer(shape, dtype=dtype), dtype)
+        value = np.array(as_array(initializer(shape, dtype=dtype), f"initializer of {name!r}"), dtype)
         if value.shape != shape:
             raise ValueError(f"initializer of {name!r}: expected shape {shape}, got {value.shape}")
         return value
@@ -221,7 +232,7 @@ def _initial(initializer: Initializer, shape: tuple[int, ...], dtype: np.dtype[A
                 f"initializer of {name!r}: expected 'zeros', 'ones', a number or a callable, got {initializer!r}"
             )
         return np.full(shape, fills[initializer], dtype)
-    return np.full(shape, initializer, dtype)
+    return np.full(shape, as_array(initializer, f"initializer of {name!r}"), dtype)
 
 
 def _check_iterations(value: Any) -> int:

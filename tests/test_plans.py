@@ -10,7 +10,7 @@ import pytest
 from reference import Reference, assert_close
 from strategies import VARIANTS
 
-from numba_rmsprop import IndexedSlices, RMSprop, plans
+from numba_rmsprop import IndexedSlices, RMSprop, layouts
 
 DTYPES = [np.float32, np.float64]
 
@@ -59,14 +59,14 @@ def test_gradients_that_were_unpickled_need_no_closer_look(monkeypatch):
 
 
 def test_an_unknown_layout_of_arrays_takes_the_longer_way(monkeypatch):
-    monkeypatch.setattr("numba_rmsprop.plans.DATA", 24)
-    plans.layout_is_known.cache_clear()
+    monkeypatch.setattr("numba_rmsprop.layouts.DATA", 24)
+    layouts.layout_is_known.cache_clear()
     opt, var = RMSprop(0.1, rho=0.0), np.zeros(3)
     with pytest.warns(RuntimeWarning, match="please report"):
         opt.apply_gradients([(np.ones(3), var)])
     opt.apply_gradients([(np.ones(3), var)])
     monkeypatch.undo()
-    plans.layout_is_known.cache_clear()
+    layouts.layout_is_known.cache_clear()
     assert opt._plan is None
     np.testing.assert_allclose(var, -0.2, rtol=1e-5)
 

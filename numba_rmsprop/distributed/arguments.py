@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..gradients import IndexedSlices, Rows, as_indices, check_finite, check_rows
+from ..gradients import Rows, as_indices, as_known, check_finite, check_rows
 from ..stored import readable
 from ..variables import DTYPES, FloatArray, Occupied
 from .routes import MOST_LINKED
@@ -59,9 +59,10 @@ def checked_values(
     FloatingPointError
         If, with ``finite``, one is NaN or infinite.
     """
-    if isinstance(values, (np.ma.MaskedArray, IndexedSlices)):
+    known = as_known(values, "values")
+    if not isinstance(known, (np.ndarray, list)):
         raise TypeError(f"values: expected an array, got {type(values).__name__}")
-    grads = np.asarray(values, dtype=None if hasattr(values, "dtype") else dtype)
+    grads = known if isinstance(known, np.ndarray) else np.asarray(known, dtype)
     if grads.dtype != dtype:
         raise TypeError(f"values: expected dtype {dtype}, got {grads.dtype}")
     expected = (*wanted.shape, shape[1])
@@ -73,13 +74,13 @@ def checked_values(
     return flat
 
 
-def output(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], shard: FloatArray) -> FloatArray:
+def output(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], occupied: Occupied) -> FloatArray:
     """Return where to put rows: ``out``, or a new array; raise ValueError if ``out`` does not fit."""
     if out is None:
         return np.empty(shape, dtype)
     if not isinstance(out, np.ndarray) or not (out.flags.carray and out.dtype == dtype and out.shape == shape):
         got = f"({out.dtype}, shape {out.shape})" if isinstance(out, np.ndarray) else type(out).__name__
         raise ValueError(f"out: expected a writable C-contiguous array ({dtype}, shape {shape}), got {got}")
-    if np.may_share_memory(out, shard):
-        raise ValueError("out: expected memory apart from the table's shard")
+    if occupied.reached_by(out):
+        raise ValueError("out: expected memory apart from the table's shard and its slots")
     return out

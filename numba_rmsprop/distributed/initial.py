@@ -9,9 +9,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..gradients import as_indices
 from ..kernels.requests import uniform_rows
 from ..scalars import as_float
-from ..variables import FloatArray
+from ..variables import FloatArray, as_array
 from .layout import Layout
 
 Initializer: TypeAlias = float | str | Callable[[NDArray[np.int64]], ArrayLike]
@@ -55,8 +56,11 @@ class Uniform:
 
     def __call__(self, indices: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the numbers of some rows, shape (len(indices), columns)."""
-        out = np.empty((len(indices), self.columns))
-        uniform_rows(np.asarray(indices, np.int64), self.seed, float(self.low), float(self.high) - self.low, out)
+        rows = as_indices(indices, "indices").astype(np.int64)
+        if rows.ndim != 1:
+            raise ValueError(f"indices: expected shape (n,), got {rows.shape}")
+        out = np.empty((len(rows), self.columns))
+        uniform_rows(rows, self.seed, float(self.low), float(self.high) - self.low, out)
         return out
 
 
@@ -91,7 +95,7 @@ def fill_shard(shard: FloatArray, layout: Layout, rank: int, initializer: Initia
     at_once = max(1, ITEMS_AT_A_TIME // max(1, shard.shape[1]))
     for begin in range(0, len(shard), at_once):
         rows = layout.rows_of(rank, begin, min(begin + at_once, len(shard)))
-        values = np.asarray(initializer(rows))
+        values = as_array(initializer(rows), "initializer")
         if values.shape != (len(rows), shard.shape[1]):
             raise ValueError(
                 f"initializer: expected an array of shape {(len(rows), shard.shape[1])} for as many rows, "

@@ -45,6 +45,11 @@ class ShardOptimizer(RMSprop):
         self._slots[0].row_clocks()
         self._slots[0].seen()
 
+    def check_arrays(self, *, steps: bool) -> None:
+        """Raise ValueError if shard or slots were changed in place, or are read-only and are to be written."""
+        slots = self._slots[0]
+        slots.check_memory(written=steps or slots.has_rows_behind)
+
     def shared_state(self) -> str:
         """Return what is the same on all ranks after the same calls: steps, and those that rows may have missed."""
         slots = self._slots[0]

@@ -200,7 +200,7 @@ class ShardedTable:
         wanted, result = np.empty(0, np.int64), self.shard
         try:
             wanted = checked_indices(indices, self._layout.rows)
-            result = output(out, (*wanted.shape, self.shard.shape[1]), self.dtype, self.shard)
+            result = output(out, (*wanted.shape, self.shard.shape[1]), self.dtype, self._opt._occupied)
             request = Request(wanted.reshape(-1), self._layout) if self.ranks.size > 1 else None
         except Exception as refused:  # noqa: BLE001  # the other ranks must learn of any, and this one raises it then
             error = refused
@@ -362,6 +362,10 @@ class ShardedTable:
             limits = f", clipnorm {self._opt.clipnorm}, global_clipnorm {self._opt.global_clipnorm}"
             return f"{name} of ShardedTable {self.number} after {self.iterations} steps{rate}{limits}"
 
+        try:  # before the ranks meet, so that all learn of it
+            self._opt.check_arrays(steps=what == STEP)
+        except ValueError as refused:
+            error = error or refused
         key = hash((what, self.number, self.iterations, *(() if rates is None else rates.key), *self._opt.limits))
         return self.ranks.meet(key, describe, error=error, counts=counts, flag=flag)
 
