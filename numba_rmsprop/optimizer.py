@@ -139,7 +139,6 @@ class RMSprop(Settings, WeightStore):
     ) -> None:
         WeightStore.__init__(self)
         self.slots_folder = slots_folder
-        self.communicator = communicator
         Settings.__init__(
             self,
             learning_rate=learning_rate if lr is None else lr,
@@ -157,6 +156,7 @@ class RMSprop(Settings, WeightStore):
             global_clipnorm=global_clipnorm,
             check_finite=check_finite,
         )
+        self.communicator = communicator  # last, since ranks count those who have one, and not those who were refused
 
     @property
     def communicator(self) -> Any:
@@ -165,12 +165,12 @@ class RMSprop(Settings, WeightStore):
 
     @communicator.setter
     def communicator(self, value: Any) -> None:
-        replicas = None
         if value is not None:
             from .distributed.replicas import Replicas  # above this module, and needed by few
 
-            replicas = Replicas(value)
-        self._communicator, self._replicas = value, replicas
+        with Uninterrupted():
+            replicas = None if value is None else Replicas(value)
+            self._communicator, self._replicas = value, replicas
 
     def apply_gradients(
         self,
@@ -227,10 +227,9 @@ class RMSprop(Settings, WeightStore):
         array([-0.3162, -0.3162], dtype=float32)
         """
         pairs = as_list(grads_and_vars)
-        rates = None
         if self._replicas is not None and experimental_aggregate_gradients:
-            pairs, rates = self._replicas.sum_gradients(self, pairs)
-        return self._take_step(pairs, rates) if pairs else self._iterations
+            return self._replicas.step(self, pairs, self._take_step)
+        return self._take_step(pairs) if pairs else self._iterations
 
     def minimize(
         self,

@@ -9,9 +9,10 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..checkpoint import AnyPath, read
+from ..interrupts import Uninterrupted
 from ..optimizer import RMSprop
 from ..tensorfile import DamagedCheckpointError, sync_folder
 from .ranks import Ranks
@@ -19,6 +20,8 @@ from .saved import FORMAT, FORMAT_VERSION, MANIFEST, REPLICAS, TABLE_NAME, Saved
 from .table import ShardedTable
 
 NAME = re.compile(r"checkpoint-(\d{9,})")
+
+Said = TypeVar("Said")
 
 
 class TableCheckpoints:
@@ -52,7 +55,7 @@ class TableCheckpoints:
 
     def __init__(self, communicator: Any, folder: AnyPath, keep: int = 2) -> None:
         self._ranks = Ranks.of(communicator)
-        self._number = self._ranks.join()
+        self._number = self._ranks.members + 1
         self.keep = keep
         self._damaged: set[Path] = set()
 
@@ -63,7 +66,9 @@ class TableCheckpoints:
             self.folder.mkdir(parents=True, exist_ok=True)
             sync_folder(os.fspath(self.folder.absolute().parent))
 
-        self._ranks.together(f"TableCheckpoints {self._number}, keep {keep}", make_folder)
+        with Uninterrupted():
+            self._ranks.together(f"TableCheckpoints {self._number}, keep {keep}", make_folder)
+            self._number = self._ranks.join()
 
     def save(
         self,
@@ -73,6 +78,8 @@ class TableCheckpoints:
         notes: Mapping[str, Any] | None = None,
     ) -> Path:
         """Save tables, then delete what is no longer kept; return the folder of the new checkpoint.
+
+        Signals wait for their handlers until all is written.
 
         Parameters
         ----------
@@ -90,24 +97,29 @@ class TableCheckpoints:
         TypeError, ValueError
             If a name or notes are not such.
         """
+        with Uninterrupted():  # or else ranks could tell apart whether there is a checkpoint
+            return self._save(tables, optimizer, notes)
+
+    def _save(
+        self, tables: Mapping[str, ShardedTable], optimizer: RMSprop | None, notes: Mapping[str, Any] | None
+    ) -> Path:
         newest = max(self._numbers(clean_up=True), default=0)
         path = self.folder / f"checkpoint-{newest + 1:09d}"
         names = list(tables)
-        identities: list[tuple[str, str]] = []
 
-        def write_shards() -> None:
+        def write_shards() -> list[tuple[str, str]]:
             for name, table in tables.items():
                 if table.ranks is not self._ranks:
                     raise ValueError(f"tables: expected tables on the ranks of this TableCheckpoints, got {name!r}")
                 if not TABLE_NAME.fullmatch(name):
                     raise ValueError(f"tables: expected names of letters, digits, '_', '-' and '.', got {name!r}")
             path.mkdir(exist_ok=True)
-            for name in names:
-                identities.append(tables[name].save_shard(path / shard_name(name, self._ranks.rank, self._ranks.size)))
+            files = {name: path / shard_name(name, self._ranks.rank, self._ranks.size) for name in names}
+            return [tables[name].save_shard(file) for name, file in files.items()]
 
         numbers = [table.number for table in tables.values()]
-        self._together(f"save of {names}, tables {numbers}, optimizer {optimizer is not None}", write_shards)
-        everywhere = self._ranks.tell_all(identities)
+        what = f"save of {names}, tables {numbers}, optimizer {optimizer is not None}"
+        everywhere = self._together(what, write_shards)
 
         for k, name in enumerate(names):
             states = [of_one[k][1] for of_one in everywhere]
@@ -156,20 +168,19 @@ class TableCheckpoints:
         ValueError
             If a newer version of the library wrote one.
         """
-        for number in sorted(self._numbers(), reverse=True):
-            path = self.folder / f"checkpoint-{number:09d}"
-            saved = self._checked(path)
-            if saved is not None:
-                return saved
-        return None
+        with Uninterrupted():
+            for number in sorted(self._numbers(), reverse=True):
+                path = self.folder / f"checkpoint-{number:09d}"
+                saved = self._checked(path)
+                if saved is not None:
+                    return saved
+            return None
 
     def _checked(self, path: Path) -> SavedTables | None:
         """Return a checkpoint of which each rank has read some files; or None, with a warning, if one is not right."""
         found: list[SavedTables] = []
-        trouble, damaged = "", False
 
-        def check() -> None:
-            nonlocal trouble, damaged
+        def check() -> tuple[str, bool]:
             try:
                 saved = SavedTables(path)
                 for k, (file, identity) in enumerate(saved.files()):
@@ -178,10 +189,10 @@ class TableCheckpoints:
                 found.append(saved)
             except (DamagedCheckpointError, OSError) as error:
                 # What cannot be read now, for want of a permission or a network, may be right.
-                trouble, damaged = str(error), isinstance(error, (DamagedCheckpointError, FileNotFoundError))
+                return str(error), isinstance(error, (DamagedCheckpointError, FileNotFoundError))
+            return "", False
 
-        self._together(f"a look at {path.name}", check)
-        told = [(words, certain) for words, certain in self._ranks.tell_all((trouble, damaged)) if words]
+        told = [(words, certain) for words, certain in self._together(f"a look at {path.name}", check) if words]
         if not told:
             return found[0]
         if any(certain for _, certain in told):
@@ -189,27 +200,25 @@ class TableCheckpoints:
         warnings.warn(f"skipping {path.name}: {told[0][0]}", stacklevel=3)
         return None
 
-    def _together(self, what: str, work: Callable[[], None]) -> None:
-        self._ranks.together(f"{what}, of TableCheckpoints {self._number} in {self.folder}", work)
+    def _together(self, what: str, work: Callable[[], Said]) -> list[Said]:
+        return self._ranks.together(f"{what}, of TableCheckpoints {self._number} in {self.folder}", work)
 
     def _numbers(self, *, clean_up: bool = False) -> list[int]:
         """Return the numbers of the finished checkpoints; or of all, while deleting what unfinished saves have left.
 
         Those that rank 0 sees: another may see a file system as it was before.
         """
-        found: list[int] = []
 
-        def look() -> None:
+        def look() -> list[int]:
             if self._ranks.rank:
-                return
+                return []
             everything = self._all()
             unfinished = [path for _, path in everything if not (path / MANIFEST).exists()]
-            found.extend(number for number, path in everything if clean_up or path not in unfinished)
             if clean_up:  # before the ranks meet, after which others make the next one
                 self._delete(unfinished)
+            return [number for number, path in everything if clean_up or path not in unfinished]
 
-        self._together("a look", look)
-        return list(self._ranks.tell_all(found)[0])
+        return self._together("a look", look)[0]
 
     def _all(self) -> list[tuple[int, Path]]:
         matches = [(NAME.fullmatch(path.name), path) for path in self.folder.iterdir()]
@@ -227,7 +236,7 @@ class TableCheckpoints:
                 (path / MANIFEST).unlink(missing_ok=True)  # first, so that nothing half deleted counts
                 shutil.rmtree(path)
             except OSError as error:
-                warnings.warn(f"cannot delete {path.name}, which is no longer kept: {error}", stacklevel=4)
+                warnings.warn(f"cannot delete {path.name}, which is no longer kept: {error}", stacklevel=5)
 
 
 def _write_durably(path: Path, text: str) -> None:
