@@ -3,6 +3,7 @@
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 from importlib.util import find_spec
 
@@ -40,6 +41,14 @@ def _as_many_threads_as_before():
     before = numba.get_num_threads()
     yield
     numba.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _an_interrupt_raises():
+    """Also where SIGINT is ignored from the start, as under nohup and in some CI; programs started from here get it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(autouse=True, scope="session")
