@@ -203,7 +203,7 @@ class ShardedTable:
         wanted, result = np.empty(0, np.int64), self.shard
         try:
             wanted = checked_indices(indices, self._layout.rows)
-            result = output(out, (*wanted.shape, self.shard.shape[1]), self.dtype, self.shard)
+            result = output(out, (*wanted.shape, self.shard.shape[1]), self.dtype, self._opt.occupied)
             request = Request(wanted.reshape(-1), self._layout) if self.ranks.size > 1 else None
         except Exception as refused:  # noqa: BLE001  # the other ranks must learn of any, and this one raises it then
             error = refused
