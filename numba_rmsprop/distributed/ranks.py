@@ -26,6 +26,9 @@ LEAVING = -1
 SUM_ITEMS = 1 << 26
 """Elements that are summed in one message, at most."""
 
+SPINNING = 0.002
+"""Seconds for which a rank looks for the others all the time; then it leaves the core to whoever has work to do."""
+
 PATIENCE = 3
 """How often ranks meet again since one of them is interrupted, at most: a timer's signals may come for ever."""
 
@@ -186,7 +189,7 @@ class Ranks:
             told[:, COUNT] = counts
         with Uninterrupted():
             for patience in itertools.count(PATIENCE, -1):
-                self._wait(self._comm.Ialltoall(told, heard))
+                self._wait(self._comm.Ialltoall(told, heard), SPINNING)
                 self._count(told.nbytes - told[0].nbytes, self.size - 1)
                 if not heard[:, REFUSED].any() and (heard[:, DIGEST] == key).all():
                     break
@@ -316,10 +319,18 @@ class Ranks:
         differing = "; ".join(f"{_ranks_in_words(ranks)}: {call}" for call, ranks in calls.items())
         raise ValueError(f"the ranks disagree, so nothing was done; expected the same call on all, got {differing}")
 
-    def _wait(self, request: Any) -> None:
-        """Wait until MPI has done what was begun; raise where a second interrupt comes before, see :meth:`meet`."""
+    def _wait(self, request: Any, spinning: float = math.inf) -> None:
+        """Wait until MPI has done what was begun; raise where a second interrupt comes before, see :meth:`meet`.
+
+        After some seconds of ``spinning``, it sleeps in between, which lasts twentieths of the wait: while rows are on
+        their way, MPI needs to be asked all the time.
+        """
         with self._timed():
+            began = time.perf_counter()
             while not request.Test():
+                waited = time.perf_counter() - began
+                if waited > spinning:
+                    time.sleep(min(waited / 20, 0.001))
                 if waiting().count(SIGINT) > 1:
                     self._over = "this rank was interrupted twice while it waited for others"
                     self._given_up.append(request)  # MPI still uses its memory
