@@ -93,6 +93,21 @@ def _release() -> None:
             _release()
 
 
+def waiting() -> list[int]:
+    """Return the signals that have come and wait for a context of :class:`Uninterrupted` to be left, in order."""
+    if not _came or threading.get_ident() != threading.main_thread().ident:  # which alone runs handlers
+        return []
+    return [number for number, _ in _came]
+
+
+def call_waiting() -> None:
+    """Call their handlers now, within the context, where all is whole: one may raise."""
+    while waiting():
+        number, frame = _came.popleft()
+        if number in _held:
+            _held[number](number, frame)
+
+
 @contextmanager
 def asked_to_stop(ask: Callable[[], None]) -> Iterator[None]:
     """Enter a context in which the first SIGINT calls ``ask``; from the second on, it does what it did before.

@@ -17,7 +17,7 @@ from .arguments import as_list, as_variables, check_pairs, refuse_duplicates, wi
 from .batches import Batch, Part
 from .clipping import norm_scales
 from .gradients import Dense, Gradient, as_gradient, as_indices, check_finite, check_rows
-from .interrupts import Call
+from .interrupts import Call, Uninterrupted
 from .layouts import layout_is_known
 from .locking import carry_out, in_turn
 from .minimize import check_call, gradients_of
@@ -171,7 +171,6 @@ class RMSprop(Settings, WeightStore):
         refuse_unknown("RMSprop", others, ARGUMENTS)
         WeightStore.__init__(self)
         self.slots_folder = slots_folder
-        self.communicator = communicator
         Settings.__init__(
             self,
             learning_rate=learning_rate if lr is None else lr,
@@ -189,6 +188,7 @@ class RMSprop(Settings, WeightStore):
             global_clipnorm=global_clipnorm,
             check_finite=check_finite,
         )
+        self.communicator = communicator  # last, since ranks count those who have one, and not those who were refused
 
     def __repr__(self) -> str:
         """Return the learning rate, what else is not the default, and how far training has come."""
@@ -208,12 +208,12 @@ class RMSprop(Settings, WeightStore):
 
     @communicator.setter
     def communicator(self, value: Any) -> None:
-        replicas = None
         if value is not None:
             from .distributed.replicas import Replicas  # above this module, and needed by few
 
-            replicas = Replicas(value)
-        self._communicator, self._replicas = value, replicas
+        with Uninterrupted():
+            replicas = None if value is None else Replicas(value)
+            self._communicator, self._replicas = value, replicas
 
     def apply_gradients(
         self,
@@ -276,10 +276,9 @@ class RMSprop(Settings, WeightStore):
         array([-0.3162, -0.3162], dtype=float32)
         """
         pairs = as_list(grads_and_vars)
-        rates = None
         if self._replicas is not None and experimental_aggregate_gradients:
-            pairs, rates = self._replicas.sum_gradients(self, pairs)
-        return self._take_step(pairs, rates) if pairs else self._iterations
+            return self._replicas.step(self, pairs, self._take_step)
+        return self._take_step(pairs) if pairs else self._iterations
 
     def minimize(
         self,

@@ -3,6 +3,7 @@
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 from importlib.util import find_spec
 
@@ -26,7 +27,8 @@ if numba.config.DISABLE_JIT:
     # Programs that would take minutes each, and so start compiled in either run: the other one has them.
     collect_ignore += ["test_decay_maps.py", "test_examples.py", "test_knowledge_graph.py", "test_nist.py"]
     collect_ignore += ["test_sparse_classifier.py", "test_distributed_example.py", "test_replicas.py"]
-    collect_ignore += ["test_ranks.py", "test_sharded_table.py", "test_table_checkpoints.py"]
+    collect_ignore += ["test_ranks.py", "test_ranks_interrupted.py"]
+    collect_ignore += ["test_sharded_table.py", "test_table_checkpoints.py"]
 
 hypothesis.settings.register_profile("default", deadline=None, max_examples=80, derandomize=True)
 hypothesis.settings.register_profile("short", deadline=None, max_examples=10, derandomize=True)
@@ -39,6 +41,14 @@ def _as_many_threads_as_before():
     before = numba.get_num_threads()
     yield
     numba.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _an_interrupt_raises():
+    """Also where SIGINT is ignored from the start, as under nohup and in some CI; programs started from here get it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -323,15 +323,79 @@ def test_a_cache_that_fails_after_the_import(spoil, tmp_path):
     assert str(tmp_path / "cache") in warning
 
 
-def call_anew(folder):
-    """Import a module with a compiled function anew, and call it; return how often Numba found it in its cache."""
+TYPES_AT_ONCE = """
+import importlib, json, multiprocessing, os, sys
+from numba.core.caching import IndexDataCacheFile
+
+sys.path.insert(0, os.environ["FOLDER"])
+numbers = [21, 21.5, True]
+barrier = multiprocessing.get_context("fork").Barrier(len(numbers))
+
+def in_turn(name, turn):
+    "Let the processes write one after the other, when all of them are about to write."
+    write = getattr(IndexDataCacheFile, name)
+    def written(*arguments):
+        for k in range(len(numbers)):
+            barrier.wait()
+            if k == turn:
+                write(*arguments)
+        barrier.wait()
+    setattr(IndexDataCacheFile, name, written)
+
+module = importlib.import_module("module")  # forked processes share what it has made
+children = []
+for k, number in enumerate(numbers):
+    children.append(os.fork())
+    if not children[-1]:
+        in_turn("_save_index", k)
+        in_turn("_save_data", len(numbers) - 1 - k)
+        os._exit(module.twice(number) != 2 * number)
+print(json.dumps([[os.waitpid(child, 0)[1] for child in children], [module.twice(number) for number in numbers]]))
+"""
+
+
+def write_module(folder):
     path = folder / "module.py"
     path.write_text("from numba_rmsprop.kernels.jit import compiled\n@compiled\ndef twice(x):\n    return 2 * x\n")
-    spec = importlib.util.spec_from_file_location("module", path)
+    return path
+
+
+@can_fork
+def test_processes_that_compile_one_function_for_different_types_at_once(tmp_path):
+    """As they do on an empty cache: each writes its index, then its code."""
+    write_module(tmp_path)
+    statuses, doubled = results(TYPES_AT_ONCE, NUMBA_CACHE_DIR=str(tmp_path / "cache"), FOLDER=str(tmp_path))
+    assert statuses == [0, 0, 0]
+    assert doubled == [42, 43.0, 2]
+
+
+def import_anew(folder):
+    """Import a module with compiled functions as another process would."""
+    spec = importlib.util.spec_from_file_location("module", write_module(folder))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+def call_anew(folder):
+    """Import a module with a compiled function anew, and call it; return how often Numba found it in its cache."""
+    module = import_anew(folder)
     assert module.twice(21) == 42
     return sum(module.twice.stats.cache_hits.values())
+
+
+def test_code_for_other_types_counts_as_not_found(tmp_path, monkeypatch):
+    """An older version may have left an index that gives two signatures one file."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "cache"))
+    assert [import_anew(tmp_path).twice(number) for number in (21, 21.5)] == [42, 43.0]
+    first, second = (tmp_path / "cache").rglob("*.nbc")
+    shutil.copy(first, second)
+    hits = []
+    for _ in range(3):  # once it is found out, all are compiled anew, into files of their own
+        module = import_anew(tmp_path)
+        assert [module.twice(number) for number in (21, 21.5)] == [42, 43.0]
+        hits.append(sum(module.twice.stats.cache_hits.values()))
+    assert hits[0] < hits[-1] == 2
 
 
 def test_the_cache_is_used_and_may_be_damaged(tmp_path, monkeypatch):

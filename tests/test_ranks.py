@@ -22,6 +22,7 @@ calls = {
     "floats": lambda: table.gather([0.5]),
     "wrong out": lambda: table.gather([1], out=np.empty((2, 2), np.float32)),
     "out in shard": lambda: table.gather([1], out=table.shard[:1]),
+    "out in slot": lambda: table.gather([1], out=table.optimizer.get_slot(table.shard, "rms")[:1]),
     "wrong shape": lambda: table.apply_gradients([1, 2], ones),
     "wrong dtype": lambda: table.apply_gradients([1, 2, 3], ones.astype(np.float64)),
     "masked": lambda: table.apply_gradients([1, 2, 3], np.ma.masked_array(ones)),
@@ -30,7 +31,7 @@ calls = {
 }
 rights = {"gather": lambda: table.gather([1, 1]), "apply": lambda: table.apply_gradients([0], ones[:1])}
 for name, call in calls.items():
-    gathers = name in ("too large", "negative", "floats", "wrong out", "out in shard")
+    gathers = name in ("too large", "negative", "floats", "wrong out", "out in shard", "out in slot")
     try:
         (call if rank == 1 else rights["gather" if gathers else "apply"])()
     except Exception as error:
@@ -51,6 +52,7 @@ def test_a_call_that_one_rank_refuses_does_nothing_on_any():
         "floats": ("TypeError", "expected integers"),
         "wrong out": ("ValueError", "out: expected a writable"),
         "out in shard": ("ValueError", "apart"),
+        "out in slot": ("ValueError", "apart"),
         "wrong shape": ("ValueError", "values: expected shape (2, 2), got (3, 2)"),
         "wrong dtype": ("TypeError", "values: expected dtype float32, got float64"),
         "masked": ("TypeError", "MaskedArray"),

@@ -75,12 +75,12 @@ def checked_values(
 
 
 def output(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], occupied: Occupied) -> FloatArray:
-    """Return where to put rows: ``out``, or a new array; raise ValueError if ``out`` does not fit."""
+    """Return where to put rows: ``out``, or a new array; raise ValueError if ``out`` does not fit, or is occupied."""
     if out is None:
         return np.empty(shape, dtype)
     if not isinstance(out, np.ndarray) or not (out.flags.carray and out.dtype == dtype and out.shape == shape):
         got = f"({out.dtype}, shape {out.shape})" if isinstance(out, np.ndarray) else type(out).__name__
         raise ValueError(f"out: expected a writable C-contiguous array ({dtype}, shape {shape}), got {got}")
     if occupied.reached_by(out):
-        raise ValueError("out: expected memory apart from the table's shard and its slots")
+        raise ValueError("out: expected memory apart from the table's shard and its slots; pass a new array")
     return out

@@ -7,9 +7,10 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..checkpoint import AnyPath, heading, read
+from ..interrupts import Uninterrupted
 from ..notices import warn
 from ..optimizer import RMSprop
 from ..rotation import Heading, run_in
@@ -22,6 +23,8 @@ from .table import ShardedTable
 NAME = re.compile(r"checkpoint-(\d{9,})")
 PARTS = re.compile(r".+\.\d+-of-\d+\.safetensors|.+\.[0-9a-f]{8,}\.part")
 """What a save that was never finished leaves."""
+
+Said = TypeVar("Said")
 
 
 class TableCheckpoints:
@@ -55,7 +58,7 @@ class TableCheckpoints:
 
     def __init__(self, communicator: Any, folder: AnyPath, keep: int = 2) -> None:
         self._ranks = Ranks.of(communicator)
-        self._number = self._ranks.join()
+        self._number = self._ranks.members + 1
         self.keep = keep
         self._damaged: set[Path] = set()
 
@@ -65,7 +68,9 @@ class TableCheckpoints:
             self.folder = Path(folder)
             make_folder(self.folder)
 
-        self._ranks.together(f"TableCheckpoints {self._number}, keep {keep}", prepare)
+        with Uninterrupted():
+            self._ranks.together(f"TableCheckpoints {self._number}, keep {keep}", prepare)
+            self._number = self._ranks.join()
 
     def save(
         self,
@@ -77,6 +82,7 @@ class TableCheckpoints:
         """Save tables, then delete what is no longer kept; return the folder of the new checkpoint.
 
         Checkpoints of another training are kept, as by :meth:`CheckpointManager.save`.
+        Signals wait for their handlers until all is written.
 
         Parameters
         ----------
@@ -94,25 +100,30 @@ class TableCheckpoints:
         TypeError, ValueError
             If a name or notes are not such.
         """
+        with Uninterrupted():  # or else ranks could tell apart whether there is a checkpoint
+            return self._save(tables, optimizer, notes)
+
+    def _save(
+        self, tables: Mapping[str, ShardedTable], optimizer: RMSprop | None, notes: Mapping[str, Any] | None
+    ) -> Path:
         newest = max(self._numbers(clean_up=True), default=0)
         path = self._path(newest + 1)
         self._damaged.discard(path)
         names = list(tables)
-        identities: list[tuple[str, str]] = []
 
-        def write_shards() -> None:
+        def write_shards() -> list[tuple[str, str]]:
             for name, table in tables.items():
                 if table.ranks is not self._ranks:
                     raise ValueError(f"tables: expected tables on the ranks of this TableCheckpoints, got {name!r}")
                 if not TABLE_NAME.fullmatch(name):
                     raise ValueError(f"tables: expected names of letters, digits, '_', '-' and '.', got {name!r}")
             path.mkdir(exist_ok=True)
-            for name in names:
-                identities.append(tables[name].save_shard(path / shard_name(name, self._ranks.rank, self._ranks.size)))
+            files = {name: path / shard_name(name, self._ranks.rank, self._ranks.size) for name in names}
+            return [tables[name].save_shard(file) for name, file in files.items()]
 
         numbers = [table.number for table in tables.values()]
-        self._together(f"save of {names}, tables {numbers}, optimizer {optimizer is not None}", write_shards)
-        everywhere = self._ranks.tell_all(identities)
+        what = f"save of {names}, tables {numbers}, optimizer {optimizer is not None}"
+        everywhere = self._together(what, write_shards)
 
         for k, name in enumerate(names):
             states = [of_one[k][1] for of_one in everywhere]
@@ -170,35 +181,34 @@ class TableCheckpoints:
         ValueError
             If a newer version of the library wrote one.
         """
-        while True:
-            numbers = self._numbers()
-            found, trouble = None, []
-            for number in sorted(numbers, reverse=True):
-                path = self._path(number)
-                found, words, damaged = self._checked(path)
-                if found is not None:
+        with Uninterrupted():
+            while True:
+                numbers = self._numbers()
+                found, trouble = None, []
+                for number in sorted(numbers, reverse=True):
+                    path = self._path(number)
+                    found, words, damaged = self._checked(path)
+                    if found is not None:
+                        break
+                    trouble.append((path, words, damaged))
+                    if not damaged:
+                        break
+                if (found is not None and not trouble) or self._numbers() == numbers:
                     break
-                trouble.append((path, words, damaged))
+            for path, words, damaged in trouble:
                 if not damaged:
-                    break
-            if (found is not None and not trouble) or self._numbers() == numbers:
-                break
-        for path, words, damaged in trouble:
-            if not damaged:
-                raise OSError(words)
-            self._damaged.add(path)
-            warn(f"skipping {path.name}: {words}")
-        if found is not None:
-            self._damaged.discard(found.path)
-        return found
+                    raise OSError(words)
+                self._damaged.add(path)
+                warn(f"skipping {path.name}: {words}")
+            if found is not None:
+                self._damaged.discard(found.path)
+            return found
 
     def _checked(self, path: Path) -> tuple[SavedTables | None, str, bool]:
         """Return a checkpoint of which each rank has read some files; or what is wrong, and whether for good."""
         found: list[SavedTables] = []
-        trouble, damaged = "", False
 
-        def check() -> None:
-            nonlocal trouble, damaged
+        def check() -> tuple[str, bool]:
             try:
                 saved = SavedTables(path)
                 for k, (file, identity) in enumerate(saved.files()):
@@ -206,38 +216,36 @@ class TableCheckpoints:
                         raise DamagedCheckpointError(f"{file}: expected the file of this checkpoint, got another")
                 found.append(saved)
             except (*PASSED_OVER, FileNotFoundError) as error:
-                trouble, damaged = str(error), True
+                return str(error), True
             except (OSError, MemoryError) as error:
-                trouble = str(not_now(path.name, error))
+                return str(not_now(path.name, error)), False
+            return "", False
 
-        self._together(f"a look at {path.name}", check)
-        told = [(words, certain) for words, certain in self._ranks.tell_all((trouble, damaged)) if words]
+        told = [(words, certain) for words, certain in self._together(f"a look at {path.name}", check) if words]
         if not told:
             return found[0], "", False
         words, certain = next((each for each in told if each[1]), told[0])
         return None, words, certain
 
-    def _together(self, what: str, work: Callable[[], None]) -> None:
-        self._ranks.together(f"{what}, of TableCheckpoints {self._number} in {self.folder}", work)
+    def _together(self, what: str, work: Callable[[], Said]) -> list[Said]:
+        return self._ranks.together(f"{what}, of TableCheckpoints {self._number} in {self.folder}", work)
 
     def _numbers(self, *, clean_up: bool = False) -> list[int]:
         """Return the numbers of the finished checkpoints; or of all, while deleting what unfinished saves have left.
 
         Those that rank 0 sees: another may see a file system as it was before.
         """
-        found: list[int] = []
 
-        def look() -> None:
+        def look() -> list[int]:
             if self._ranks.rank:
-                return
+                return []
             everything = self._all()
             unfinished = [path for _, path in everything if not is_there(path / MANIFEST)]
-            found.extend(number for number, path in everything if clean_up or path not in unfinished)
             if clean_up:  # before the ranks meet, after which others make the next one
                 self._delete(path for path in unfinished if _is_ours(path))
+            return [number for number, path in everything if clean_up or path not in unfinished]
 
-        self._together("a look", look)
-        return list(self._ranks.tell_all(found)[0])
+        return self._together("a look", look)[0]
 
     def _all(self) -> list[tuple[int, Path]]:
         matches = [(NAME.fullmatch(path.name), path) for path in self.folder.iterdir()]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..arguments import check_pairs, refuse_duplicates
 from ..gradients import CSR, Dense, Gradient, IndexedSlices, Rows, as_gradient, check_finite
+from ..interrupts import Uninterrupted
 from ..rates import StepRates
 from ..slots import Slots
 from ..tensorfile import checksum
@@ -57,8 +58,18 @@ class Replicas:
         """Whether there is no other rank."""
         return self._ranks.size == 1
 
-    def sum_gradients(self, opt: RMSprop, pairs: list[Any]) -> tuple[Pairs, StepRates]:
-        """Return pairs with the sums of all ranks' gradients, the same bits on each, and the step's hyperparameters.
+    def step(self, opt: RMSprop, pairs: list[Any], take: Callable[[Pairs, StepRates], int]) -> int:
+        """Take the step of all ranks, with the sums of their gradients; return the steps taken.
+
+        Parameters
+        ----------
+        opt : RMSprop
+            This rank's optimizer.
+        pairs : list of (gradient, variable)
+            This rank's gradients.
+        take : callable
+            Takes the step of this rank: called with pairs that hold the sums, the same bits on each, and with the
+            step's hyperparameters. It raises on all ranks or on none.
 
         Raises
         ------
@@ -84,18 +95,21 @@ class Replicas:
             new = [own for own in found if own not in self._compared]
         except Exception as refused:  # noqa: BLE001  # the other ranks must learn of any, and this one raises it then
             error = refused
-        self._ranks.meet(
-            hash((self._number, *(own in new for own in found), *key)),
-            lambda: _in_words(self._number, opt, found, rates),
-            error=error,
-        )
-        assert rates is not None
-        self._compare(new, opt)
-        summed: list[Any] = self._summed(ours, found)
-        if any(gradient is not None for gradient in summed):
-            opt._register(found)  # so that the step finds these, and makes no others
-            self._compared.update(new)
-        return list(zip(summed, [own.var for own in found], strict=True)), rates
+        with Uninterrupted():
+            self._ranks.meet(
+                hash((self._number, *(own in new for own in found), *key)),
+                lambda: _in_words(self._number, opt, found, rates),
+                error=error,
+            )
+            assert rates is not None
+            if not found:
+                return opt.iterations
+            self._compare(new, opt)
+            summed: list[Any] = self._summed(ours, found)
+            if any(gradient is not None for gradient in summed):
+                opt._register(found)  # so that the step finds these, and makes no others
+                self._compared.update(new)
+            return take(list(zip(summed, [own.var for own in found], strict=True)), rates)
 
     def _checked(self, grads: Sequence[Any], found: Sequence[Slots], opt: RMSprop) -> list[Gradient | None]:
         occupied = opt._occupied_with(list(found))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ..changes import Changes
 from ..checking import Contents, check_contents, in_file
 from ..checkpoint import AnyPath, heading, read
+from ..interrupts import Uninterrupted
 from ..optimizer import RMSprop
 from ..serialize import deserialize
 from ..tensorfile import DamagedCheckpointError
@@ -127,14 +128,15 @@ class SavedTables:
             entry.update(self._entry(name))
             options.update({key: deserialize(value, custom_objects, key) for key, value in entry["config"].items()})
 
-        Ranks.of(communicator).together(f"table {name!r} of {self.path.name}", read_entry)
-        shape = entry["rows"], entry["columns"]
-        options["slots_folder"] = slots_folder
-        table = ShardedTable(communicator, *shape, entry["dtype"], sum_order=entry["sum_order"], **options)
-        identities = ", ".join(entry["identities"])
-        table.together(f"loading {identities}", lambda: self._fill(name, table.optimizer, table.shard, table.rows_here))
-        table.run = self.run
-        return table
+        with Uninterrupted():
+            Ranks.of(communicator).together(f"table {name!r} of {self.path.name}", read_entry)
+            shape = entry["rows"], entry["columns"]
+            options["slots_folder"] = slots_folder
+            table = ShardedTable(communicator, *shape, entry["dtype"], sum_order=entry["sum_order"], **options)
+            what = f"loading {', '.join(entry['identities'])}"
+            table.together(what, lambda: self._fill(name, table.optimizer, table.shard, table.rows_here))
+            table.run = self.run
+            return table
 
     def whole(
         self, name: str, custom_objects: Mapping[str, Any] | None = None, *, slots_folder: AnyPath | None = None

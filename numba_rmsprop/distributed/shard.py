@@ -18,7 +18,7 @@ from ..optimizer import RMSprop
 from ..rates import StepRates
 from ..slots import Slots
 from ..tensorfile import checksum
-from ..variables import FloatArray
+from ..variables import FloatArray, Occupied
 from .coalescing import coalesced
 from .ranks import Ranks
 
@@ -34,6 +34,11 @@ class ShardOptimizer(RMSprop):
     def limits(self) -> tuple[float, ...]:
         """What else must be the same on all ranks: limits of norms, -1 for none."""
         return tuple(-1.0 if limit is None else limit for limit in (self.clipnorm, self.global_clipnorm))
+
+    @property
+    def occupied(self) -> Occupied:
+        """The memory of the shard and its slots, which steps write."""
+        return self._occupied
 
     def rates_of_step(self) -> StepRates:
         """Return the hyperparameters of the step to come."""

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from ..checkpoint import AnyPath
+from ..interrupts import Uninterrupted
 from ..rates import StepRates
 from ..slots import copy_rows
 from ..variables import FloatArray
@@ -37,9 +38,10 @@ class Gathering:
 
     def wait(self) -> FloatArray:
         """Return the rows, as they were when they were asked for; ranks need not wait in the same order."""
-        if self._finish is not None:
-            self._rows = self._finish()
-            self._finish = None
+        with Uninterrupted():
+            if self._finish is not None:
+                self._rows = self._finish()
+                self._finish = None
         assert self._rows is not None
         return self._rows
 
@@ -113,7 +115,7 @@ class ShardedTable:
         **options: Any,
     ) -> None:
         self.ranks = Ranks.of(communicator)
-        self.number = self.ranks.join()
+        self.number = self.ranks.members + 1
         error: Exception | None = None
         said = ""
         try:
@@ -132,11 +134,13 @@ class ShardedTable:
             said = json.dumps([self.description(), repr(first_values) if comparable else "a callable"])
         except Exception as refused:  # noqa: BLE001  # the other ranks must learn of any, and this one raises it then
             error = refused
-        self.ranks.meet(
-            hash((OTHERS, self.number, zlib.crc32(said.encode()))),
-            lambda: f"ShardedTable {self.number} with {said}",
-            error=error,
-        )
+        with Uninterrupted():
+            self.ranks.meet(
+                hash((OTHERS, self.number, zlib.crc32(said.encode()))),
+                lambda: f"ShardedTable {self.number} with {said}",
+                error=error,
+            )
+            self.number = self.ranks.join()
         self.run: str | None = None  # which training it is of, once it was saved or loaded, for TableCheckpoints
         self._routes: list[Route] = []
         self._buffers = Buffers(self.shard.shape[1], self.dtype)
@@ -200,15 +204,19 @@ class ShardedTable:
         wanted, result = np.empty(0, np.int64), self.shard
         try:
             wanted = checked_indices(indices, self._layout.rows)
-            result = output(out, (*wanted.shape, self.shard.shape[1]), self.dtype, self._opt._occupied)
+            result = output(out, (*wanted.shape, self.shard.shape[1]), self.dtype, self._opt.occupied)
             request = Request(wanted.reshape(-1), self._layout) if self.ranks.size > 1 else None
         except Exception as refused:  # noqa: BLE001  # the other ranks must learn of any, and this one raises it then
             error = refused
         counts = None if request is None else request.counts
-        asked_counts, _ = self._meet(GATHER, error=error, counts=counts)
-        if request is None:  # no other ranks
-            self._opt.gather(self.shard, wanted, out=result)
-            return Gathering(lambda: result)
+        with Uninterrupted():
+            asked_counts, _ = self._meet(GATHER, error=error, counts=counts)
+            if request is None:  # no other ranks
+                self._opt.gather(self.shard, wanted, out=result)
+                return Gathering(lambda: result)
+            return self._begin_gather(request, asked_counts, result)
+
+    def _begin_gather(self, request: Request, asked_counts: NDArray[np.int64], result: FloatArray) -> Gathering:
         route = Route(self.ranks, request, asked_counts, in_order=self._in_order)
         self._routes = [*self._routes[1 - REMEMBERED :], route]
         reply, received = self._buffers.take(len(route.asked)), self._buffers.take(len(request.order))
@@ -251,38 +259,42 @@ class ShardedTable:
             If another rank refuses the call.
         """
         request, grads, rates, error = None, np.empty((0, 0), self.dtype), None, None
-        wanted, matches = np.empty(0, np.int64), 0
+        wanted, matches, routes = np.empty(0, np.int64), 0, list[Route]()
         try:
             checked = checked_indices(indices, self._layout.rows)
             grads = checked_values(values, checked, self.shape, self.dtype, finite=self._opt.check_finite)
             wanted = checked.reshape(-1)
             rates = self._opt.rates_of_step()
             if self.ranks.size > 1:
-                matches = self._matches(wanted)
-                known = self._routes[matches.bit_length() - 1].request if matches else None
+                routes = self._routes
+                # Bit for bit, which of the remembered gathers asked for the same rows.
+                matches = sum(1 << k for k, route in enumerate(routes) if np.array_equal(route.request.indices, wanted))
+                known = routes[matches.bit_length() - 1].request if matches else None
                 request = known or Request(wanted, self._layout)
         except Exception as refused:  # noqa: BLE001  # the other ranks must learn of any, and this one raises it then
             error = refused
         counts = None if request is None else request.counts
-        asked_counts, flags = self._meet(STEP, rates=rates, error=error, counts=counts, flag=matches)
-        assert rates is not None
-        if request is None:  # no other ranks
-            return self._opt.step(self.shard, wanted, grads, rates)
-        common = int(np.bitwise_and.reduce(flags))
-        if common:  # a gather that all ranks made with the rows of this step
-            route = self._routes[common.bit_length() - 1]
-        else:
-            route = Route(self.ranks, request, asked_counts, in_order=self._in_order)
-        rows, sums = route.push(grads, self._buffers)
-        self._routes = []
-        steps = self._opt.step(self.shard, rows, sums, rates)
-        self._buffers.give_back(sums)
-        return steps
+        with Uninterrupted():
+            asked_counts, flags = self._meet(STEP, rates=rates, error=error, counts=counts, flag=matches)
+            assert rates is not None
+            if request is None:  # no other ranks
+                return self._opt.step(self.shard, wanted, grads, rates)
+            common = int(np.bitwise_and.reduce(flags))
+            if common:  # a gather that all ranks made with the rows of this step
+                route = routes[common.bit_length() - 1]
+            else:
+                route = Route(self.ranks, request, asked_counts, in_order=self._in_order)
+            rows, sums = route.push(grads, self._buffers)
+            self._routes = []
+            steps = self._opt.step(self.shard, rows, sums, rates)
+            self._buffers.give_back(sums)
+            return steps
 
     def flush(self) -> None:
         """Catch up every row on all ranks, which call this together; before reading :attr:`shard`."""
-        self._meet(FLUSH)
-        self._opt.flush()
+        with Uninterrupted():
+            self._meet(FLUSH)
+            self._opt.flush()
 
     def whole(self, root: int = 0) -> FloatArray | None:
         """Return the whole table, current, on one rank, and None on the others; for tables that fit there.
@@ -295,7 +307,7 @@ class ShardedTable:
             If it does not fit.
         """
         here = self.ranks.rank == root
-        collected = table = self.shard[:0]
+        collected = table = np.empty((0, self.shard.shape[1]), self.dtype)  # apart: Open MPI compares addresses
 
         def make_room() -> None:
             nonlocal collected, table
@@ -304,19 +316,20 @@ class ShardedTable:
             if here:
                 collected, table = np.empty(self.shape, self.dtype), np.empty(self.shape, self.dtype)
 
-        self.together(f"whole on rank {root}", make_room)
-        self.flush()
         counts = np.array([self._layout.length(rank) for rank in range(self.ranks.size)])
         none, mine = np.zeros_like(counts), np.zeros_like(counts)
-        mine[root] = len(self.shard)
-        self.ranks.exchange(self.shard, mine, collected, counts if here else none)
+        with Uninterrupted():
+            self.together(f"whole on rank {root}", make_room)
+            self.flush()
+            mine[root] = len(self.shard)
+            self.ranks.exchange(self.shard, mine, collected, counts if here else none)
         if not here:
             return None
         order = np.concatenate([self._layout.rows_of(rank) for rank in range(self.ranks.size)])
         table[order] = collected
         return table
 
-    def together(self, what: str, work: Callable[[], None]) -> None:
+    def together(self, what: str, work: Callable[[], Any]) -> None:
         """Do some work on each rank, and raise where any of them fails."""
         self.ranks.together(f"{what} of ShardedTable {self.number}", work)
 
@@ -368,7 +381,3 @@ class ShardedTable:
             error = error or refused
         key = hash((what, self.number, self.iterations, *(() if rates is None else rates.key), *self._opt.limits))
         return self.ranks.meet(key, describe, error=error, counts=counts, flag=flag)
-
-    def _matches(self, indices: NDArray[np.int64]) -> int:
-        """Return, bit for bit, which of the remembered gathers asked for the same rows."""
-        return sum(1 << k for k, route in enumerate(self._routes) if np.array_equal(route.request.indices, indices))

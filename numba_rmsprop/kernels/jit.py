@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import secrets
 import sys
 import warnings
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any, TypeAlias, TypeVar, cast
 import numba
 import numpy as np
 from numba.core.caching import FunctionCache
+from numba.core.sigutils import normalize_signature
 
 Integer: TypeAlias = int | np.integer[Any]
 """Compiled functions take Python's integers and NumPy's alike."""
@@ -103,17 +105,24 @@ def _compile(
 class _Cache(FunctionCache):
     """Numba's cache of a function, without which a call goes on.
 
-    Numba reads and writes its files when a function is first called, which may be amid a step.
+    Numba reads and writes its files when a function is first called, which may be amid a step. It numbers them, so that
+    processes which compile one function for different types at the same time take the same name, and the index can then
+    lead to code for other types, which crashes or computes nonsense.
     """
 
     def load_overload(self, signature: Any, target_context: Any) -> Any:
         try:
-            return super().load_overload(signature, target_context)
+            found = super().load_overload(signature, target_context)
+            if found is None or found.signature.args == tuple(normalize_signature(signature)[0]):
+                return found
+            self.flush()  # an index of before the names below: two signatures would go on to share a file
         except UNUSABLE as error:
             _warn_once(f"{self.cache_path}: {error!r}")
-            return None
+        return None
 
     def save_overload(self, signature: Any, compiled: Any) -> None:
+        # Anew each time, since forked processes would share it.
+        self._cache_file._data_name_pattern = f"{self._impl.filename_base}.{{number:d}}.{secrets.token_hex(8)}.nbc"
         try:
             super().save_overload(signature, compiled)
         except UNUSABLE as error:
