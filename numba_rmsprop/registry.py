@@ -25,7 +25,7 @@ from .variables import (
     share_memory,
 )
 
-AUTOMATIC = re.compile(r"variable (\d+)")
+AUTOMATIC = re.compile(r"variable ([0-9]{1,18})")
 """What variables without a name are called, by the order in which they were first seen."""
 
 Kind: TypeAlias = tuple[tuple[int, ...], np.dtype[np.floating]]
