@@ -19,10 +19,14 @@ from ..interrupts import Call, Uninterrupted, call_in_one_go
 from ..kernels.dense import add_one
 from ..rates import StepRates
 from ..slots import Slots
+from ..variables import Occupied
+from . import behind
+from .arrays import describe
 from .behind import version_of
 from .gradients import as_gradient
 from .plans import WORTH_A_PLAN, Plan
-from .state import ParameterState, describe
+from .state import Entry, ParameterState
+from .watching import level_of_caller
 
 Group: TypeAlias = dict[str, Any]
 States: TypeAlias = dict[Tensor, dict[str, Any]]
@@ -50,13 +54,15 @@ class Steps:
         self._rates: dict[int, tuple[tuple[float, ...], StepRates]] = {}
         self._batches: dict[Any, tuple[list[ParameterState], Batch | None]] = {}
         self._written = Written([])
+        self._memory: Occupied | None = None
         self._has_warned = False
 
     def take(self, groups: Sequence[Group], states: States) -> None:
         """Step every parameter that has a gradient."""
         work = Work(states)
+        all_rates = [self._rates_of(group, number) for number, group in enumerate(groups)]  # which may run users' code
         for number, group in enumerate(groups):
-            rates = self._rates_of(group, number)
+            rates = all_rates[number]
             plan = self._plans.get(number)
             if plan is None or not plan.fits(group, states):
                 self._look_at(enumerate(group["params"]), group, number, rates, work)
@@ -121,11 +127,12 @@ class Steps:
                 members.append(own)
                 grads.append(grad)
                 continue
-            gradient = as_gradient(grad, own)
+            gradient = as_gradient(grad, own, None if work.new else self._occupied())
             if isinstance(gradient, Rows):
                 self._check_sparse(own, group)
                 if own.small:
                     self._plans.pop(number, None)  # it is to have clocks, of which a batch knows nothing
+            own.table.look_for_writes(parameter)
             work.parts.append((own.slots, gradient, rates))
         for kind, (members, grads) in small.items():
             batch = self._batch((number, kind), members)
@@ -159,8 +166,16 @@ class Steps:
             self._batches[key] = members, batch
         return batch
 
+    def _occupied(self) -> Occupied:
+        """Return the memory of all parameters and their state."""
+        if self._memory is None:
+            self._memory = Occupied(array for own in self.known.values() for array in own.arrays)
+        return self._memory
+
     def _rates_of(self, group: Group, number: int) -> StepRates:
-        learning_rate, decay, momentum = float(group["lr"]), float(group["weight_decay"]), float(group["momentum"])
+        lr = group["lr"]
+        learning_rate = lr.item() if isinstance(lr, Tensor) else float(lr)  # float warns of one that wants a gradient
+        decay, momentum = float(group["weight_decay"]), float(group["momentum"])
         alpha, epsilon, maximize = float(group["alpha"]), float(group["eps"]), bool(group["maximize"])
         given = learning_rate, alpha, epsilon, decay, momentum, maximize
         latest = self._rates.get(number)
@@ -198,7 +213,7 @@ class Steps:
                 "no row was caught up since the last step, so the forward pass may have read old values. Take "
                 "numba_rmsprop.torch.Embedding or EmbeddingBag, or call optimizer.catch_up(parameter, indices) before "
                 "you read rows, or optimizer.flush() before you read all",
-                stacklevel=6,
+                stacklevel=level_of_caller(),
             )
 
     def _register(self, work: Work) -> None:
@@ -206,8 +221,21 @@ class Steps:
             before = self.known.get(key)
             if before is not None:
                 before.table.flush(before.parameter)
-            work.states[own.parameter].update(own.tensors)
+            entry = work.states[own.parameter]
+            entry.update(own.tensors)
+            if isinstance(entry, Entry):
+                entry.own = own
+            else:
+                work.states[own.parameter] = Entry(entry, own)
             self.known[key] = own
+        if work.new:  # whoever has put a larger table in the place of one may want the memory
+            self._memory = None
+            for key in [key for key, own in self.known.items() if own.parameter not in work.states]:
+                del self.known[key]
+        for parameter, table in behind.noted():  # rows that another optimizer has left behind
+            known = self.known.get(id(parameter))
+            if known is not None and known.table is not table:
+                table.flush(parameter)
 
 
 class Written:
@@ -229,9 +257,12 @@ class Written:
         self._counters: list[tuple[NDArray[np.int64], NDArray[Any]]] = [
             (np.array(found, np.int64), np.empty(0, dtype)) for dtype, found in addresses.items()
         ]
+        self._entries = -1
 
     def calls(self) -> list[Call] | None:
         """Return what :meth:`note` comes to, where that is kernels and numbers; None where it is more."""
+        if self._entries != behind.entries:  # another optimizer may have left rows behind since
+            return None
         calls: list[Call] = [(add_one, *arguments) for arguments in self._counters]
         for own in self._may_fall_behind:
             if own.slots.clocks is not None:
@@ -251,3 +282,4 @@ class Written:
         for own in self._may_fall_behind:
             if own.slots.clocks is not None:
                 own.table.note_step(own.parameter)
+        self._entries = behind.entries

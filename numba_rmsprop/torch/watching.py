@@ -1,7 +1,8 @@
-"""Whether anybody wants to know of a step."""
+"""Whether anybody wants to know of a step, and who made a call."""
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
@@ -23,3 +24,14 @@ def is_watched(optimizer: Any) -> bool:
         or own.get(OWN[0], True)
         or own.get(OWN[1], True)
     )
+
+
+INSIDE = ("numba_rmsprop", "torch", "contextlib")
+
+
+def level_of_caller() -> int:
+    """Return the ``stacklevel`` at which a warning of the calling function names whoever called PyTorch, or us."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in INSIDE:
+        frame, level = frame.f_back, level + 1
+    return level
