@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..slots import Slots
-from .arrays import as_array, check_storage, describe, in_order
+from .arrays import as_array, describe, in_order
 from .watching import level_of_caller
 
 
@@ -55,8 +55,6 @@ class Table:
         """
         pointers = self._where()
         if pointers != self._pointers:
-            for name, tensor in self._tensors.items():
-                check_storage(tensor, f"{name} of {self._slots.name}")
             arrays = {name: in_order(as_array(tensor), self._axes) for name, tensor in self._tensors.items()}
             self._slots.lie_at(arrays.pop("var"), arrays)
             self._pointers = pointers
