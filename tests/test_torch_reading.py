@@ -246,6 +246,11 @@ def test_another_optimizer_that_decays_weights():
     assert_close(twins.ours[0], twins.theirs[0], 1e-12)
 
 
+def step_anew(table):
+    table.grad = random_rows(SHAPE, 2, DTYPE)
+    RMSprop([table]).step()
+
+
 def write(table):
     with torch.no_grad():
         table.clamp_(-0.5, 0.5)
@@ -258,8 +263,9 @@ def write(table):
         lambda twins: modules(twins)[0](EVERY),
         lambda twins: twins.opt.flush(),
         lambda twins: twins.step(randn(*SHAPE, dtype=DTYPE)),
+        lambda twins: step_anew(twins.ours[0]),
     ],
-    ids=["sparse step", "forward", "flush", "dense step"],
+    ids=["sparse step", "forward", "flush", "dense step", "step of a new optimizer"],
 )
 def test_a_warning_of_rows_that_were_written_to_while_others_were_behind(then):
     twins = behind(**MOMENTUM)
@@ -270,6 +276,18 @@ def test_a_warning_of_rows_that_were_written_to_while_others_were_behind(then):
     assert Path(told[0].filename).parent == Path(__file__).parent  # and neither PyTorch's nor ours
     write(twins.ours[0])
     steps(twins, [7])  # once is enough
+
+
+def test_a_step_that_the_warning_ends_has_not_begun():
+    twins = behind(**MOMENTUM)
+    (table,) = twins.ours
+    write(table)
+    before, new = table.detach().clone(), RMSprop([table])
+    table.grad = random_rows(SHAPE, 2, DTYPE)
+    with pytest.raises(UserWarning, match="was written to"):  # pytest makes it one
+        new.step()
+    assert torch.equal(table, before)
+    assert table not in new.state
 
 
 def test_no_warning_of_rows_that_were_caught_up_to_be_written_to():

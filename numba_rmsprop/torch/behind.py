@@ -82,10 +82,14 @@ class Table:
             self.note_write(parameter)
 
     def flush(self, parameter: Tensor) -> None:
-        """Catch up all rows."""
+        """Catch up all rows, and warn if somebody has written to them."""
+        self.look_for_writes(parameter)
+        self.settle(parameter)
+
+    def settle(self, parameter: Tensor) -> None:
+        """Catch up all rows; for a step that has begun, and so must not raise a warning."""
         self.was_read = True
         slots = self.slots
-        self.look_for_writes(parameter)
         moves = slots.has_values_behind
         slots.flush()
         if moves:
@@ -133,7 +137,7 @@ class Table:
     def retire(self, parameter: Tensor) -> None:
         """Let another state take over: with rows as they are here, or as somebody else has written them since."""
         if not self.was_changed(parameter):
-            self.flush(parameter)
+            self.settle(parameter)
         self._forget(parameter)
 
     def _forget(self, parameter: Tensor) -> None:

@@ -198,7 +198,7 @@ class Entry(dict[str, Any]):
         self.own = own
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        # torch.load(weights_only=True) knows this class, but not dict by its name
+        # OrderedDict, since torch.load(weights_only=True) refuses dict where it is named.
         return OrderedDict, (), None, None, iter(self.items())
 
 

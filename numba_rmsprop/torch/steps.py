@@ -153,6 +153,9 @@ class Steps:
         own = self.known.get(key)
         if own is None or not own.fits(work.states.get(parameter), group):
             name = f"parameter {k} of group {number}"
+            before = behind.table_of(parameter)
+            if before is not None:
+                before.look_for_writes(parameter)
             own = work.new[key] = ParameterState(parameter, work.states.get(parameter, {}), group, name)
         return own
 
@@ -220,7 +223,7 @@ class Steps:
         for key, own in work.new.items():
             before = self.known.get(key)
             if before is not None:
-                before.table.flush(before.parameter)
+                before.table.settle(before.parameter)
             entry = work.states[own.parameter]
             entry.update(own.tensors)
             if isinstance(entry, Entry):
@@ -235,7 +238,7 @@ class Steps:
         for parameter, table in behind.noted():  # rows that another optimizer has left behind
             known = self.known.get(id(parameter))
             if known is not None and known.table is not table:
-                table.flush(parameter)
+                table.settle(parameter)
 
 
 class Written:
