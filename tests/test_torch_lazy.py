@@ -17,7 +17,9 @@ from numba_rmsprop.torch.state import ParameterState
 def snapshot(opt):
     """Return everything that a refused step must leave as it was."""
     parameters = [p for group in opt.param_groups for p in group["params"]]
-    states = [{name: t.clone() for name, t in opt.state[p].items()} if p in opt.state else None for p in parameters]
+    # as it lies: opt.state[p] itself would bring it up to date
+    entries = [dict.items(opt.state[p]) if p in opt.state else None for p in parameters]
+    states = [None if entry is None else {name: t.clone() for name, t in entry} for entry in entries]
     return [p.detach().clone() for p in parameters], states, [p._version for p in parameters]
 
 

@@ -16,6 +16,28 @@ STORED_AS = {torch.bfloat16: torch.uint16, torch.float16: torch.int16}
 DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128, *STORED_AS)
 
 
+def describe(name: str, tensor: Tensor) -> str:
+    """Return how messages call a tensor.
+
+    >>> describe("params[0]", torch.zeros(3, 2))
+    'params[0] (torch.float32, shape (3, 2))'
+    """
+    return f"{name} ({tensor.dtype}, shape {tuple(tensor.shape)})"
+
+
+def check_storage(tensor: Tensor, name: str) -> None:
+    """Raise ValueError if a tensor reaches beyond its memory, as after ``untyped_storage().resize_``."""
+    if tensor.numel():
+        last = sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True))
+        wanted = (tensor.storage_offset() + last + 1) * tensor.itemsize
+        held = tensor.untyped_storage().nbytes()
+        if held < wanted:
+            raise ValueError(
+                f"{describe(name, tensor)}: expected a storage of at least {wanted:,} bytes, got {held:,}; "
+                "its storage was resized: give it back its size"
+            )
+
+
 def state_dtype(dtype: torch.dtype) -> torch.dtype:
     """Return the dtype of a parameter's state: float32 for the halves, whose squares would vanish or overflow."""
     return torch.float32 if dtype in STORED_AS else dtype

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..interrupts import Call
+from ..notices import warn
 from ..slots import Slots
-from .arrays import as_array, in_order
+from .arrays import as_array, describe, in_order
 
 
 class Table:
@@ -41,6 +44,8 @@ class Table:
         self._pointers = self._where()
         self.was_read = False
         self.version = -1
+        self._asked_at = -1
+        self._has_warned = False
 
     @property
     def slots(self) -> Slots:
@@ -64,7 +69,11 @@ class Table:
         slots = self.slots
         if not slots.has_values_behind:
             return
-        rows = indices.detach().to(torch.int64).reshape(-1).numpy()
+        self.look_for_writes(parameter)
+        rows = _numbers(indices)
+        if rows is None:
+            self.flush(parameter)
+            return
         if not rows.size or rows.min() < 0 or rows.max() >= len(slots.var):
             return
         late = rows[slots.row_clocks()[rows] < slots.steps]
@@ -73,7 +82,12 @@ class Table:
             self.note_write(parameter)
 
     def flush(self, parameter: Tensor) -> None:
-        """Catch up all rows."""
+        """Catch up all rows, and warn if somebody has written to them."""
+        self.look_for_writes(parameter)
+        self.settle(parameter)
+
+    def settle(self, parameter: Tensor) -> None:
+        """Catch up all rows; for a step that has begun, and so must not raise a warning."""
         self.was_read = True
         slots = self.slots
         moves = slots.has_values_behind
@@ -82,12 +96,32 @@ class Table:
             self.note_write(parameter)
         self._forget(parameter)  # nobody need ask until the next sparse step
 
+    def ask(self, parameter: Tensor, indices: Tensor) -> None:
+        """Catch up some rows for somebody who knows that others are behind, and may write to these."""
+        self.catch_up(parameter, indices)
+        self._asked_at = self._slots.steps
+
+    def look_for_writes(self, parameter: Tensor) -> None:
+        """Warn, once, if somebody has written to the parameter while rows were behind."""
+        slots = self._slots
+        if self._has_warned or not slots.has_values_behind or self._asked_at == slots.steps:
+            return
+        if self.was_changed(parameter):
+            self._has_warned = True
+            warn(
+                f"{describe(slots.name, parameter)} was written to while rows were behind, and what these have missed "
+                "moves what was written. Before you write, call optimizer.flush(), or "
+                "optimizer.catch_up(parameter, indices) for the rows that you write to"
+            )
+
     def take_over(self, parameter: Tensor) -> None:
         """Have readers of the parameter come here, and make up for what another optimizer has left behind."""
+        global entries
         other = _tables.get(parameter)
         if other is not self:
             if other is not None:
-                other.flush(parameter)
+                other.settle(parameter)
+            entries += 1
             _tables[parameter] = self
 
     def to_note(self, parameter: Tensor) -> list[Call]:
@@ -106,7 +140,7 @@ class Table:
     def retire(self, parameter: Tensor) -> None:
         """Let another state take over: with rows as they are here, or as somebody else has written them since."""
         if not self.was_changed(parameter):
-            self.flush(parameter)
+            self.settle(parameter)
         self._forget(parameter)
 
     def _forget(self, parameter: Tensor) -> None:
@@ -118,6 +152,20 @@ class Table:
         return version_of(parameter) != self.version
 
 
+def _numbers(indices: Tensor) -> NDArray[np.int64] | None:
+    """Return indices as an array; None where they are no numbers that can be read, so that any row may be meant.
+
+    So it is under torch.vmap and torch.func, in fake mode, and where torch.fx traces.
+    """
+    if not isinstance(indices, Tensor):
+        return None
+    try:
+        found: NDArray[np.int64] = indices.detach().to(torch.int64).reshape(-1).numpy()
+    except (RuntimeError, TypeError):
+        return None
+    return found
+
+
 def version_of(parameter: Tensor) -> int:
     """Return what autograd counts writes by; tensors made in inference mode have no such count."""
     return 0 if parameter.is_inference() else int(parameter._version)
@@ -127,12 +175,27 @@ def version_of(parameter: Tensor) -> int:
 # gone.
 _tables: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
+entries = 0
+"""How often a table has become the one that readers of its parameter come to."""
+
+
+def table_of(parameter: Tensor) -> Table | None:
+    """Return who knows which rows of a parameter are behind, if any may be."""
+    return _tables.get(parameter) if _tables else None
+
+
+def noted() -> list[tuple[Tensor, Table]]:
+    """Return the parameters of which rows may be behind, with the tables that know."""
+    return list(_tables.items()) if _tables else []
+
 
 @contextmanager
 def forward(parameter: Tensor, indices: Tensor, *, writes: bool) -> Iterator[None]:
     """Enter the forward pass of an embedding, which reads some rows of its parameter, and may scale them down."""
-    table: Table | None = _tables.get(parameter)
+    table = table_of(parameter)
     if table is None:
+        if type(parameter) is not nn.Parameter:
+            flush_all()
         yield
         return
     table.catch_up(parameter, indices)
@@ -144,6 +207,16 @@ def forward(parameter: Tensor, indices: Tensor, *, writes: bool) -> Iterator[Non
 
 def flush(parameter: Tensor) -> None:
     """Catch up all rows of a parameter, if any are behind."""
-    table: Table | None = _tables.get(parameter)
+    table = table_of(parameter)
     if table is not None:
+        table.flush(parameter)
+
+
+def flush_all() -> None:
+    """Catch up all rows of all parameters, for a reader that has something else in place of a parameter.
+
+    That is how ``torch.func.functional_call`` and parametrizations hand over a table: as another tensor, or a wrapper,
+    over the same memory.
+    """
+    for parameter, table in noted():
         table.flush(parameter)

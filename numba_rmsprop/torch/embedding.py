@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Self
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 from . import behind
 
@@ -13,6 +14,20 @@ class _Current(nn.Module):
     """What both have in common: a table whose rows are brought up to date before anybody sees them."""
 
     weight: Tensor
+
+    def __getattr__(self, name: str) -> Any:
+        found = super().__getattr__(name)
+        if isinstance(found, nn.Parameter):
+            behind.flush(found)  # whoever asks for the table may read any row, or write to it
+        return found
+
+    def _table(self) -> Tensor:
+        """Return the table, some of whose rows may be behind."""
+        weight = self._parameters.get("weight")
+        if weight is None:  # computed, as by a parametrization, from a parameter that only that knows
+            behind.flush_all()
+            return self.weight
+        return weight
 
     def __getstate__(self) -> dict[str, Any]:
         behind.flush(self.weight)  # copies and pickles are read elsewhere
@@ -52,7 +67,11 @@ device, dtype
 
     Notes
     -----
-    Whoever reads ``weight`` itself, or writes to it, calls ``optimizer.flush()`` before.
+    ``module.weight`` brings every row up to date before it hands out the table, which costs a pass over it where rows
+    are behind: read it after training, or now and then. So do ``torch.func.functional_call``, torch.vmap, fake tensors
+    and parametrizations, which do not tell which rows they read. A parameter that was kept from before, or comes from
+    ``parameters()``, as for AveragedModel, is the table as it lies: call ``optimizer.flush()`` before you read it, and
+    before you write to it, or else what rows have missed moves what you have written.
 
     Examples
     --------
@@ -114,9 +133,17 @@ device, dtype
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - PyTorch's name
         """Return the rows at the indices ``input``."""
-        with behind.forward(self.weight, input, writes=self.max_norm is not None):
-            found: Tensor = super().forward(input)
-        return found
+        weight = self._table()
+        with behind.forward(weight, input, writes=self.max_norm is not None):
+            return functional.embedding(
+                input,
+                weight,
+                self.padding_idx,
+                self.max_norm,
+                self.norm_type,
+                self.scale_grad_by_freq,
+                self.sparse,
+            )
 
 
 class EmbeddingBag(_Current, nn.EmbeddingBag):
@@ -203,6 +230,18 @@ include_last_offset, padding_idx, device, dtype
         per_sample_weights: Tensor | None = None,
     ) -> Tensor:
         """Return the sum or mean of each bag of indices."""
-        with behind.forward(self.weight, input, writes=self.max_norm is not None):
-            found: Tensor = super().forward(input, offsets, per_sample_weights)
-        return found
+        weight = self._table()
+        with behind.forward(weight, input, writes=self.max_norm is not None):
+            return functional.embedding_bag(
+                input,
+                weight,
+                offsets,
+                self.max_norm,
+                self.norm_type,
+                self.scale_grad_by_freq,
+                self.mode,
+                self.sparse,
+                per_sample_weights,
+                self.include_last_offset,
+                self.padding_idx,
+            )

@@ -10,15 +10,25 @@ from torch import Tensor
 
 from ..gradients import MAX_ENTRIES, Dense, Rows, check_rows
 from ..kernels.arrays import inspect_rows
-from ..variables import FloatArray
-from .arrays import STORED_AS, as_array, in_order
-from .state import ParameterState, describe
+from ..variables import FloatArray, Occupied
+from .arrays import STORED_AS, as_array, check_storage, describe, in_order
+from .state import ParameterState
 
 REAL = torch.float32, torch.float64
 
 
-def as_gradient(grad: Tensor, own: ParameterState) -> Dense | Rows:
+def as_gradient(grad: Tensor, own: ParameterState, written: Occupied | None = None) -> Dense | Rows:
     """Check a gradient against its parameter and return it without a copy where it can be.
+
+    Parameters
+    ----------
+    grad : Tensor
+        The gradient.
+    own : ParameterState
+        Its parameter.
+    written : Occupied, optional
+        The memory that the step writes, in which a sparse gradient must not lie: what is written there may be no index
+        any more. If it is not known, the indices are copied.
 
     Raises
     ------
@@ -30,7 +40,7 @@ def as_gradient(grad: Tensor, own: ParameterState) -> Dense | Rows:
         If an index is out of bounds, which PyTorch does not check of every gradient.
     """
     if grad.layout is torch.sparse_coo:
-        found = _rows_as_they_lie(grad, own)
+        found = _rows_as_they_lie(grad, own, written)
         if found is not None:
             return found
     name = f"gradient of {own.name}"
@@ -40,18 +50,20 @@ def as_gradient(grad: Tensor, own: ParameterState) -> Dense | Rows:
             "on the CPU"
         )
     if grad.layout is torch.sparse_coo and grad.sparse_dim() > 0:
-        return _as_rows(grad.detach(), own, name)
+        return _as_rows(grad.detach(), own, written, name)
     if grad.layout is torch.sparse_coo:
         grad = grad.detach().to_dense()
     if grad.layout is not torch.strided:
         raise TypeError(f"{describe(name, grad)}: expected a strided or sparse COO tensor, got {grad.layout}")
+    if not grad.data_ptr():  # it has no elements, or its storage has been freed
+        check_storage(grad, name)
     values = in_order(as_array(grad), own.axes)
     if values.ndim > 2 and not values.flags.c_contiguous and own.slots.var.flags.c_contiguous:
         values = np.ascontiguousarray(values)  # or else it would be stepped one short line at a time
     return Dense(_apart(values, own))
 
 
-def _rows_as_they_lie(grad: Tensor, own: ParameterState) -> Rows | None:
+def _rows_as_they_lie(grad: Tensor, own: ParameterState, written: Occupied | None) -> Rows | None:
     """Return the gradient of an embedding, with fewer questions than others: nearly every sparse one is."""
     held = grad.detach()  # which stays as it is where another thread adds to the gradient
     values, var = held._values(), own.slots.var
@@ -65,23 +77,26 @@ def _rows_as_they_lie(grad: Tensor, own: ParameterState) -> Rows | None:
         or not values.is_contiguous()
         or values.requires_grad
         or values.is_neg()
+        or (values.numel() and not values.data_ptr())  # its storage has been freed
     ):
         return None
     entries, indices = values.numpy(), held._indices().numpy()[0]
     if len(entries) != len(indices) or len(indices) > MAX_ENTRIES or not indices.flags.c_contiguous:
         return None
-    if inspect_rows(indices, entries, len(var), own.occupied.array):
+    if written is None or inspect_rows(indices, entries, len(var), written.array):
         return None
     return Rows(entries, indices)
 
 
-def _as_rows(grad: Tensor, own: ParameterState, name: str) -> Rows:
+def _as_rows(grad: Tensor, own: ParameterState, written: Occupied | None, name: str) -> Rows:
     indices, values = grad._indices(), grad._values()
     if indices.shape[1] != len(values) or len(values) > MAX_ENTRIES:
         raise ValueError(
             f"{describe(name, grad)}: expected as many values as indices, at most {MAX_ENTRIES:,}, got {len(values):,} "
             f"and {indices.shape[1]:,}"
         )
+    check_storage(values, f"values of {name}")
+    check_storage(indices, f"indices of {name}")
     if values.dtype in STORED_AS:
         values = values.float()
     if grad.sparse_dim() > 1:
@@ -89,7 +104,9 @@ def _as_rows(grad: Tensor, own: ParameterState, name: str) -> Rows:
     entries = in_order(as_array(values), own.axes)
     var = own.slots.var
     table = np.ascontiguousarray(entries).reshape(len(entries), math.prod(var.shape[1:]))
-    rows, apart = check_rows(indices[0].numpy(), table, len(var), name, own.occupied)
+    rows, apart = check_rows(indices[0].numpy(), table, len(var), name, written or own.occupied)
+    if written is None:
+        rows = rows.copy()
     return Rows(table if apart else table.copy(), rows)
 
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from ..locking import in_turn
-from ..settings import MODES
-from .arrays import STORED_AS
-from .state import SLOTS, ParameterState, check_parameter, describe
+from . import behind
+from .arrays import STORED_AS, describe
+from .checking import check_names, check_options, check_state_dict
+from .state import SLOTS, Entry, ParameterState, check_parameter
 from .steps import Group, Steps
 from .watching import is_watched
 
@@ -47,6 +48,9 @@ class RMSprop(torch.optim.Optimizer):
         Divide by the estimated standard deviation and not the root of the mean square.
     maximize : bool, default False
         Go up the gradient.
+    capturable, foreach, differentiable, fused : bool or None
+        PyTorch's. ``foreach`` is only about speed and means nothing here; the others, which would ask for what there is
+        not, must be False or None.
     sparse_update : {"exact", "lazy"}, default "exact"
         What a sparse gradient means for the rows it leaves out: "exact", a gradient of 0, computed when the row is next
         needed; "lazy", no step at all. An option of parameter groups like the others.
@@ -54,9 +58,9 @@ class RMSprop(torch.optim.Optimizer):
     Raises
     ------
     ValueError
-        If a number is negative, or a parameter comes twice.
+        If a number is negative, a parameter comes twice, or an option is misspelt or asks for what is not here.
     TypeError
-        If a parameter is on another device, or of another dtype.
+        If a parameter is on another device, or of another dtype, or what should be a number is none.
 
     Notes
     -----
@@ -65,13 +69,17 @@ class RMSprop(torch.optim.Optimizer):
 
     With momentum, rows that a sparse step does not touch move too, but only when they are needed. An
     :class:`~numba_rmsprop.torch.Embedding` or :class:`~numba_rmsprop.torch.EmbeddingBag` sees to that; with others,
-    call :meth:`catch_up` before you read rows, and :meth:`flush` before you read a table, or write to it yourself: or
-    else what rows have missed moves what you have written.
+    call :meth:`catch_up` before you read rows, or write to them, and :meth:`flush` before you read a table, or write to
+    it: or else what rows have missed moves what you have written. A warning tells you, once, where nobody has caught up
+    rows between two steps, or somebody has written to rows while others were behind.
+
+    The state of such rows is behind too, also without momentum. ``state[parameter]`` brings it up to date whenever
+    something is read from it. A tensor that you keep from it falls behind at the next sparse step.
 
     References
     ----------
-    https://docs.pytorch.org/docs/stable/generated/torch.optim.RMSprop.html, whose ``capturable``, ``foreach`` and
-    ``differentiable`` have no meaning here. The clamp at 0 is ours: rounding may leave less, and PyTorch NaN.
+    https://docs.pytorch.org/docs/stable/generated/torch.optim.RMSprop.html. The clamp at 0 is ours: rounding may leave
+    less, and PyTorch NaN.
 
     Examples
     --------
@@ -93,17 +101,14 @@ class RMSprop(torch.optim.Optimizer):
         weight_decay: float = 0,
         momentum: float = 0,
         centered: bool = False,
+        capturable: bool = False,
+        foreach: bool | None = None,
         maximize: bool = False,
+        differentiable: bool = False,
         *,
+        fused: bool | None = None,
         sparse_update: str = "exact",
     ) -> None:
-        if isinstance(lr, Tensor) and lr.numel() != 1:
-            raise ValueError("Tensor lr must be 1-element")
-        numbers = {"learning rate": lr, "epsilon value": eps, "momentum value": momentum}
-        numbers |= {"weight_decay value": weight_decay, "alpha value": alpha}
-        for name, value in numbers.items():
-            if not value >= 0.0:
-                raise ValueError(f"Invalid {name}: {value}")
         self._steps = Steps()
         defaults = {
             "lr": lr,
@@ -115,6 +120,7 @@ class RMSprop(torch.optim.Optimizer):
             "maximize": maximize,
             "sparse_update": sparse_update,
         }
+        check_options({**defaults, "capturable": capturable, "differentiable": differentiable, "fused": fused})
         super().__init__(params, defaults)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -152,7 +158,8 @@ class RMSprop(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        in_turn(self._steps.take, self.param_groups, self.state)
+        rates = self._steps.rates_of(self.param_groups)  # which may run users' code, and so takes no lock
+        in_turn(self._steps.take, self.param_groups, self.state, rates)
         return loss
 
     _watched_step = torch.optim.Optimizer.profile_hook_step(_step)
@@ -180,21 +187,33 @@ class RMSprop(torch.optim.Optimizer):
         rows = len(parameter) if parameter.ndim else 0
         if indices.numel() and not (indices.min() >= 0 and indices.max() < rows):
             raise IndexError(f"indices: expected 0 <= index < {rows}, got {int(indices.min())} to {int(indices.max())}")
-        if own is not None:
-            own.table.catch_up(parameter, indices)
+        for table in self._tables(parameter, own):
+            table.ask(parameter, indices)
 
     def flush(self, *parameters: Tensor) -> None:
         """Bring every row of the given parameters up to date, or of all, and of their state.
+
+        To be called before a parameter with sparse gradients and momentum is read as a whole, or written to. Rows that
+        an optimizer before this one has left behind are brought up to date too.
 
         Raises
         ------
         ValueError
             If one of them is in no group.
         """
-        chosen = list(map(self._own, parameters)) if parameters else list(self._steps.known.values())
-        for own in chosen:
-            if own is not None:
-                own.table.flush(own.parameter)
+        if not parameters:
+            parameters = tuple(parameter for group in self.param_groups for parameter in group["params"])
+        for parameter in parameters:
+            for table in self._tables(parameter, self._own(parameter)):
+                table.flush(parameter)
+
+    def _tables(self, parameter: Tensor, own: ParameterState | None) -> list[behind.Table]:
+        """Return who knows of rows that are behind: this optimizer, and one before it."""
+        tables = [] if own is None else [own.table]
+        if own is None or not own.slots.has_values_behind:  # or else no other has rows behind
+            other = behind.table_of(parameter)
+            tables += [] if other is None or other in tables else [other]
+        return tables
 
     def _own(self, parameter: Tensor) -> ParameterState | None:
         """Return what is known of a parameter; None before its first step."""
@@ -211,7 +230,8 @@ class RMSprop(torch.optim.Optimizer):
         """
         self.flush()
         found: dict[str, Any] = super().state_dict()
-        return found
+        entries = found["state"].items()
+        return {**found, "state": {k: dict(entry) if isinstance(entry, Entry) else entry for k, entry in entries}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what :meth:`state_dict` returned, or that of torch.optim.RMSprop.
@@ -221,9 +241,13 @@ class RMSprop(torch.optim.Optimizer):
 
         Raises
         ------
+        TypeError
+            If something in it is of a wrong type.
         ValueError
-            If its groups do not fit, or ask for ``differentiable`` or ``capturable``.
+            If it does not fit the groups and parameters, lacks something, or asks for what is not here.
         """
+        if not isinstance(state_dict, dict):
+            raise TypeError(f"state_dict: expected what RMSprop.state_dict returned, got {type(state_dict).__name__}")
         loaded: dict[str, Any] = {}
         handle = self.register_load_state_dict_pre_hook(lambda _, found: self._before_load(found, loaded))
         try:
@@ -239,10 +263,7 @@ class RMSprop(torch.optim.Optimizer):
 
     def _before_load(self, found: dict[str, Any], loaded: dict[str, Any]) -> None:
         """Check what is about to be loaded, after the hooks of others; keep it in ``loaded``."""
-        for group in found["param_groups"]:
-            for name in ("differentiable", "capturable"):
-                if group.get(name):
-                    raise ValueError(f"state_dict: expected {name}=False, got {group[name]!r}")
+        check_state_dict(found, self.param_groups)
         loaded.update(found)
 
     def add_param_group(self, param_group: Group) -> None:
@@ -251,16 +272,17 @@ class RMSprop(torch.optim.Optimizer):
         Raises
         ------
         ValueError
-            If a parameter is in a group already, or ``sparse_update`` is unknown.
+            If a parameter is in a group already, or an option is misspelt or has a value that it cannot have.
         TypeError
-            If a parameter is on another device, or of another dtype.
+            If a parameter is on another device, or of another dtype, or what should be a number is none.
         """
+        if isinstance(param_group, dict):
+            check_names(param_group)
         super().add_param_group(param_group)
         number = len(self.param_groups) - 1
         group = self.param_groups[number]
         try:
-            if group["sparse_update"] not in MODES:
-                raise ValueError(f"sparse_update: expected one of {MODES}, got {group['sparse_update']!r}")
+            check_options(group, f"group {number}: ")
             for k, parameter in enumerate(group["params"]):
                 check_parameter(parameter, f"parameter {k} of group {number}")
         except (TypeError, ValueError):

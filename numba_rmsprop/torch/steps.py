@@ -20,9 +20,12 @@ from ..locking import carry_out
 from ..notices import warn
 from ..rates import StepRates
 from ..slots import Slots
+from ..variables import Occupied
+from . import behind
+from .arrays import describe
 from .gradients import as_gradient
 from .plans import WORTH_A_PLAN, Plan
-from .state import ParameterState, describe
+from .state import Entry, ParameterState
 
 Group: TypeAlias = dict[str, Any]
 States: TypeAlias = dict[Tensor, dict[str, Any]]
@@ -50,12 +53,18 @@ class Steps:
         self._rates: dict[int, tuple[tuple[float, ...], StepRates]] = {}
         self._batches: dict[Any, tuple[list[ParameterState], Batch | None]] = {}
         self._written = Written([])
+        self._memory: Occupied | None = None
+        self._entries = -1  # of the module behind, at the last look
         self._has_warned = False
 
-    def take(self, groups: Sequence[Group], states: States) -> None:
+    def rates_of(self, groups: Sequence[Group]) -> list[StepRates]:
+        """Return the hyperparameters of each group."""
+        return [self._rates_of(group, number) for number, group in enumerate(groups)]
+
+    def take(self, groups: Sequence[Group], states: States, rates: Sequence[StepRates]) -> None:
         """Step every parameter that has a gradient. For a call in its turn."""
         worth_a_plan: dict[int, tuple[list[ParameterState], Batch]] = {}
-        carry_out(self._look, groups, states, worth_a_plan)
+        carry_out(self._look, groups, states, rates, worth_a_plan)
         for number, (members, batch) in worth_a_plan.items():
             self._plans[number] = Plan(groups[number], members, batch, states)
 
@@ -64,12 +73,13 @@ class Steps:
         calls: list[Call],
         groups: Sequence[Group],
         states: States,
+        all_rates: Sequence[StepRates],
         worth_a_plan: dict[int, tuple[list[ParameterState], Batch]],
     ) -> bool | None:
         """Check the gradients of all groups, and add what a step comes to."""
         work = Work(states)
         for number, group in enumerate(groups):
-            rates = self._rates_of(group, number)
+            rates = all_rates[number]
             plan = self._plans.get(number)
             if plan is None or not plan.fits(group, states):
                 self._look_at(enumerate(group["params"]), group, number, rates, work)
@@ -91,10 +101,16 @@ class Steps:
 
     def _settle(self, work: Work) -> None:
         """Catch up what other states of the parameters have left behind; the look is then worthless."""
-        for key in work.new:
-            before = self.known.get(key)
-            if before is not None:
-                before.table.flush(before.parameter)
+        if work.new or self._entries != behind.entries:
+            for key in work.new:
+                before = self.known.get(key)
+                if before is not None:
+                    before.table.settle(before.parameter)
+            for parameter, table in behind.noted():
+                known = work.new.get(id(parameter)) or self.known.get(id(parameter))
+                if known is not None and known.table is not table:
+                    table.settle(parameter)
+            self._entries = behind.entries
         sparse = {id(slots) for slots, gradient, _ in work.parts if isinstance(gradient, Rows)}
         for own in work.stepped:
             if own.slots.values_fall_behind and id(own.slots) in sparse:
@@ -139,11 +155,12 @@ class Steps:
                 members.append(own)
                 grads.append(grad)
                 continue
-            gradient = as_gradient(grad, own)
+            gradient = as_gradient(grad, own, None if work.new else self._occupied())
             if isinstance(gradient, Rows):
                 self._check_sparse(own, group)
                 if own.small:
                     self._plans.pop(number, None)  # it is to have clocks, of which a batch knows nothing
+            own.table.look_for_writes(parameter)
             work.parts.append((own.slots, gradient, rates))
         for kind, (members, grads) in small.items():
             batch = self._batch((number, kind), members)
@@ -164,6 +181,9 @@ class Steps:
         own = self.known.get(key)
         if own is None or not own.fits(work.states.get(parameter), group):
             name = f"parameter {k} of group {number}"
+            before = behind.table_of(parameter)
+            if before is not None:
+                before.look_for_writes(parameter)
             own = work.new[key] = ParameterState(parameter, work.states.get(parameter, {}), group, name)
         return own
 
@@ -177,8 +197,16 @@ class Steps:
             self._batches[key] = members, batch
         return batch
 
+    def _occupied(self) -> Occupied:
+        """Return the memory of all parameters and their state."""
+        if self._memory is None:
+            self._memory = Occupied(array for own in self.known.values() for array in own.arrays)
+        return self._memory
+
     def _rates_of(self, group: Group, number: int) -> StepRates:
-        learning_rate, decay, momentum = float(group["lr"]), float(group["weight_decay"]), float(group["momentum"])
+        lr = group["lr"]
+        learning_rate = lr.item() if isinstance(lr, Tensor) else float(lr)  # float warns of one that wants a gradient
+        decay, momentum = float(group["weight_decay"]), float(group["momentum"])
         alpha, epsilon, maximize = float(group["alpha"]), float(group["eps"]), bool(group["maximize"])
         given = learning_rate, alpha, epsilon, decay, momentum, maximize
         latest = self._rates.get(number)
@@ -220,8 +248,17 @@ class Steps:
 
     def _register(self, work: Work) -> None:
         for key, own in work.new.items():
-            work.states[own.parameter].update(own.tensors)
+            entry = work.states[own.parameter]
+            entry.update(own.tensors)
+            if isinstance(entry, Entry):
+                entry.own = own
+            else:
+                work.states[own.parameter] = Entry(entry, own)
             self.known[key] = own
+        if work.new:  # whoever has put a larger table in the place of one may want the memory
+            self._memory = None
+            for key in [key for key, own in self.known.items() if own.parameter not in work.states]:
+                del self.known[key]
 
 
 class Written:
