@@ -43,7 +43,7 @@ class Table:
         self._axes = axes
         self._pointers = self._where()
         self.was_read = False
-        self.version = -1
+        self.version = self._announced = -1
         self._asked_at = -1
         self._has_warned = False
 
@@ -128,8 +128,9 @@ class Table:
         """Return what notes that a step has left rows behind, after which the parameter has its next version."""
         if self._slots.clocks is None:
             return []
-        version = version_of(parameter) + (not parameter.is_inference())
-        return [(setattr, self, "was_read", False), (setattr, self, "version", version)]
+        # Versions are counted before the step is taken, which may be interrupted in between.
+        self._announced = version_of(parameter) + (not parameter.is_inference())
+        return [(setattr, self, "was_read", False), (setattr, self, "version", self._announced)]
 
     def note_write(self, parameter: Tensor) -> None:
         """Let autograd know that the parameter has changed."""
@@ -149,7 +150,7 @@ class Table:
 
     def was_changed(self, parameter: Tensor) -> bool:
         """Return whether somebody else has written to the parameter since."""
-        return version_of(parameter) != self.version
+        return version_of(parameter) not in (self.version, self._announced)
 
 
 def _numbers(indices: Tensor) -> NDArray[np.int64] | None:

@@ -23,6 +23,3 @@ def is_watched(optimizer: Any) -> bool:
         or own.get(OWN[0], True)
         or own.get(OWN[1], True)
     )
-
-
-INSIDE = ("numba_rmsprop", "torch", "contextlib")
