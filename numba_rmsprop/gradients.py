@@ -147,6 +147,11 @@ KNOWN = frozenset([np.ndarray, IndexedSlices, float, int, type(None)])
 """Types of gradients that no other code than ours reads, beside those of scipy.sparse."""
 
 
+def is_known(grad: Any) -> bool:
+    """Return whether a gradient can be looked at without running code of others."""
+    return type(grad) in KNOWN or bool(scipy.sparse.issparse(grad))
+
+
 def as_known(grad: Any, label: object) -> Any:
     """Return a gradient as an ndarray, an IndexedSlices, a scipy.sparse array, numbers of Python, or None.
 
@@ -172,7 +177,7 @@ def as_known(grad: Any, label: object) -> Any:
     >>> as_known(memoryview(np.ones(2)), "gradient"), as_known(np.float32(1), "gradient")
     ([1.0, 1.0], array(1., dtype=float32))
     """
-    if type(grad) in KNOWN or scipy.sparse.issparse(grad):
+    if is_known(grad):
         return grad
     found = read(grad, label)
     try:

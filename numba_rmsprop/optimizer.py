@@ -16,7 +16,7 @@ from . import checkpoint
 from .arguments import as_list, as_variables, check_pairs, refuse_duplicates, without_none
 from .batches import Batch, Part
 from .clipping import norm_scales
-from .gradients import Dense, Gradient, as_gradient, as_indices, check_finite, check_rows
+from .gradients import Dense, Gradient, as_gradient, as_indices, as_known, check_finite, check_rows, is_known
 from .interrupts import Call, Uninterrupted
 from .layouts import layout_is_known
 from .locking import carry_out, in_turn
@@ -607,8 +607,20 @@ class RMSprop(Settings, WeightStore):
                 step = self._iterations
                 rates = self._rates(step)
             elif closer is None:
-                closer = check_pairs(pairs)
+                closer = self._known_pairs(check_pairs(pairs))
                 without_none(closer)  # warns
+
+    def _known_pairs(self, pairs: list[tuple[Any, FloatArray]]) -> list[tuple[Any, FloatArray]]:
+        """Return pairs whose gradients run no code of others any more when they are looked at."""
+        found = []
+        for grad, var in pairs:
+            if is_known(grad):
+                found.append((grad, var))
+                continue
+            own = self._find(var)
+            name = self._registry.new_name() if own is None else own.name
+            found.append((as_known(grad, Label("gradient of", name, var)), var))
+        return found
 
     def _was_overtaken(self, step: int) -> bool:
         """Return whether another thread has taken step ``step``; if a callable of the user has, its answer counts."""
@@ -676,7 +688,10 @@ class RMSprop(Settings, WeightStore):
             return None
         parts: list[Part] = [] if plan.batch is None else [(plan.batch.gradient, plan.batch)]
         for k, own in plan.rest:
-            gradient = as_gradient(pairs[k][0], own.var, own.name, self._occupied)
+            grad = pairs[k][0]
+            if not is_known(grad):
+                return None
+            gradient = as_gradient(grad, own.var, own.name, self._occupied)
             if own.values_fall_behind and own.read_at < own.steps:
                 self._check_read(gradient, own)
             parts.append((gradient, own))

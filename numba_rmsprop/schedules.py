@@ -80,8 +80,11 @@ def _check_numbers(schedule: Any, *positive: str, at_least_0: Sequence[str] = ()
         value = getattr(schedule, field.name)
         if field.name == "name" or (value is None and field.default is None):
             continue
+        given = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(number, np.ma.MaskedArray) for number in given):
+            raise TypeError(f"{kind}: {field.name} has a mask; fill it first, as with filled(0)")
         try:
-            found = [as_float(field.name, number) for number in (value if isinstance(value, tuple) else (value,))]
+            found = [as_float(field.name, number) for number in given]
         except TypeError:
             if isinstance(value, (bool, np.bool)):
                 continue

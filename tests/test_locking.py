@@ -371,3 +371,23 @@ def test_the_lock_is_free_after_an_interrupt_that_came_as_it_was_taken(monkeypat
     with pytest.raises(KeyboardInterrupt):
         in_turn(int)
     assert lock_is_free()
+
+
+def test_a_gradient_that_waits_for_another_threads_step_is_no_deadlock():
+    """What reads a foreign gradient is its own code, for which no lock is held."""
+
+    class Foreign:
+        def __array__(self, dtype=None, copy=None):
+            return pool.submit(step).result(timeout=60)
+
+    def step():
+        other.apply_gradients([(np.ones(3), theirs)])
+        return np.ones(3)
+
+    other, theirs = RMSprop(0.1), np.zeros(3)
+    opt, var = RMSprop(0.1), np.zeros(3)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        for _ in range(3):
+            opt.apply_gradients([(Foreign(), var)])
+    assert other.iterations == opt.iterations == 3
+    assert var.tobytes() == theirs.tobytes()
