@@ -649,8 +649,8 @@ class RMSprop(Settings, WeightStore):
             return None if parts is None else self._add_step(calls, parts, rates)
         seen, found = self._seen_in(closer)
         parts = self._parts([grad for grad, _ in closer if grad is not None], found)
-        # Until now, a plan may have taken for small what is to have clocks.
-        calls += [(self._register, seen), (object.__setattr__, self, "_plan", None)]
+        self._plan = None  # which may take for small what is to have clocks from now on, also if this call is refused
+        calls.append((self._register, seen))
         self._add_step(calls, parts, rates)
         if not self.check_finite and not self._clips_norms and layout_is_known():
             calls.append((self._remember, found))

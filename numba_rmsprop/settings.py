@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, cast
 
 import numpy as np
@@ -205,12 +204,6 @@ class Settings:
         values = self._values
         decay = evaluate("decay", values["decay"])
         learning_rate = evaluate_learning_rate(values["learning_rate"], decay, step)
-        shrink = 1.0 - learning_rate * self._weight_decay
-        if not math.isfinite(shrink):
-            raise ValueError(
-                f"learning_rate times weight_decay: expected a finite number at step {step}, got "
-                f"{learning_rate:g} times {self._weight_decay:g}; lower one of them"
-            )
         epsilon = evaluate("epsilon", values["epsilon"])
         inside = self._has_momentum if self._epsilon_in_sqrt is None else self._epsilon_in_sqrt
         rates = StepRates(
@@ -219,7 +212,7 @@ class Settings:
             momentum=evaluate("momentum", values["momentum"]),
             epsilon_inside=epsilon if inside else 0.0,
             epsilon_outside=0.0 if inside else epsilon,
-            shrink=shrink,
+            shrink=1.0 - learning_rate * self._weight_decay,
             clipvalue=np.inf if self.clipvalue is None else self.clipvalue,
         )
         if values["decay"] == 0 and not any(map(callable, values.values())):
