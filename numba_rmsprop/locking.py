@@ -99,7 +99,9 @@ def carry_out(look_at: Callable[[list[Call], *Arguments], bool | None], *argumen
 
 def look() -> list[Call]:
     """Begin the list of what a call in its turn comes to, for :func:`commit`."""
-    return [(_looks.remove, mark()), _OTHERS_ARE_WORTHLESS, _BEGIN]
+    sign = object()
+    _looks.add(sign)
+    return [(_looks.remove, sign), _OTHERS_ARE_WORTHLESS, _BEGIN]
 
 
 def commit(calls: list[Call], held: bool = False) -> bool:

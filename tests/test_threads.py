@@ -124,24 +124,25 @@ def test_calls_wait_while_another_thread_launches(call, tmp_path):
     assert waits
 
 
-def test_calls_of_two_threads_do_not_interleave():
-    first_is_inside, second_came_too = threading.Event(), threading.Event()
+def test_steps_of_many_threads_take_turns():
+    """Each step has the rate of its own number, though rates are asked for before a thread takes its turn."""
 
-    def rate():
-        if first_is_inside.is_set():
-            second_came_too.set()
-        else:
-            first_is_inside.set()
-            overlapping.append(second_came_too.wait(0.5))  # in vain, while the second call has to wait for this one
-        return 0.1
+    def rate(step):
+        asked.append(step)
+        barrier.wait(timeout=60) if len(asked) <= 4 else None  # all four ask for the first step's
+        return 2.0**-step
 
-    overlapping = []
-    opt = RMSprop(rate)
-    calls = [threading.Thread(target=opt.apply_gradients, args=([(np.ones(3), np.ones(3))],)) for _ in range(2)]
-    calls[0].start()
-    first_is_inside.wait()
-    calls[1].start()
-    for call in calls:
-        call.join()
-    assert overlapping == [False]
-    assert opt.iterations == 2
+    def train():
+        for _ in range(10):
+            opt.apply_gradients([(np.ones(3), var)])
+
+    asked, barrier = [], threading.Barrier(4)
+    opt, var = RMSprop(rate, rho=0.0, epsilon=0.0, epsilon_in_sqrt=False), np.zeros(3)
+    threads = [threading.Thread(target=train) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert opt.iterations == 40
+    assert asked.count(0) == 4
+    assert (var == -sum(2.0**-step for step in range(40))).all()
