@@ -23,7 +23,7 @@ collect_ignore = [] if numba.config.BOUNDSCHECK else ["test_bounds.py"]
 if not find_spec("torch"):
     collect_ignore.append("torch_twins.py")
 if numba.config.DISABLE_JIT:
-    collect_ignore += ["test_interrupts.py", "test_processes.py"]
+    collect_ignore += ["test_interrupts.py", "test_locking.py", "test_processes.py"]
     # Programs that would take minutes each, and so start compiled in either run: the other one has them.
     collect_ignore += ["test_decay_maps.py", "test_examples.py", "test_knowledge_graph.py", "test_nist.py"]
     collect_ignore += ["test_sparse_classifier.py", "test_distributed_example.py", "test_replicas.py"]
