@@ -233,12 +233,12 @@ def _apply(file: Contents, i: int, slots: Slots) -> None:
     if in_file(i, "rows") in tensors:
         rows = tensors[in_file(i, "rows")]
         for j, step in enumerate(entry["flushes"]):
-            slots.restore(slots.row_clocks(), step, slots.floor, tensors[in_file(i, f"flush.{j}")])
+            slots.restore(slots.make_clocks(), step, slots.floor, tensors[in_file(i, f"flush.{j}")])
             slots.flush()
     for name, array in targets.items():
         array[rows] = tensors[in_file(i, name)]
     if in_file(i, "clocks") in tensors:
-        slots.row_clocks()[rows] = tensors[in_file(i, "clocks")]
+        slots.make_clocks()[rows] = tensors[in_file(i, "clocks")]
     elif rows is ...:
         slots.clocks = None
     slots.custom = {name: np.array(tensors[in_file(i, f"custom.{name}")]) for name in entry["custom_slots"]}

@@ -52,7 +52,7 @@ FEW_STEPS = 3
 """So many steps may follow one gather: those of the parts of a batch."""
 
 
-DERIVED = ("_table", "_seen", "_compiled", "layouts", "part_of")
+DERIVED = ("_table", "_seen", "_first_clocks", "_compiled", "layouts", "part_of")
 """What does not go into a copy or a pickle."""
 
 
@@ -131,6 +131,7 @@ class Slots:
         self.steps = 0
         self.floor = 0
         self.clocks: NDArray[np.int32] | None = None
+        self._first_clocks: NDArray[np.int32] | None = None
         self._seen: NDArray[np.uint8] | None = None
         self.history = History(self.dtype)
         self.changes = Changes()
@@ -146,7 +147,7 @@ class Slots:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._seen = None
+        self._seen = self._first_clocks = None
         self._compiled = set()
         self.folder = None  # what is copied or unpickled lies in memory, and belongs to this process
         self._table = self._as_table()  # views of the arrays as they were copied or unpickled
@@ -347,9 +348,22 @@ class Slots:
         return True
 
     def row_clocks(self) -> NDArray[np.int32]:
-        """Return the row clocks, made when they are first needed."""
+        """Return the row clocks; before the first sparse step, those that it will have, all 0."""
+        if self.clocks is not None:
+            return self.clocks
+        if self._first_clocks is None:
+            self._first_clocks = zeros(self.folder, (len(self.var),), np.dtype(np.int32), "C")
+        return self._first_clocks
+
+    @property
+    def has_clocks(self) -> bool:
+        """Whether the variable has row clocks, or will from the step on that is being looked at."""
+        return self.clocks is not None or self._first_clocks is not None
+
+    def make_clocks(self) -> NDArray[np.int32]:
+        """Return the row clocks, which the variable has from now on."""
         if self.clocks is None:
-            self.clocks = zeros(self.folder, (len(self.var),), np.dtype(np.int32), "C")
+            self.clocks, self._first_clocks = self.row_clocks(), None
             self.changes.everything |= self.small  # a batch tells of no step
             self.small = False
             self.layouts.note(clocks=self.clocks)
@@ -430,13 +444,16 @@ class Slots:
             call = self._rows_call((places, gradient.values), _at_work(state, rates), ages, history, packed)
         else:
             call = self._csr_call(gradient, _at_work(state, rates), ages, history, packed)
+        makes_clocks = self.clocks is None
+        if makes_clocks:
+            calls.append((self.make_clocks,))
         calls.append(call)
         if self._table is None:
             self._add_give_back(calls, rows, state, clocks)
         if self.exact:
             calls += self.history.to_note(self.steps, rates.when_skipped)
         calls.append((setattr, self, "steps", self.steps + 1))
-        return self._may_compile(calls, call[0], rates.momentum_rests)
+        return self._may_compile(calls, call[0], rates.momentum_rests) or makes_clocks
 
     def _rows_call(self, entries: Entries, state: State, ages: Ages, history: Arrays | None, rates: FloatArray) -> Call:
         values = entries[1]

@@ -160,8 +160,6 @@ def test_configs_that_are_none(schedule, error, match):
         schedules.ExponentialDecay(0.1, 1, 1e200),
         schedules.ExponentialDecay(0.1, 1, 2, staircase=True),  # 2 to the step exactly has as many digits as memory
         schedules.CosineDecayRestarts(0.1, 1, t_mul=1.0, m_mul=2),
-        schedules.InverseTimeDecay(0.1, 1, -1 / 2**40),
-        schedules.PolynomialDecay(0.1, 1, power=-1),
     ],
 )
 def test_schedules_without_a_value(schedule):
@@ -170,6 +168,18 @@ def test_schedules_without_a_value(schedule):
     with pytest.raises(ValueError, match=f"learning_rate: {type(schedule).__name__}.* has no value at step 10995"):
         opt.apply_gradients([(np.ones(2), var)])
     assert (var == 1).all()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: schedules.InverseTimeDecay(0.1, 1, -1 / 2**40),  # would divide by 0 at step 2**40
+        lambda: schedules.PolynomialDecay(0.1, 1, power=-1),
+    ],
+)
+def test_schedules_that_would_come_to_have_no_value(make):
+    with pytest.raises(ValueError, match=r"expected (decay_rate|power) >= 0"):
+        make()
 
 
 def test_numbers_that_float32_cannot_hold_stop_no_step_halfway():

@@ -55,7 +55,7 @@ def test_a_call_that_one_rank_refuses_does_nothing_on_any():
         "out in slot": ("ValueError", "apart"),
         "wrong shape": ("ValueError", "values: expected shape (2, 2), got (3, 2)"),
         "wrong dtype": ("TypeError", "values: expected dtype float32, got float64"),
-        "masked": ("TypeError", "MaskedArray"),
+        "masked": ("TypeError", "got a masked array; fill it first"),
         "not finite": ("FloatingPointError", "nan at [2, 1]"),
         "step too large": ("IndexError", "indices[2] is 10"),
     }

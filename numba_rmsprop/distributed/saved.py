@@ -217,7 +217,7 @@ class SavedTables:
             for slot, array in targets.items():
                 array[here] = file.tensors[in_file(0, slot)][there]
             if in_file(0, "clocks") in file.tensors:
-                slots.row_clocks()[here] = file.tensors[in_file(0, "clocks")][there]
+                slots.make_clocks()[here] = file.tensors[in_file(0, "clocks")][there]
         assert first is not None
         said = first.variables[0]
         slots.restore(slots.clocks, said["steps"], said["floor"], first.tensors[in_file(0, "runs")])

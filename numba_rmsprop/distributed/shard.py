@@ -47,7 +47,7 @@ class ShardOptimizer(RMSprop):
     def make_slots(self, shard: FloatArray) -> None:
         """Make all that a step writes, so that no rank finds out amid one that there is no room."""
         self.build([shard])
-        self._slots[0].row_clocks()
+        self._slots[0].make_clocks()
         self._slots[0].seen()
 
     def check_arrays(self, *, steps: bool) -> None:

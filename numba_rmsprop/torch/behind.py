@@ -126,7 +126,7 @@ class Table:
 
     def to_note(self, parameter: Tensor) -> list[Call]:
         """Return what notes that a step has left rows behind, after which the parameter has its next version."""
-        if self._slots.clocks is None:
+        if not self._slots.has_clocks:
             return []
         # Versions are counted before the step is taken, which may be interrupted in between.
         self._announced = version_of(parameter) + (not parameter.is_inference())
