@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Where torch for CPUs alone comes from; on Linux, PyPI's brings CUDA along.
 TORCH_INDEX ?=
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
-WITH_TORCH := $(wildcard tests/test_torch_*.py) numba_rmsprop/torch tests/test_processes.py::test_a_torch_data_loader_with_workers
+WITH_TORCH := $(wildcard tests/test_torch_*.py) tests/test_foreign.py numba_rmsprop/torch tests/test_processes.py::test_a_torch_data_loader_with_workers
 # A cache does not tell checked kernels from others.
 CHECK := $(if $(NUMBA_CACHE_DIR),NUMBA_CACHE_DIR=$(NUMBA_CACHE_DIR)-checked) NUMBA_BOUNDSCHECK=1
 # Together they launch every kernel.

@@ -265,6 +265,7 @@ def test_chains_that_do_not_fit(tmp_path):
             RMSprop.load(paths, [table])
 
 
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # of NumPy's, where nothing is compiled
 @pytest.mark.parametrize("settings", [{}, {"momentum": 0.9}], ids=str)
 def test_a_rate_times_a_decay_that_overflows_is_loaded_as_it_was_trained_with(tmp_path, settings):
     table = np.ones((9, 2))
