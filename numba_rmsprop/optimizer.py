@@ -603,9 +603,9 @@ class RMSprop(Settings, WeightStore):
             taken = in_turn(self._step, pairs, closer, rates, step)
             if taken is not None:
                 return taken
-            if given is None and self._was_overtaken(step):
+            if self._was_overtaken(step):
                 step = self._iterations
-                rates = self._rates(step)
+                rates = self._rates(step) if given is None else given
             elif closer is None:
                 closer = self._known_pairs(check_pairs(pairs))
                 without_none(closer)  # warns
