@@ -4,11 +4,11 @@ BIN := .venv/bin
 # Where torch for CPUs alone comes from; on Linux, PyPI's brings CUDA along.
 TORCH_INDEX ?=
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
-WITH_TORCH := $(wildcard tests/test_torch_*.py) tests/test_foreign.py numba_rmsprop/torch tests/test_processes.py::test_a_torch_data_loader_with_workers
+WITH_TORCH := tests/torch tests/gradients/test_other_libraries.py numba_rmsprop/torch tests/runtime/test_processes.py::test_a_torch_data_loader_with_workers
 # A cache does not tell checked kernels from others.
 CHECK := $(if $(NUMBA_CACHE_DIR),NUMBA_CACHE_DIR=$(NUMBA_CACHE_DIR)-checked) NUMBA_BOUNDSCHECK=1
 # Together they launch every kernel.
-CHECKED := $(addprefix tests/,test_bounds.py test_exact.py test_clipping.py test_threads.py)
+CHECKED := $(addprefix tests/,kernels/test_bounds.py stepping/test_exact.py stepping/test_norm_clipping.py runtime/test_launching.py)
 
 .PHONY: demo demo-torch demo-mpi compare bench bench-peers test test-torch soak fuzz lint clean
 
@@ -41,14 +41,14 @@ test: .venv/with-test  ## once compiled, once as plain Python, and the kernels w
 
 test-torch: .venv/with-test .venv/with-torch  ## what asks PyTorch, which `make test` skips where it is not installed
 	$(PYTEST) $(WITH_TORCH)
-	NUMBA_DISABLE_JIT=1 $(PYTEST) tests/test_torch_halves.py
-	$(CHECK) HYPOTHESIS_PROFILE=short $(PYTEST) tests/test_torch_halves.py
+	NUMBA_DISABLE_JIT=1 $(PYTEST) tests/torch/test_halves.py
+	$(CHECK) HYPOTHESIS_PROFILE=short $(PYTEST) tests/torch/test_halves.py
 
 soak: .venv/with-test  ## ten million rows of random steps in constant memory, some minutes
-	$(BIN)/python tests/soak.py
+	$(BIN)/python tests/support/soak.py
 
 fuzz: .venv/with-fuzz  ## look for crashes and half-written calls, on Linux, some minutes for each target
-	$(BIN)/python tests/fuzz.py --seconds 180 --corpus .fuzz
+	$(BIN)/python tests/support/fuzz.py --seconds 180 --corpus .fuzz
 
 lint: .venv/with-dev
 	$(BIN)/ruff check .

@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 from tqdm import tqdm
 
-from numba_rmsprop.distributed.coalescing import number
-from numba_rmsprop.distributed.layout import Layout
-from numba_rmsprop.distributed.routes import Request, link_words
-from numba_rmsprop.kernels.requests import link_ranks
+from numba_rmsprop.distributed.row_exchange import Request, link_words
+from numba_rmsprop.distributed.row_layout import Layout
+from numba_rmsprop.kernels.row_dealing import link_ranks
+from numba_rmsprop.mpi.coalescing import number
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt

@@ -22,9 +22,9 @@ import knowledge_graph
 import numba
 import numpy as np
 import torch
-from link_training import DivergedError
-from options_and_files import replacing
-from triples import GraphError
+from parts.link_training import DivergedError
+from parts.options_and_files import replacing
+from parts.triples import GraphError
 
 Results = dict[str, float]
 MEASURED = ("valid_mrr", "test_mrr", "optimizer_seconds_per_epoch")

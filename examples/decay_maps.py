@@ -31,7 +31,7 @@ import numba
 import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
-from options_and_files import number_from
+from parts.options_and_files import number_from
 from PIL import Image
 from scipy import ndimage, optimize, stats
 from tqdm import tqdm

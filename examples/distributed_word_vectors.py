@@ -20,10 +20,10 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # see word_vectors.py
 
 import numpy as np
-from documentation_text import Text
 from mpi4py import MPI
 from numpy.typing import NDArray
-from skip_gram import Batch, Buffers, Epoch, Options, batch_gradients, expected_batches, start_tables
+from parts.documentation_text import Text
+from parts.skip_gram import Batch, Buffers, Epoch, Options, batch_gradients, expected_batches, start_tables
 from tqdm import tqdm
 from word_vectors import make_parser, options_of, print_table, read_text, show
 

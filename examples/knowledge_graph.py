@@ -33,13 +33,13 @@ import matplotlib as mpl
 import numba
 import numpy as np
 import safetensors.numpy
-from bilinear import Model, Options
-from embedding_optimizers import OPTIMIZERS
-from link_training import DivergedError, Training
-from options_and_files import number_from
-from ranking import ranks, summary
+from parts.bilinear import Model, Options
+from parts.embedding_optimizers import OPTIMIZERS
+from parts.link_training import DivergedError, Training
+from parts.options_and_files import number_from
+from parts.ranking import ranks, summary
+from parts.triples import PARTS, Graph, GraphError, read_graph
 from threadpoolctl import threadpool_limits
-from triples import PARTS, Graph, GraphError, read_graph
 
 mpl.use("Agg")  # a picture in a file needs no screen
 import matplotlib.pyplot as plt

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nist_models import MODELS
 from numpy.typing import NDArray
+from parts.nist_models import MODELS
 from scipy.optimize import OptimizeWarning, curve_fit
 from tqdm.auto import tqdm
 

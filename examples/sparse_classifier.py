@@ -29,11 +29,11 @@ import matplotlib as mpl
 import numpy as np
 import safetensors.numpy
 import scipy
-from labelled_docstrings import Docstrings, read_labelled, split, tf_idf
 from numpy.typing import NDArray
-from options_and_files import number_from
-from scikit_solvers import SOLVERS
-from softmax_regression import Course, Model, Options, Rows, train
+from parts.labelled_docstrings import Docstrings, read_labelled, split, tf_idf
+from parts.options_and_files import number_from
+from parts.scikit_solvers import SOLVERS
+from parts.softmax_regression import Course, Model, Options, Rows, train
 from tqdm import tqdm
 
 mpl.use("Agg")  # a picture in a file needs no screen

@@ -32,9 +32,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import matplotlib as mpl
 import numpy as np
 import torch
-from documentation_text import Text, read_documentation, read_file
-from skip_gram import Epoch, Options
-from torch_skip_gram import Trial, as_tensors
+from parts.documentation_text import Text, read_documentation, read_file
+from parts.skip_gram import Epoch, Options
+from parts.torch_skip_gram import Trial, as_tensors
 from tqdm import tqdm
 
 mpl.use("Agg")  # a picture in a file needs no screen

@@ -26,9 +26,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import matplotlib as mpl
 import numpy as np
 import safetensors.numpy
-from documentation_text import Text, read_documentation, read_file, related_words_auc
 from numpy.typing import NDArray
-from skip_gram import Buffers, Epoch, Options, expected_batches, start_tables, train_batch
+from parts.documentation_text import Text, read_documentation, read_file, related_words_auc
+from parts.skip_gram import Buffers, Epoch, Options, expected_batches, start_tables, train_batch
 from tqdm import tqdm
 
 from numba_rmsprop import CheckpointManager, RMSprop, schedules

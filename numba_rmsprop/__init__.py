@@ -1,14 +1,14 @@
 """RMSprop for NumPy arrays on CPUs, with exact sparse steps."""
 
 from . import schedules
-from .fitting.arguments import Shared
-from .fitting.curves import curve_fit_many
-from .fitting.many import minimize_many
-from .fitting.method import rmsprop
-from .gradients import IndexedSlices
+from .files.checkpoint_manager import CheckpointManager
+from .files.safetensors_file import DamagedCheckpointError
+from .fitting.curve_fit_many import curve_fit_many
+from .fitting.minimize_many import minimize_many
+from .fitting.scipy_method import rmsprop
+from .fitting.shared_data import Shared
+from .gradients.kinds import IndexedSlices
 from .optimizer import RMSprop
-from .rotation import CheckpointManager
-from .tensorfile import DamagedCheckpointError
 
 __all__ = [
     "CheckpointManager",

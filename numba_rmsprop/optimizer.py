@@ -12,26 +12,26 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import checkpoint
-from .arguments import as_list, as_variables, check_pairs, refuse_duplicates, without_none
-from .batches import Batch, Part
-from .clipping import norm_scales
-from .gradients import Dense, Gradient, as_gradient, as_indices, as_known, check_finite, check_rows, is_known
-from .interrupts import Call, Uninterrupted
-from .layouts import layout_is_known
-from .locking import carry_out, in_turn
-from .minimize import check_call, gradients_of
-from .notices import warn
-from .plans import Plan
-from .rates import StepRates
-from .registry import Registry
-from .serialize import deserialize, made_of_some, serialize, settings_in, takes_all
-from .setting_names import ARGUMENTS, refuse_unknown
-from .settings import Settings
-from .slots import Slots, copy_rows, touched_rows
-from .variables import FloatArray, Label, Occupied, as_variable, describe, may_be_variable, memory_key
-from .weights import WeightStore
-from .wholefile import as_path
+from .arrays.noted_layouts import layout_is_known
+from .arrays.variables import FloatArray, Label, Occupied, as_variable, describe, may_be_variable, memory_key
+from .files import checkpoint
+from .files.whole_file import as_path
+from .gradients.from_loss import check_call, gradients_of
+from .gradients.kinds import Dense, Gradient, as_gradient, as_indices, as_known, check_finite, check_rows, is_known
+from .gradients.pairs import as_list, as_variables, check_pairs, refuse_duplicates, without_none
+from .runtime.caller_warnings import warn
+from .runtime.interrupts import Call, Uninterrupted
+from .runtime.locking import carry_out, in_turn
+from .settings.config import deserialize, made_of_some, serialize, settings_in, takes_all
+from .settings.option_names import ARGUMENTS, refuse_unknown
+from .settings.settings import Settings
+from .settings.step_numbers import StepRates
+from .state.registry import Registry
+from .state.slots import Slots, copy_rows, touched_rows
+from .state.weights import WeightStore
+from .stepping.norm_clipping import norm_scales
+from .stepping.remembered_call import Plan
+from .stepping.small_batch import Batch, Part
 
 POSITIONAL = ("learning_rate", "rho", "momentum", "epsilon", "centered", "name")
 
@@ -209,7 +209,7 @@ class RMSprop(Settings, WeightStore):
     @communicator.setter
     def communicator(self, value: Any) -> None:
         if value is not None:
-            from .distributed.replicas import Replicas  # above this module, and needed by few
+            from .mpi.replicas import Replicas  # above this module, and needed by few
 
         with Uninterrupted():
             replicas = None if value is None else Replicas(value)
@@ -571,7 +571,7 @@ class RMSprop(Settings, WeightStore):
         paths = [as_path(each) for each in ([path] if isinstance(path, (str, bytes, os.PathLike)) else path)]
         if communicator is None:
             return checkpoint.load(cls, paths, variables, custom_objects, slots_folder)
-        from .distributed.replicas import load_together  # as above
+        from .mpi.replicas import load_together  # as above
 
         opt = load_together(communicator, lambda: checkpoint.load(cls, paths, variables, custom_objects, slots_folder))
         opt.communicator = communicator

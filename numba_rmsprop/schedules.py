@@ -22,7 +22,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from .scalars import as_float
+from .arrays.real_numbers import as_float
 
 
 class LearningRateSchedule(abc.ABC):

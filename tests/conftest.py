@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import tempfile
-from importlib.util import find_spec
 
 os.environ.setdefault("NUMBA_NUM_THREADS", "4")  # thread counts beyond the machine's are tested too
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # more threads than cores must not spin while they wait
@@ -18,17 +17,16 @@ import hypothesis
 import numba
 import pytest
 
-# Files that mean nothing without compiled kernels, or without checks of their bounds.
-collect_ignore = [] if numba.config.BOUNDSCHECK else ["test_bounds.py"]
-if not find_spec("torch"):
-    collect_ignore.append("torch_twins.py")
+# What tests import, and programs to be run by hand; and files that mean nothing without checks of bounds.
+collect_ignore = ["support"] if numba.config.BOUNDSCHECK else ["support", "kernels/test_bounds.py"]
 if numba.config.DISABLE_JIT:
-    collect_ignore += ["test_interrupts.py", "test_locking.py", "test_processes.py"]
+    # Files that mean nothing without compiled kernels.
+    collect_ignore += ["runtime/test_interrupts.py", "runtime/test_locking.py", "runtime/test_processes.py"]
     # Programs that would take minutes each, and so start compiled in either run: the other one has them.
-    collect_ignore += ["test_decay_maps.py", "test_examples.py", "test_knowledge_graph.py", "test_nist.py"]
-    collect_ignore += ["test_sparse_classifier.py", "test_distributed_example.py", "test_replicas.py"]
-    collect_ignore += ["test_ranks.py", "test_ranks_interrupted.py"]
-    collect_ignore += ["test_sharded_table.py", "test_table_checkpoints.py"]
+    collect_ignore += ["mpi", "distributed/test_sharded_table.py", "distributed/test_table_checkpoints.py"]
+    collect_ignore += ["examples/test_decay_maps.py", "examples/test_distributed_word_vectors.py"]
+    collect_ignore += ["examples/test_knowledge_graph.py", "examples/test_nist.py"]
+    collect_ignore += ["examples/test_sparse_classifier.py", "examples/test_word_vectors.py"]
 
 hypothesis.settings.register_profile("default", deadline=None, max_examples=80, derandomize=True)
 hypothesis.settings.register_profile("short", deadline=None, max_examples=10, derandomize=True)
@@ -56,8 +54,8 @@ def _a_short_table_as_plain_python():
     """The table of common gaps is filled anew at each change of a rate, which takes long as plain Python."""
     with pytest.MonkeyPatch.context() as patch:
         if numba.config.DISABLE_JIT:
-            patch.setattr("numba_rmsprop.kernels.gaps.TABLE_GAPS", 64)
-            patch.setattr("numba_rmsprop.history.TABLE_GAPS", 64)
+            patch.setattr("numba_rmsprop.kernels.skip_factors.TABLE_GAPS", 64)
+            patch.setattr("numba_rmsprop.state.skipped_steps.TABLE_GAPS", 64)
         yield
 
 
@@ -80,4 +78,4 @@ def no_fit_may_start(monkeypatch):
 @pytest.fixture
 def launches(monkeypatch):
     """Make every step a parallel launch, however small."""
-    monkeypatch.setattr("numba_rmsprop.threads.SERIAL_ITEMS", 0)
+    monkeypatch.setattr("numba_rmsprop.runtime.launching.SERIAL_ITEMS", 0)

@@ -1,9 +1,9 @@
 """Tables and steps shared among the ranks of an MPI communicator (mpi4py)."""
 
-from .checkpoints import TableCheckpoints
-from .initial import Uniform
-from .ranks import OtherRankError
-from .saved import SavedTables
+from ..mpi.ranks import OtherRankError
+from .initial_values import Uniform
+from .saved_tables import SavedTables
 from .table import Gathering, ShardedTable
+from .table_checkpoints import TableCheckpoints
 
 __all__ = ["Gathering", "OtherRankError", "SavedTables", "ShardedTable", "TableCheckpoints", "Uniform"]

@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..batches import Part
-from ..gradients import Gradient, IndexedSlices
+from ..arrays.variables import FloatArray, Occupied
+from ..files.safetensors_file import checksum
+from ..gradients.kinds import Gradient, IndexedSlices
 from ..kernels.norms import TERMS, row_squares
+from ..mpi.coalescing import coalesced
+from ..mpi.ranks import Ranks
 from ..optimizer import RMSprop
-from ..rates import StepRates
-from ..slots import Slots
-from ..tensorfile import checksum
-from ..variables import FloatArray, Occupied
-from .coalescing import coalesced
-from .ranks import Ranks
+from ..settings.step_numbers import StepRates
+from ..state.slots import Slots
+from ..stepping.small_batch import Part
 
 
 class ShardOptimizer(RMSprop):

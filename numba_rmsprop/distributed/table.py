@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from ..checkpoint import AnyPath
-from ..interrupts import Uninterrupted
-from ..rates import StepRates
-from ..slots import copy_rows
-from ..variables import FloatArray
-from .arguments import check_table, checked_indices, checked_values, output
-from .initial import Initializer, Uniform, check_initializer, fill_shard
-from .layout import Layout
-from .ranks import Ranks
-from .routes import Buffers, Request, Route
+from ..arrays.variables import FloatArray
+from ..files.checkpoint import AnyPath
+from ..mpi.ranks import Ranks
+from ..runtime.interrupts import Uninterrupted
+from ..settings.step_numbers import StepRates
+from ..state.slots import copy_rows
+from .initial_values import Initializer, Uniform, check_initializer, fill_shard
+from .row_exchange import Buffers, Request, Route
+from .row_layout import Layout
 from .shard import ShardOptimizer
+from .table_arguments import check_table, checked_indices, checked_values, output
 
 GATHER, STEP, FLUSH, OTHERS = range(1, 5)
 """What ranks are about to do together."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..variables import FloatArray
+from ..arrays.variables import FloatArray
 
 METHODS = ("2-point", "3-point", "cs")
 COMPLEX_STEP = 1e-20

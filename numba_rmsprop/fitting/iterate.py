@@ -7,10 +7,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ..gradients import Dense, IndexedSlices, Rows
+from ..arrays.variables import FloatArray
+from ..gradients.kinds import Dense, IndexedSlices, Rows
 from ..optimizer import RMSprop
-from ..rates import StepRates
-from ..variables import FloatArray
+from ..settings.step_numbers import StepRates
 
 Limits: TypeAlias = tuple[FloatArray, FloatArray] | None
 

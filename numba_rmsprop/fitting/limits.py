@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..hyperparameters import check_number, evaluate_learning_rate
-from ..kernels.fits import Constants, Limits
+from ..kernels.fits.loop import Constants, Limits
 from ..optimizer import RMSprop
-from ..setting_names import hint
+from ..settings.hyperparameters import check_number, evaluate_learning_rate
+from ..settings.option_names import hint
 from .options import as_count, as_real, falling_rate
 
 RATES = 1e-2, 1e-8

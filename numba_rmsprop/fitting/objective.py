@@ -8,9 +8,9 @@ from typing import Any, cast
 import numpy as np
 import scipy.sparse
 
-from ..gradients import Dense, Rows, as_gradient
-from ..stored import NOWHERE
-from ..variables import FloatArray
+from ..arrays.variables import FloatArray
+from ..gradients.kinds import Dense, Rows, as_gradient
+from ..gradients.scipy_sparse import NOWHERE
 from .differences import Differences
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from ..scalars import as_float
+from ..arrays.real_numbers import as_float
+from ..arrays.variables import DTYPES, FloatArray
 from ..schedules import ExponentialDecay
-from ..variables import DTYPES, FloatArray
 
 FIRST_RATE = 0.1
 """The default learning rate of the first step ..."""

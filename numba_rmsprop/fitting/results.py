@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels.stopping import CONVERGED, NOT_FINITE, OUT_OF_CALLS, OUT_OF_STEPS, RAISED, STOPPED
+from ..kernels.fits.stopping import CONVERGED, NOT_FINITE, OUT_OF_CALLS, OUT_OF_STEPS, RAISED, STOPPED
 
 MESSAGES = {
     CONVERGED: "Converged: the gradient is within gtol, or the function has not changed by ftol in patience steps.",

@@ -10,10 +10,10 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from ..interrupts import asked_to_stop
-from ..kernels.memory import PLAIN
-from ..threads import new_counters
-from .bars import bar, need_tqdm
+from ..kernels.aliased_access import PLAIN
+from ..runtime.interrupts import asked_to_stop
+from ..runtime.launching import new_counters
+from .progress_bar import bar, need_tqdm
 
 TICK = 0.1
 """Seconds between two looks at how far the workers are."""

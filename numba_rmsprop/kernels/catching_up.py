@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from numba import prange
 
+from .aliased_access import load_var, store_out
 from .duplicates import unsigned
-from .gaps import factors_of
 from .jit import Integer, compiled, compiled_inline, compiled_parallel, inlined
-from .memory import load_var, store_out
 from .prefetch import prefetch_item, prefetch_row
 from .rows import ROWS_AHEAD, load_element, prefetch_state, store_element
 from .rule import catch_up_any
+from .skip_factors import factors_of
 
 CLOCKS_AHEAD = 16
 

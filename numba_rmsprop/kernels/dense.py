@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from numba import prange
 
+from .aliased_access import line_at
 from .jit import Integer, compiled, compiled_parallel
-from .memory import line_at
 from .prefetch import prefetch_row
 from .rows import prefetch_state, step_row
 from .rule import unpack_rates
-from .shares import give_none_away, next_share
+from .work_sharing import give_none_away, next_share
 
 BLOCK_LINES = 64
 """Lines that a worker takes at a time."""

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from numba import prange
 
+from .aliased_access import load_grad, load_out, store_out
 from .csr import BLOCK_ROWS, add_entries
 from .duplicates import add_duplicates, mark_duplicates
 from .jit import Integer, compiled, compiled_inline, compiled_parallel
-from .memory import load_grad, load_out, store_out
 from .prefetch import prefetch_item, prefetch_row
 from .rows import CHUNK, ROWS_AHEAD, list_heads
 from .rule import clip, unpack_rates
-from .shares import give_none_away, next_share
+from .work_sharing import give_none_away, next_share
 
 TERMS = 64
 """Partial sums side by side."""

@@ -15,14 +15,14 @@ ages
     ``(clocks, floor, now)``: row ``r`` is current after step ``max(clocks[r], floor)``; ``now`` is this step's number.
     Clocks are relative to the variable's own first step, and >= 0 between launches.
 history
-    See :mod:`numba_rmsprop.kernels.gaps`; None in lazy mode, in which nothing is caught up.
+    See :mod:`numba_rmsprop.kernels.skip_factors`; None in lazy mode, in which nothing is caught up.
 entries
     ``(indices, values)``: int64, shape (n,), and (n, columns).
 links
     ``(seen, following, chains)``, see :mod:`numba_rmsprop.kernels.duplicates`.
 scratch
     ``(heads, sums, counters)``: int32, shape (workers, CHUNK), for the positions of a chunk's rows; (workers, columns),
-    for the sum of a row's entries; int64, shape (workers, 8), see :mod:`~numba_rmsprop.kernels.shares`.
+    for the sum of a row's entries; int64, shape (workers, 8), see :mod:`~numba_rmsprop.kernels.work_sharing`.
 """
 
 from __future__ import annotations
@@ -32,10 +32,7 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from .duplicates import add_duplicates, mark_duplicates, unsigned
-from .gaps import factors_of
-from .jit import Integer, compiled, compiled_inline, compiled_parallel, inlined
-from .memory import (
+from .aliased_access import (
     load_grad,
     load_mg,
     load_momentum,
@@ -46,9 +43,12 @@ from .memory import (
     store_rms,
     store_var,
 )
+from .duplicates import add_duplicates, mark_duplicates, unsigned
+from .jit import Integer, compiled, compiled_inline, compiled_parallel, inlined
 from .prefetch import prefetch_item, prefetch_row
 from .rule import are_plain, catch_up, catch_up_any, clip, couple, unpack_rates, update
-from .shares import give_none_away, next_share
+from .skip_factors import factors_of
+from .work_sharing import give_none_away, next_share
 
 ROWS_AHEAD = 6
 """How many rows ahead to prefetch: enough to cover a miss, few enough that none is evicted before its use."""

@@ -7,7 +7,7 @@ from typing import Any, Self
 from torch import Tensor, nn
 from torch.nn import functional
 
-from . import behind
+from . import stale_rows
 
 
 class _Current(nn.Module):
@@ -18,36 +18,36 @@ class _Current(nn.Module):
     def __getattr__(self, name: str) -> Any:
         found = super().__getattr__(name)
         if isinstance(found, nn.Parameter):
-            behind.flush(found)  # whoever asks for the table may read any row, or write to it
+            stale_rows.flush(found)  # whoever asks for the table may read any row, or write to it
         return found
 
     def _table(self) -> Tensor:
         """Return the table, some of whose rows may be behind."""
         weight = self._parameters.get("weight")
         if weight is None:  # computed, as by a parametrization, from a parameter that only that knows
-            behind.flush_all()
+            stale_rows.flush_all()
             return self.weight
         return weight
 
     def __getstate__(self) -> dict[str, Any]:
-        behind.flush(self.weight)  # copies and pickles are read elsewhere
+        stale_rows.flush(self.weight)  # copies and pickles are read elsewhere
         return self.__dict__.copy()
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
-        behind.flush(self.weight)  # it may be about to get other memory, or another dtype
+        stale_rows.flush(self.weight)  # it may be about to get other memory, or another dtype
         return super()._apply(*args, **kwargs)
 
     def reset_parameters(self) -> None:
         """Draw the table anew."""
-        behind.flush(self.weight)
+        stale_rows.flush(self.weight)
         super().reset_parameters()
 
     def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        behind.flush(self.weight)
+        stale_rows.flush(self.weight)
         super()._save_to_state_dict(*args, **kwargs)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        behind.flush(self.weight)  # or else what rows have missed would move those that are loaded
+        stale_rows.flush(self.weight)  # or else what rows have missed would move those that are loaded
         super()._load_from_state_dict(*args, **kwargs)
 
 
@@ -134,7 +134,7 @@ device, dtype
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - PyTorch's name
         """Return the rows at the indices ``input``."""
         weight = self._table()
-        with behind.forward(weight, input, writes=self.max_norm is not None):
+        with stale_rows.forward(weight, input, writes=self.max_norm is not None):
             return functional.embedding(
                 input,
                 weight,
@@ -231,7 +231,7 @@ include_last_offset, padding_idx, device, dtype
     ) -> Tensor:
         """Return the sum or mean of each bag of indices."""
         weight = self._table()
-        with behind.forward(weight, input, writes=self.max_norm is not None):
+        with stale_rows.forward(weight, input, writes=self.max_norm is not None):
             return functional.embedding_bag(
                 input,
                 weight,

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..gradients import MAX_ENTRIES, Dense, Rows, check_rows
-from ..kernels.arrays import inspect_rows
-from ..variables import FloatArray, Occupied
-from .arrays import STORED_AS, as_array, check_storage, describe, in_order
-from .state import ParameterState
+from ..arrays.variables import FloatArray, Occupied
+from ..gradients.kinds import MAX_ENTRIES, Dense, Rows, check_rows
+from ..kernels.numpy_layout import inspect_rows
+from .parameter_state import ParameterState
+from .tensor_views import STORED_AS, as_array, check_storage, describe, in_order
 
 REAL = torch.float32, torch.float64
 

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..locking import in_turn
-from . import behind
-from .arrays import STORED_AS, describe
-from .checking import check_names, check_options, check_state_dict
-from .state import SLOTS, Entry, ParameterState, check_parameter
+from ..runtime.locking import in_turn
+from . import stale_rows
+from .hooks import is_watched
+from .options import check_names, check_options, check_state_dict
+from .parameter_state import SLOTS, Entry, ParameterState, check_parameter
 from .steps import Group, Steps
-from .watching import is_watched
+from .tensor_views import STORED_AS, describe
 
 
 class RMSprop(torch.optim.Optimizer):
@@ -207,11 +207,11 @@ class RMSprop(torch.optim.Optimizer):
             for table in self._tables(parameter, self._own(parameter)):
                 table.flush(parameter)
 
-    def _tables(self, parameter: Tensor, own: ParameterState | None) -> list[behind.Table]:
+    def _tables(self, parameter: Tensor, own: ParameterState | None) -> list[stale_rows.Table]:
         """Return who knows of rows that are behind: this optimizer, and one before it."""
         tables = [] if own is None else [own.table]
         if own is None or not own.slots.has_values_behind:  # or else no other has rows behind
-            other = behind.table_of(parameter)
+            other = stale_rows.table_of(parameter)
             tables += [] if other is None or other in tables else [other]
         return tables
 

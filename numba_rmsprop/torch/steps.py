@@ -12,20 +12,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..batches import Batch
-from ..gradients import Gradient, Rows
-from ..interrupts import Call, Uninterrupted
+from ..arrays.variables import Occupied
+from ..gradients.kinds import Gradient, Rows
 from ..kernels.dense import add_one
-from ..locking import carry_out
-from ..notices import warn
-from ..rates import StepRates
-from ..slots import Slots
-from ..variables import Occupied
-from . import behind
-from .arrays import describe
+from ..runtime.caller_warnings import warn
+from ..runtime.interrupts import Call, Uninterrupted
+from ..runtime.locking import carry_out
+from ..settings.step_numbers import StepRates
+from ..state.slots import Slots
+from ..stepping.small_batch import Batch
+from . import stale_rows
 from .gradients import as_gradient
-from .plans import WORTH_A_PLAN, Plan
-from .state import Entry, ParameterState
+from .parameter_state import Entry, ParameterState
+from .remembered_group import WORTH_A_PLAN, Plan
+from .tensor_views import describe
 
 Group: TypeAlias = dict[str, Any]
 States: TypeAlias = dict[Tensor, dict[str, Any]]
@@ -101,16 +101,16 @@ class Steps:
 
     def _settle(self, work: Work) -> None:
         """Catch up what other states of the parameters have left behind; the look is then worthless."""
-        if work.new or self._entries != behind.entries:
+        if work.new or self._entries != stale_rows.entries:
             for key in work.new:
                 before = self.known.get(key)
                 if before is not None:
                     before.table.settle(before.parameter)
-            for parameter, table in behind.noted():
+            for parameter, table in stale_rows.noted():
                 known = work.new.get(id(parameter)) or self.known.get(id(parameter))
                 if known is not None and known.table is not table:
                     table.settle(parameter)
-            self._entries = behind.entries
+            self._entries = stale_rows.entries
         sparse = {id(slots) for slots, gradient, _ in work.parts if isinstance(gradient, Rows)}
         for own in work.stepped:
             if own.slots.values_fall_behind and id(own.slots) in sparse:
@@ -181,7 +181,7 @@ class Steps:
         own = self.known.get(key)
         if own is None or not own.fits(work.states.get(parameter), group):
             name = f"parameter {k} of group {number}"
-            before = behind.table_of(parameter)
+            before = stale_rows.table_of(parameter)
             if before is not None:
                 before.look_for_writes(parameter)
             own = work.new[key] = ParameterState(parameter, work.states.get(parameter, {}), group, name)

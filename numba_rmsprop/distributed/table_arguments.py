@@ -1,0 +1,86 @@
+"""The arguments of a sharded table's calls, checked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..arrays.variables import DTYPES, FloatArray, Occupied
+from ..gradients.kinds import Rows, as_indices, as_known, check_finite, check_rows
+from ..gradients.scipy_sparse import readable
+from .row_exchange import MOST_LINKED
+
+ORDERS = ("batch", "rank")
+
+MOST_ENTRIES = 2**31 - 2
+"""Kernels chain entries by 32-bit positions."""
+
+
+def check_table(rows: Any, columns: Any, dtype: np.dtype[Any], sum_order: str, ranks: int) -> None:
+    """Refuse what cannot be a table.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As the constructor of :class:`~numba_rmsprop.distributed.ShardedTable` says.
+    """
+    for name, value, least, most in (("rows", rows, 0, 2**62), ("columns", columns, 1, 2**31 - 1)):
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not least <= value <= most:
+            raise ValueError(f"{name}: expected a whole number from {least} to {most}, got {value!r}")
+    if dtype not in DTYPES:
+        raise TypeError(f"dtype: expected float32 or float64 in native byte order, got {dtype}")
+    if sum_order not in ORDERS:
+        raise ValueError(f"sum_order: expected one of {ORDERS}, got {sum_order!r}")
+    if sum_order == "batch" and ranks > MOST_LINKED:
+        raise ValueError(f"sum_order: expected 'rank' on {ranks} ranks, got 'batch'")
+
+
+def checked_indices(indices: ArrayLike, rows: int) -> NDArray[np.int64]:
+    """Return row numbers as int64; raise TypeError, ValueError or IndexError if they are none."""
+    wanted = as_indices(indices, "indices")
+    if wanted.size > MOST_ENTRIES:
+        raise ValueError(f"indices: expected at most {MOST_ENTRIES:,}, got {wanted.size:,}")
+    nothing = np.empty(0, np.float32)
+    checked, _ = check_rows(wanted.reshape(-1), nothing, rows, "indices", Occupied([]))
+    return checked.reshape(wanted.shape)
+
+
+def checked_values(
+    values: ArrayLike, wanted: NDArray[np.int64], shape: tuple[int, int], dtype: np.dtype[Any], *, finite: bool
+) -> FloatArray:
+    """Return gradients as shape (n, columns), contiguous.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the dtype or shape does not fit.
+    FloatingPointError
+        If, with ``finite``, one is NaN or infinite.
+    """
+    known = as_known(values, "values")
+    if not isinstance(known, (np.ndarray, list)):
+        raise TypeError(f"values: expected an array, got {type(values).__name__}")
+    grads = known if isinstance(known, np.ndarray) else np.asarray(known, dtype)
+    if grads.dtype != dtype:
+        raise TypeError(f"values: expected dtype {dtype}, got {grads.dtype}")
+    expected = (*wanted.shape, shape[1])
+    if grads.shape != expected:
+        raise ValueError(f"values: expected shape {expected}, got {grads.shape}")
+    flat = readable(grads).reshape(-1, shape[1])
+    if finite:
+        check_finite(Rows(flat, wanted.reshape(-1)), np.broadcast_to(dtype.type(0), shape), "the table")
+    return flat
+
+
+def output(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], occupied: Occupied) -> FloatArray:
+    """Return where to put rows: ``out``, or a new array; raise ValueError if ``out`` does not fit, or is occupied."""
+    if out is None:
+        return np.empty(shape, dtype)
+    if not isinstance(out, np.ndarray) or not (out.flags.carray and out.dtype == dtype and out.shape == shape):
+        got = f"({out.dtype}, shape {out.shape})" if isinstance(out, np.ndarray) else type(out).__name__
+        raise ValueError(f"out: expected a writable C-contiguous array ({dtype}, shape {shape}), got {got}")
+    if occupied.reached_by(out):
+        raise ValueError("out: expected memory apart from the table's shard and its slots; pass a new array")
+    return out

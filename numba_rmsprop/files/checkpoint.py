@@ -1,0 +1,245 @@
+"""An optimizer's state in a file: all of it, or what has changed since the file before.
+
+Arrays are named ``variables.{i}.{slot}``, ``variables.{i}.custom.{slot}``, ``variables.{i}.value`` and
+``weights.{name}``; ``variables.{i}.clocks`` and ``variables.{i}.runs`` say how far behind the rows are. In a delta they
+may hold some rows only: those that ``variables.{i}.rows`` lists. ``variables.{i}.flush.{j}`` are the runs by which a
+flush went that loading has to repeat. The rest stands in the metadata, as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..arrays.variables import FloatArray, describe
+from ..runtime.caller_warnings import warn
+from ..runtime.locking import check_undisturbed, has_changed, in_turn, mark, undisturbed
+from ..state.changed_rows import Changes, Saved
+from ..state.slots import Slots
+from .checkpoint_validation import Contents, check_contents, in_file, in_order, parse
+from .safetensors_file import (
+    DamagedCheckpointError,
+    SomeRows,
+    Tensor,
+    checksum,
+    map_tensors,
+    write_tensors,
+)
+from .whole_file import as_path
+
+if TYPE_CHECKING:
+    from ..optimizer import RMSprop
+
+FORMAT = "numba_rmsprop"
+FORMAT_VERSION = 1
+
+Optimizer = TypeVar("Optimizer", bound="RMSprop")
+AnyPath: TypeAlias = str | os.PathLike[str]
+
+
+def save(opt: RMSprop, path: AnyPath, *, include_variables: bool, run: str | None = None) -> None:
+    """Write a file that needs no other, of the run given or the one that the optimizer's last file was of."""
+    in_turn(undisturbed, _write, opt, path, None, include_variables, run)
+
+
+def save_delta(opt: RMSprop, path: AnyPath) -> None:
+    """Write a file that goes on from the last one."""
+    in_turn(undisturbed, _write_delta, opt, path)
+
+
+def _write_delta(opt: RMSprop, path: AnyPath) -> None:
+    before = opt._saved
+    if before is None:
+        raise ValueError("save_delta: expected a file to go on from, got none; call opt.save first")
+    if os.path.realpath(as_path(path)) in before.paths:
+        raise ValueError(f"{path}: expected a new file, got one that the delta would go on from")
+    _write(opt, path, before, before.include_variables, before.run)
+
+
+def load(
+    cls: type[Optimizer],
+    paths: Sequence[AnyPath],
+    variables: Sequence[FloatArray] | Mapping[str, FloatArray],
+    custom_objects: Mapping[str, Any] | None,
+    slots_folder: AnyPath | None,
+) -> Optimizer:
+    """Return a new optimizer of class ``cls`` with the state in a file and its deltas."""
+    files = [read(path) for path in paths]
+    if not files:
+        raise ValueError("path: expected a file, or a file and its deltas in order, got no path")
+    for i, file in enumerate(files):
+        follows = files[i - 1].identity if i else ""
+        if file.follows != follows:
+            expected = f"the delta that was saved after {files[i - 1].path}" if i else "a file of RMSprop.save"
+            raise ValueError(f"{file.path}: expected {expected}, got another; pass a file and its deltas in order")
+    last = files[-1]
+    opt = cls.from_config(last.config, custom_objects)
+    opt.slots_folder = slots_folder
+    variables = in_order(last, variables)
+    check_contents(files, opt, variables)
+    _warn_of_others(last, variables)
+    opt.build(variables)
+    if len(opt._slots) != len(variables):
+        raise ValueError(f"{last.path}: expected {len(variables)} different variables, got one of them twice")
+    for file in files:
+        for i in range(len(file.variables)):
+            _apply(file, i, opt._slots[i])
+    for slots in opt._slots:
+        slots.changes = Changes.since(slots.clocks, slots.floor, slots.steps)
+    opt._own_weights.update({name: np.array(last.tensors[f"weights.{name}"]) for name in last.weights})
+    opt.iterations = last.iterations
+    opt._claim_none(last.variables)
+    opt._saved = Saved(last.identity, last.include_variables, tuple(map(os.path.realpath, paths)), last.run)
+    return opt
+
+
+def read(path: AnyPath) -> Contents:
+    """Return what a file says, every byte checked; whether it makes sense is still to be seen.
+
+    Raises
+    ------
+    DamagedCheckpointError
+        If a byte is not as it was written, or it is no checkpoint.
+    ValueError
+        If a newer version of the library wrote it, or what it says makes no sense.
+    """
+    tensors, metadata = map_tensors(path, lambda metadata: _check_format(path, metadata))
+    return parse(path, tensors, metadata)
+
+
+def heading(path: AnyPath) -> dict[str, str]:
+    """Return the metadata of a file, such as its ``identity`` and what it ``follows``; the header alone is checked."""
+    metadata = map_tensors(path)[1]
+    _check_format(path, metadata)
+    return metadata
+
+
+def _write(opt: RMSprop, path: AnyPath, before: Saved | None, include_variables: bool, run: str | None) -> None:
+    from .. import __version__
+
+    path = as_path(path)
+    since = mark()
+    tensors: dict[str, Tensor] = {f"weights.{name}": array for name, array in opt._own_weights.items()}
+    identity = secrets.token_hex(16)
+    if run is None:
+        run = secrets.token_hex(16) if opt._saved is None else opt._saved.run
+    metadata = {
+        "format": FORMAT,
+        "format_version": str(FORMAT_VERSION),
+        "library_version": __version__,
+        "identity": identity,
+        "follows": "" if before is None else before.identity,
+        "run": run,
+        "config": json.dumps(opt.get_config()),
+        "iterations": str(opt.iterations),
+        "include_variables": json.dumps(include_variables),
+        "variables": str(len(opt._slots)),
+        "weights": json.dumps(list(opt._own_weights)),
+    }
+    for i, slots in enumerate(opt._slots):
+        slots.check_process()
+        slots.refuse_moved()
+        all_rows = before is None or _needs_all_rows(slots, include_variables)
+        rows = None if all_rows else slots.changes.rows(slots.clocks)
+        tensors |= {in_file(i, name): tensor for name, tensor in _tensors(slots, rows, include_variables)}
+        metadata[f"variables.{i}"] = json.dumps(
+            {
+                "name": slots.name,
+                "since": slots.since,
+                "shape": slots.var.shape,
+                "dtype": str(slots.var.dtype),
+                "steps": slots.steps,
+                "floor": slots.floor,
+                "custom_slots": list(slots.custom),
+                "flushes": [] if all_rows else [step for step, _ in slots.changes.flushes],
+                "checksum": None if include_variables else checksum(slots.var),
+            }
+        )
+    parse(path, tensors, metadata)  # what could not be read again shall be found out now
+    saved = Saved(identity, include_variables, (*(before.paths if before else ()), os.path.realpath(path)), run)
+    none_yet = [Changes.since(slots.clocks, slots.floor, slots.steps) for slots in opt._slots]
+
+    def mark_saved() -> None:
+        opt._saved = saved
+        for slots, changes in zip(opt._slots, none_yet, strict=False):
+            # Where a signal handler has taken a step since, all rows may have changed.
+            slots.changes = Changes() if has_changed(since) else changes
+
+    write_tensors(path, tensors, metadata, partial(check_undisturbed, since), mark_saved)
+
+
+def _warn_of_others(file: Contents, variables: Sequence[FloatArray]) -> None:
+    """Warn of variables that are not in the file and do not have the values they had when it was saved."""
+    wrong = [
+        describe(f"variables[{i}]", var)
+        for i, (entry, var) in enumerate(zip(file.variables, variables, strict=True))
+        if entry["checksum"] is not None and entry["checksum"] != checksum(var)
+    ]
+    if wrong:
+        warn(
+            f"{file.path} holds no variables, and these do not have the values that they had when it was saved: "
+            f"{', '.join(wrong)}; load those first, or save with include_variables=True, so that load writes them",
+        )
+
+
+def _needs_all_rows(slots: Slots, include_variables: bool) -> bool:
+    changes = slots.changes
+    # To repeat a flush is to move the values; those that are not in the file are the user's, who saved them moved.
+    values_moved = bool(changes.flushes) and slots.values_fall_behind and not include_variables
+    return changes.everything or slots.small or slots.var.ndim == 0 or values_moved
+
+
+def _tensors(slots: Slots, rows: NDArray[np.int64] | None, include_variables: bool) -> Iterator[tuple[str, Tensor]]:
+    """Return what a file holds of a variable, all rows or those given."""
+    by_row = {name: array for name, array in slots.arrays.items() if name not in slots.custom}
+    if include_variables:
+        by_row["value"] = slots.var
+    if slots.clocks is not None:
+        by_row["clocks"] = slots.clocks
+    if rows is not None:
+        yield "rows", rows
+        for j, (_, runs) in enumerate(slots.changes.flushes):
+            yield f"flush.{j}", runs
+    for name, array in by_row.items():
+        yield name, array if rows is None else SomeRows(array, rows)
+    for name, array in slots.custom.items():
+        yield f"custom.{name}", array
+    yield "runs", slots.history.runs
+
+
+def _check_format(path: AnyPath, metadata: Mapping[str, str]) -> None:
+    if metadata.get("format") != FORMAT:
+        raise DamagedCheckpointError(f"{path}: expected format {FORMAT}, got {metadata.get('format')}")
+    version = metadata.get("format_version", "")
+    if version != str(FORMAT_VERSION):
+        advice = "; a newer version of the library wrote it" if version.isdecimal() else ""
+        raise ValueError(f"{path}: expected format version {FORMAT_VERSION}, got {version}{advice}")
+
+
+def _apply(file: Contents, i: int, slots: Slots) -> None:
+    """Bring a variable and its slots to the state of a file, from that of the file before it."""
+    entry, tensors = file.variables[i], file.tensors
+    targets = {name: array for name, array in slots.arrays.items() if name not in slots.custom}
+    if file.include_variables:
+        targets["value"] = slots.var
+    rows: Any = ...
+    if in_file(i, "rows") in tensors:
+        rows = tensors[in_file(i, "rows")]
+        for j, step in enumerate(entry["flushes"]):
+            slots.restore(slots.make_clocks(), step, slots.floor, tensors[in_file(i, f"flush.{j}")])
+            slots.flush()
+    for name, array in targets.items():
+        array[rows] = tensors[in_file(i, name)]
+    if in_file(i, "clocks") in tensors:
+        slots.make_clocks()[rows] = tensors[in_file(i, "clocks")]
+    elif rows is ...:
+        slots.clocks = None
+    slots.custom = {name: np.array(tensors[in_file(i, f"custom.{name}")]) for name in entry["custom_slots"]}
+    slots.restore(slots.clocks, entry["steps"], entry["floor"], tensors[in_file(i, "runs")])

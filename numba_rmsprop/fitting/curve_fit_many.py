@@ -1,0 +1,220 @@
+"""One model fitted to many curves."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..arrays.variables import FloatArray
+from ..kernels.fits.curves import LOSSES, curve_cost
+from ..kernels.fits.loop import Functions
+from ..kernels.fits.slopes import model_slopes
+from .launch import Fits
+from .limits import as_limits, as_optimizer
+from .results import messages_of, result, succeeded
+from .shared_data import as_starts, check_compiled, check_signature, native, refuse, slopes_of
+from .trial_calls import check_model
+
+BLOCK = 4096
+"""Fits whose covariances are computed together, so that what NumPy needs for it stays small."""
+
+
+def curve_fit_many(
+    model: Any,
+    xdata: Any,
+    ydata: Any,
+    p0: Any,
+    sigma: Any = None,
+    absolute_sigma: bool = False,
+    loss: str = "linear",
+    *,
+    f_scale: float = 1.0,
+    jac: Any = None,
+    bounds: Any = None,
+    x_scale: Any = "x0",
+    maxiter: int = 10_000,
+    gtol: float | None = 1e-6,
+    ftol: float | None = None,
+    patience: int = 100,
+    learning_rate: Any = None,
+    progress: bool = False,
+    **hyperparameters: Any,
+) -> Any:
+    """Fit one model to many curves by least squares, on all threads.
+
+    Of each curve, ``sum(f_scale² rho((r / f_scale)²)) / 2`` is minimized, with r = (model - ydata) / sigma at each
+    point, as :func:`minimize_many` does it. rho is that of scipy.optimize.least_squares.
+
+    Parameters
+    ----------
+    model : function compiled by numba.njit
+        ``model(x, b1, b2, ...)`` returns the value at one point: ``x`` is a number, or a tuple of numbers where there
+        are several predictors, and each parameter a number. It runs on several threads at once.
+    xdata : array_like, shape (points,) or (fits, points), or a tuple of such
+        The predictor, for all curves or each; a tuple of several predictors.
+    ydata : array_like, shape (fits, points)
+        The curves.
+    p0 : array_like, shape (parameters,) or (fits, parameters)
+        Where the fits start. The better it is, the fewer steps it takes; far away, there may be another minimum.
+    sigma : array_like, shape (), (points,) or (fits, points), optional
+        Standard deviations of ``ydata``. A point with an infinite one is left out.
+    absolute_sigma : bool
+        Whether ``sigma`` is meant as it is. If not, only the ratios count, and ``pcov`` is scaled so that the residuals
+        explain themselves, as in scipy.optimize.curve_fit.
+    loss : {"linear", "soft_l1", "huber", "cauchy"}
+        The rho above; those but the first give outliers less weight.
+    f_scale : float
+        From which size on, in units of ``sigma``, a residual counts as an outlier.
+    jac : function compiled by numba.njit, "complex" or None
+        Where derivatives come from: ``jac(x, b1, b2, ...)``, which returns a tuple of the model's derivatives by each
+        parameter; complex steps, for a model that is analytic; None, central differences.
+    bounds, x_scale, maxiter, ftol, patience, learning_rate, progress, **hyperparameters
+        As in :func:`minimize_many`. ``x_scale`` is "x0" here by default, and ``ftol`` None.
+    gtol : float or None
+        A fit has converged when no column of the Jacobian has a larger cosine with the residuals (as gtol in MINPACK):
+        its square is the share of the cost that a parameter alone could still remove, so it has no units.
+
+    Returns
+    -------
+    scipy.optimize.OptimizeResult
+        ``popt`` (fits, parameters); ``pcov`` (fits, parameters, parameters), as scipy.optimize.curve_fit has it, but
+        infinite for fits that came to nothing; ``cost`` (fits,); ``nit``, ``status``, ``success`` and ``message``,
+        as in :func:`minimize_many`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in :func:`minimize_many`.
+
+    References
+    ----------
+    Vugrin et al., "Confidence region estimation techniques for nonlinear regression in groundwater flow: Three case
+    studies", Water Resources Research 43, 2007, for the covariance, as scipy.optimize.curve_fit cites it.
+
+    Examples
+    --------
+    >>> import numba
+    >>> @numba.njit
+    ... def decay(t, amplitude, rate):
+    ...     return amplitude * np.exp(-rate * t)
+    >>> t = np.linspace(0.0, 3.0, 30)
+    >>> curves = np.array([[2.0], [5.0]]) * np.exp(-np.array([[0.5], [2.0]]) * t)
+    >>> curves += np.random.default_rng(0).normal(0.0, 0.01, curves.shape)
+    >>> fits = curve_fit_many(decay, t, curves, p0=[1.0, 1.0], learning_rate=0.05, maxiter=5000)
+    >>> fits.popt.round(1)
+    array([[2. , 0.5],
+           [5. , 2. ]])
+    """
+    curves = as_curves(ydata)
+    start = as_starts("p0", p0, len(curves))
+    parameters = [f"b{j + 1}" for j in range(start.shape[1])]
+    check_compiled("model", model)
+    check_signature("model", model, 1 + len(parameters), f"model(x, {', '.join(parameters)})")
+    slopes = slopes_of(jac, model_slopes, 1 + len(parameters), f"jac(x, {', '.join(parameters)})")
+    if not isinstance(loss, str) or loss not in LOSSES:
+        raise ValueError(f"loss: expected one of {', '.join(LOSSES)}, got {loss!r}")
+    if isinstance(f_scale, bool) or not isinstance(f_scale, numbers.Real):
+        raise TypeError(f"f_scale: expected a number, got {f_scale!r:.100}")
+    if not 0 < f_scale < np.inf:
+        raise ValueError(f"f_scale: expected a finite number above 0, got {f_scale!r}")
+    limits = as_limits(maxiter, gtol, ftol, patience, start.dtype)
+    optimizer = as_optimizer(learning_rate, limits.maxiter, hyperparameters, start.dtype)
+    uncertainties = as_sigma(sigma, curves)
+    fits = Fits(
+        Functions(curve_cost, slopes, model, jac if slopes is model_slopes else None, LOSSES[loss]),
+        start,
+        # Tuples of one are what all fits share.
+        (curves, uncertainties, (float(f_scale),), (tuple(start[0]),), *as_predictors(xdata, curves)),
+        bounds=bounds,
+        x_scale=x_scale,
+        name="p0",
+        progress="curve_fit_many" if progress else None,
+    )
+    check_model(fits)
+    found = fits.run(optimizer, limits)
+    return result(
+        popt=found.x,
+        pcov=covariances(found.triangles, found.fun, uncertainties, curves.shape, absolute_sigma),
+        cost=found.fun,
+        nit=found.nit,
+        status=found.status,
+        success=succeeded(found.status),
+        message=messages_of(found.status, fits.workers.errors),
+    )
+
+
+def as_curves(ydata: Any) -> NDArray[Any]:
+    """Return ``ydata`` as an array of shape (fits, points), with a fit and a point at least."""
+    curves = native("ydata", ydata)
+    if curves.ndim != 2 or not curves.size:
+        raise ValueError(f"ydata: expected shape (fits, points), with one of each at least, got shape {curves.shape}")
+    if curves.dtype.kind == "c":
+        raise TypeError(f"ydata: expected real numbers, got {curves.dtype}")
+    return curves
+
+
+def as_predictors(xdata: Any, curves: NDArray[Any]) -> list[NDArray[Any]]:
+    """Return each predictor with a line for each of ``curves``, or one for all."""
+    named = {f"xdata[{k}]": item for k, item in enumerate(xdata)} if isinstance(xdata, tuple) else {"xdata": xdata}
+    if not named:
+        raise ValueError("xdata: expected an array, or a tuple of one at least, got an empty tuple")
+    return [_like_curves(name, native(name, item), curves) for name, item in named.items()]
+
+
+def as_sigma(sigma: Any, curves: NDArray[Any]) -> Any:
+    """Return ``sigma`` with a line for each of ``curves``, or one for all; None in a tuple stands for 1."""
+    if sigma is None:
+        return (None,)
+    array = native("sigma", sigma)
+    if array.dtype.kind == "c":
+        raise TypeError(f"sigma: expected real numbers, got {array.dtype}")
+    refuse("sigma", ~(array > 0), array, "a number above 0")
+    return _like_curves("sigma", array, curves, ())
+
+
+def _like_curves(name: str, array: NDArray[Any], curves: NDArray[Any], *also: tuple[int, ...]) -> NDArray[Any]:
+    shapes = (*also, curves.shape[1:], curves.shape)
+    if array.shape not in shapes:
+        raise ValueError(f"{name}: expected shape {' or '.join(map(str, shapes))}, as ydata has, got {array.shape}")
+    # What all share is brought into the same form as what they do not, since Numba compiles anew for each.
+    return array if array.ndim == 2 else np.broadcast_to(array, (1, curves.shape[1])).copy()
+
+
+def covariances(
+    triangles: FloatArray, costs: FloatArray, sigma: Any, shape: tuple[int, ...], absolute_sigma: bool
+) -> FloatArray:
+    """Return the covariance of each fit's parameters as scipy.optimize.curve_fit has it, in place of ``triangles``.
+
+    That is the pseudo-inverse of JᵀJ, by the singular values of J, times ``2 cost / (points - parameters)`` unless
+    ``absolute_sigma``. Points of infinite sigma are none.
+
+    Parameters
+    ----------
+    triangles : ndarray, shape (fits, parameters, parameters)
+        R of each QR decomposition of J, with the same singular values; not finite where there is none.
+    costs : ndarray, shape (fits,)
+    sigma : ndarray, shape (fits, points) or (1, points), or a tuple of None
+    shape : tuple of int
+        (fits, points).
+    """
+    parameters = triangles.shape[1]
+    for begin in range(0, len(triangles), BLOCK):
+        block, cost = triangles[begin : begin + BLOCK], costs[begin : begin + BLOCK]
+        points = np.full(len(block), shape[1])
+        if isinstance(sigma, np.ndarray):
+            points[:] = np.isfinite(sigma[begin : begin + BLOCK] if len(sigma) > 1 else sigma).sum(axis=1)
+        found = np.isfinite(block).all(axis=(1, 2)) & np.isfinite(cost) & (points > 0)
+        freedom = (points - parameters)[found]
+        _, values, vectors = np.linalg.svd(block[found])
+        kept = values > np.finfo(np.float64).eps * max(shape[1], parameters) * values[:, :1]
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            vectors *= np.divide(1.0, values, out=np.zeros_like(values), where=kept)[:, :, np.newaxis]
+            inverse = vectors.transpose(0, 2, 1) @ vectors
+            if not absolute_sigma:
+                inverse *= (2 * cost[found] / freedom)[:, np.newaxis, np.newaxis]
+                inverse[freedom <= 0] = np.inf
+        block[found], block[~found] = inverse, np.inf
+    return triangles

@@ -1,0 +1,111 @@
+"""From a loss to gradients: the user's own, or central finite differences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..arrays.variables import FloatArray, Label, as_array
+from ..settings.hyperparameters import required_arguments
+from .kinds import IndexedSlices, as_known
+
+FINITE_DIFFERENCE_LIMIT = 1000
+"""Most elements, over all variables, whose gradient is taken by finite differences: two calls of the loss for each."""
+
+
+def check_call(loss: Any, variables: Sequence[FloatArray], jac: Any) -> None:
+    """Raise TypeError or ValueError for what can be refused before the loss is called."""
+    if not callable(loss):
+        raise TypeError(
+            f"loss: expected a callable, which takes no arguments or the variables, got {type(loss).__name__}"
+        )
+    if not (callable(jac) or jac in (True, False, None)):
+        raise TypeError(f"jac: expected True, a callable or None, got {jac!r}")
+    elements = sum(var.size for var in variables)
+    if not jac and elements > FINITE_DIFFERENCE_LIMIT:
+        raise ValueError(
+            f"gradients by finite differences take two calls of the loss for each of {elements} elements; expected "
+            f"at most {FINITE_DIFFERENCE_LIMIT}. Pass jac=True, with a loss that returns (value, gradients), "
+            "or a callable"
+        )
+
+
+def gradients_of(
+    loss: Callable[..., Any], variables: Sequence[FloatArray], jac: Callable[..., Any] | bool | None, grad_loss: Any
+) -> list[Any]:
+    """Return one gradient for each variable; the arguments are those of ``RMSprop.minimize``."""
+    if grad_loss is not None:
+        grad_loss = as_array(grad_loss, "grad_loss")
+    if jac is True:
+        result = _call(loss, variables)
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise TypeError(f"loss: expected (value, gradients), since jac=True, got {type(result).__name__}")
+        return _scaled(_as_list(result[1], variables), variables, grad_loss)
+    if callable(jac):
+        return _scaled(_as_list(_call(jac, variables), variables), variables, grad_loss)
+    return _finite_differences(loss, variables, grad_loss)
+
+
+def _call(function: Callable[..., Any], variables: Sequence[FloatArray]) -> Any:
+    return function(*variables) if required_arguments(function) else function()
+
+
+def _as_list(gradients: Any, variables: Sequence[FloatArray]) -> list[Any]:
+    if not isinstance(gradients, (list, tuple)):
+        gradients = [gradients]
+    if len(gradients) != len(variables):
+        raise ValueError(f"expected {len(variables)} gradients, one for each variable, got {len(gradients)}")
+    return list(gradients)
+
+
+def _scaled(gradients: list[Any], variables: Sequence[FloatArray], grad_loss: Any) -> list[Any]:
+    if grad_loss is None:
+        return gradients
+    if grad_loss.ndim:
+        raise ValueError(f"grad_loss: expected a number with jac, got an array of shape {grad_loss.shape}")
+    return [_times(grad, float(grad_loss), var) for grad, var in zip(gradients, variables, strict=True)]
+
+
+def _times(gradient: Any, factor: float, var: FloatArray) -> Any:
+    gradient = as_known(gradient, Label("gradient of", "the variable", var))
+    if gradient is None:
+        return None
+    if isinstance(gradient, IndexedSlices):
+        return IndexedSlices(gradient.values * factor, gradient.indices, gradient.dense_shape)
+    if hasattr(gradient, "dtype"):
+        return gradient * factor
+    return np.asarray(gradient, var.dtype) * factor
+
+
+def _finite_differences(loss: Callable[..., Any], variables: Sequence[FloatArray], grad_loss: Any) -> list[Any]:
+    """Return ``(loss(x + h) - loss(x - h)) / 2h`` for each element x, with h the cube root of the dtype's precision.
+
+    The variables are changed in place, since a loss without arguments reads them itself, and are put back exactly.
+    """
+
+    def value() -> float:
+        values = np.asarray(as_array(_call(loss, variables), "loss"), np.float64)
+        return float(np.sum(values * (1.0 if grad_loss is None else grad_loss)))
+
+    return [_differentiate(value, var) for var in variables]
+
+
+def _differentiate(value: Callable[[], float], var: FloatArray) -> NDArray[Any]:
+    gradient = np.empty(var.shape, var.dtype)
+    flat, out = var.flat, gradient.reshape(-1)
+    relative = float(np.finfo(var.dtype).eps) ** (1 / 3)
+    for i in range(var.size):
+        here = flat[i]
+        step = relative * max(1.0, abs(float(here)))
+        try:
+            flat[i] = here + step
+            above, upper = float(flat[i]), value()
+            flat[i] = here - step
+            below, lower = float(flat[i]), value()
+        finally:
+            flat[i] = here
+        out[i] = (upper - lower) / (above - below)  # by the steps as they were rounded
+    return gradient

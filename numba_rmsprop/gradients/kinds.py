@@ -1,0 +1,331 @@
+"""What a gradient may be: checked, and brought into one of three forms, before anything is written."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+import scipy.sparse
+from numpy.typing import ArrayLike, NDArray
+
+from ..arrays.variables import FloatArray, Label, Occupied, as_array, describe, type_name
+from ..kernels.numpy_layout import INDICES_OCCUPIED, OCCUPIED, OUTSIDE, inspect_rows
+from .other_libraries import read
+from .scipy_sparse import check_stored, readable
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class IndexedSlices:
+    r"""Gradient rows at given indices of a variable's first axis; every other row is 0.
+
+    Parameters
+    ----------
+    values : array_like, shape (n, \*row_shape)
+        One row for each index, of the variable's dtype; shape (n,) for a 1-D variable.
+    indices : array_like of int, shape (n,)
+        Which row each belongs to, in [0, rows), in any order. Rows of equal index are summed.
+    dense_shape : tuple of int, optional
+        Shape of the whole gradient; checked against the variable if given.
+
+    Raises
+    ------
+    TypeError
+        If the indices are not integers, or an array has a mask or is none that NumPy can read.
+    ValueError
+        If the indices are not 1-D, or more than 2³¹ - 1, or the values not as many.
+
+    Examples
+    --------
+    >>> IndexedSlices(np.ones((2, 3), np.float32), [4, 1]).indices
+    array([4, 1])
+    """
+
+    values: FloatArray
+    indices: NDArray[np.integer]
+    dense_shape: tuple[int, ...] | None
+
+    def __init__(self, values: ArrayLike, indices: ArrayLike, dense_shape: tuple[int, ...] | None = None) -> None:
+        slices = as_array(values, "values of IndexedSlices")
+        rows = as_indices(indices, "indices of IndexedSlices")
+        if rows.ndim != 1:
+            raise ValueError(f"indices of IndexedSlices: expected shape (n,), got {rows.shape}")
+        if slices.ndim == 0 or len(slices) != len(rows):
+            raise ValueError(
+                f"values of IndexedSlices: expected shape ({len(rows)}, ...), a row for each index, got {slices.shape}"
+            )
+        if len(rows) > MAX_ENTRIES:
+            raise ValueError(f"indices of IndexedSlices: expected at most {MAX_ENTRIES:,}, got {len(rows):,}")
+        object.__setattr__(self, "values", slices)
+        object.__setattr__(self, "indices", rows)
+        shape = None if dense_shape is None else as_indices(dense_shape, "dense_shape of IndexedSlices")
+        object.__setattr__(self, "dense_shape", None if shape is None else tuple(shape.tolist()))
+
+    def __repr__(self) -> str:
+        """Return shapes and dtypes, and not the numbers."""
+        whole = "" if self.dense_shape is None else f", dense_shape {self.dense_shape}"
+        return f"<IndexedSlices: values {self.values.dtype} {self.values.shape}, {len(self.indices)} indices{whole}>"
+
+
+@dataclass(slots=True, eq=False)
+class Dense:
+    """A gradient of the variable's shape."""
+
+    values: FloatArray
+
+
+@dataclass(slots=True, eq=False)
+class Rows:
+    """Gradient rows, ``values`` (n, columns), at ``indices`` (n,), int64."""
+
+    values: FloatArray
+    indices: NDArray[np.int64]
+
+
+@dataclass(slots=True, eq=False)
+class CSR:
+    """A gradient of shape (rows, columns) as the arrays of a CSR matrix, in any order and with duplicates."""
+
+    values: FloatArray
+    indices: NDArray[np.integer]
+    indptr: NDArray[np.integer]
+
+
+INT64 = np.dtype(np.int64)
+MAX_ENTRIES = 2**31 - 1
+"""Kernels chain entries by 32-bit positions."""
+
+Gradient: TypeAlias = Dense | Rows | CSR
+
+
+def as_gradient(grad: Any, var: FloatArray, name: str, occupied: Occupied) -> Gradient:
+    """Check a gradient against its variable and return it as Dense, Rows or CSR, without a copy where it can be.
+
+    Parameters
+    ----------
+    grad : array_like, IndexedSlices, scipy.sparse array or matrix, or what :func:`as_known` takes
+        The gradient; it is never changed.
+    var : ndarray
+        Its variable.
+    name : str
+        What messages call the variable.
+    occupied : Occupied
+        The memory that the step writes; a gradient that lies in it is copied.
+
+    Raises
+    ------
+    TypeError
+        If the dtype is not the variable's, or the gradient of an unknown kind.
+    ValueError
+        If the shape does not fit.
+    IndexError
+        If an index is negative or too large; the message names the first.
+    """
+    # Nearly every sparse gradient; after a kernel has had the caches, each line of Python here takes a microsecond.
+    if type(grad) is IndexedSlices and _lies_well(grad, var):
+        indices = cast("NDArray[np.int64]", grad.indices)
+        if not inspect_rows(indices, grad.values, len(var), occupied.array):
+            return Rows(grad.values, indices)
+    label = Label("gradient of", name, var)
+    grad = as_known(grad, label)
+    if isinstance(grad, IndexedSlices):
+        return _from_slices(grad, var, label, occupied)
+    if scipy.sparse.issparse(grad):
+        return _from_sparse(grad, var, label, occupied)
+    # Numbers of Python have no dtype that could be wrong.
+    values = grad if isinstance(grad, np.ndarray) else np.asarray(grad, var.dtype)
+    if values.shape != var.shape:
+        raise ValueError(f"{label}: expected shape {var.shape}, got {values.shape}")
+    _check_dtype(values, var, label)
+    if not values.flags.aligned or occupied.reached_by(values):  # which need not be contiguous: see stored.readable
+        values = values.copy(order="K")
+    return Dense(values)
+
+
+KNOWN = frozenset([np.ndarray, IndexedSlices, float, int, type(None)])
+"""Types of gradients that no other code than ours reads, beside those of scipy.sparse."""
+
+
+def is_known(grad: Any) -> bool:
+    """Return whether a gradient can be looked at without running code of others."""
+    return type(grad) in KNOWN or bool(scipy.sparse.issparse(grad))
+
+
+def as_known(grad: Any, label: object) -> Any:
+    """Return a gradient as an ndarray, an IndexedSlices, a scipy.sparse array, numbers of Python, or None.
+
+    This looks at the gradient alone, and all code of others that is to tell what is in it runs here: what is returned
+    runs none any more.
+
+    Parameters
+    ----------
+    grad : object
+        One of these; anything that NumPy can read, by ``__array__``, DLPack, as a buffer or a sequence of numbers;
+        anything with ``values``, ``indices`` and ``dense_shape``, as tf.IndexedSlices and tf.SparseTensor; a sparse
+        tensor of PyTorch; or anything with ``to_scipy_sparse``, as the arrays of the package sparse.
+    label : object
+        What messages call it.
+
+    Raises
+    ------
+    TypeError
+        If it is none of these, or has a mask; the message names its type.
+
+    Examples
+    --------
+    >>> as_known(memoryview(np.ones(2)), "gradient"), as_known(np.float32(1), "gradient")
+    ([1.0, 1.0], array(1., dtype=float32))
+    """
+    if is_known(grad):
+        return grad
+    found = read(grad, label)
+    try:
+        return IndexedSlices(*found) if isinstance(found, tuple) else found
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{label}, as {type_name(grad)}: {error}") from error
+
+
+def as_indices(indices: ArrayLike, label: object) -> NDArray[np.integer]:
+    """Return ``indices`` as an integer array of any shape; raise TypeError if they are not integers."""
+    array = as_array(indices, label)
+    if array.size == 0:
+        array = array.astype(np.int64)  # np.array([]) is float64
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{label}: expected integers, got {array.dtype}")
+    return array
+
+
+def check_rows(
+    indices: NDArray[np.integer], values: FloatArray, rows: int, label: object, occupied: Occupied
+) -> tuple[NDArray[np.int64], bool]:
+    """Check 1-D ``indices``, and where their values lie.
+
+    Parameters
+    ----------
+    indices : ndarray of int, shape (n,)
+        Must lie in [0, rows).
+    values : ndarray
+        Contiguous, what belongs to them.
+
+    Returns
+    -------
+    indices : ndarray of int64, shape (n,)
+        Contiguous.
+    apart : bool
+        Whether the memory of ``values`` surely is not ``occupied``. Indices that lie there, or in ``values``, have been
+        copied.
+
+    Raises
+    ------
+    IndexError
+        If an index is negative or too large; the message names the first.
+    """
+    converted = readable(np.asarray(indices, np.int64))
+    found = inspect_rows(converted, values, rows, occupied.array)
+    if found & OUTSIDE:
+        first = int(np.argmax((converted < 0) | (converted >= rows)))
+        raise IndexError(f"{label}: indices[{first}] is {indices[first]}; expected 0 <= index < {rows}")
+    return converted.copy() if found & INDICES_OCCUPIED else converted, not found & OCCUPIED
+
+
+def check_finite(gradient: Gradient, var: FloatArray, name: str) -> None:
+    """Raise FloatingPointError, with the first place, if a gradient holds NaN or infinity."""
+    values = gradient.values
+    if isinstance(gradient, CSR):
+        values = values[: gradient.indptr[-1]]  # what lies behind belongs to no row
+    finite = np.isfinite(values)
+    if not finite.all():
+        first = tuple(int(i) for i in np.unravel_index(np.argmin(finite), finite.shape))
+        raise FloatingPointError(
+            f"gradient of {describe(name, var)}: expected finite numbers (check_finite=True), "
+            f"got {values[first]} at {_place(gradient, first, var)}"
+        )
+
+
+def _place(gradient: Gradient, first: tuple[int, ...], var: FloatArray) -> str:
+    """Say where in the variable ``gradient.values[first]`` belongs."""
+    if isinstance(gradient, Dense):
+        return str(list(first))
+    k = first[0]
+    if isinstance(gradient, Rows):
+        row, column, entry = gradient.indices[k], first[1], f"indices[{k}]"
+    else:
+        row, column = np.searchsorted(gradient.indptr, k, side="right") - 1, int(gradient.indices[k])
+        entry = f"stored entry {k}"
+    within_row = np.unravel_index(column, var.shape[1:]) if var.ndim > 1 else ()
+    return f"{[int(i) for i in (row, *within_row)]} ({entry})"
+
+
+def _check_dtype(values: FloatArray, var: FloatArray, label: Label) -> None:
+    if values.dtype is not var.dtype and values.dtype != var.dtype:
+        raise TypeError(
+            f"{label}: expected dtype {var.dtype}, got {values.dtype}; convert it, as with grad.astype({var.dtype})"
+        )
+
+
+def _lies_well(grad: IndexedSlices, var: FloatArray) -> bool:
+    """Return whether kernels can take the arrays of a gradient as they are, if the indices are within bounds."""
+    values, indices = grad.values, grad.indices
+    return (
+        grad.dense_shape is None
+        and values.dtype is var.dtype
+        and indices.dtype is INT64
+        and var.ndim == 2
+        and values.ndim == 2
+        and values.shape[1] == var.shape[1]
+        and indices.ndim == 1
+        and len(indices) == len(values)
+        and type(values) is np.ndarray
+        and values.flags.c_contiguous
+        and values.flags.aligned
+        and indices.flags.c_contiguous
+    )
+
+
+def _from_slices(grad: IndexedSlices, var: FloatArray, label: Label, occupied: Occupied) -> Rows:
+    if var.ndim == 0:
+        raise ValueError(f"{label}: expected an array, since a 0-d variable has no rows; got IndexedSlices")
+    if grad.dense_shape is not None and grad.dense_shape != var.shape:
+        raise ValueError(f"{label}: expected dense_shape {var.shape}, got {grad.dense_shape}")
+    if grad.indices.ndim != 1:  # an array may change its shape in the hands of others
+        raise ValueError(f"{label}: expected indices of shape (n,), got {grad.indices.shape}")
+    expected = (len(grad.indices), *var.shape[1:])
+    if grad.values.shape != expected:
+        raise ValueError(f"{label}: expected values of shape {expected}, got {grad.values.shape}")
+    return _rows(grad.values, grad.indices, var, label, occupied)
+
+
+def _rows(values: FloatArray, indices: NDArray[np.integer], var: FloatArray, label: Label, occupied: Occupied) -> Rows:
+    """Check the dtype, and indices and values together: all that kernels read of rows."""
+    _check_dtype(values, var, label)
+    if len(indices) > MAX_ENTRIES:
+        raise ValueError(f"{label}: expected at most {MAX_ENTRIES:,} entries, got {len(indices):,}")
+    table = readable(values).reshape(len(indices), math.prod(var.shape[1:]))
+    converted, apart = check_rows(indices, table, len(var), label, occupied)
+    return Rows(table if apart else table.copy(), converted)
+
+
+def _from_sparse(grad: Any, var: FloatArray, label: Label, occupied: Occupied) -> Rows | CSR:
+    check_stored(grad, label)
+    if var.ndim == 1 and grad.shape in ((len(var),), (1, len(var)), (len(var), 1)):
+        entries = _converted(grad, "coo", label)
+        return _rows(entries.data, entries.coords[int(np.argmax(grad.shape))], var, label, occupied)
+    if grad.shape != var.shape or var.ndim < 2:
+        raise ValueError(f"{label}: expected shape {var.shape}, got {grad.shape} ({type(grad).__name__})")
+    columns = math.prod(var.shape[1:])
+    matrix = _converted(grad if grad.ndim == 2 else grad.reshape((len(var), columns)), "csr", label)
+    if grad.format == "lil":
+        check_stored(matrix, label)  # the columns in lists are only seen here
+    _check_dtype(matrix.data, var, label)
+    values, indices, indptr = (readable(array, occupied) for array in (matrix.data, matrix.indices, matrix.indptr))
+    if indices.dtype != indptr.dtype or indices.dtype not in (np.int32, np.int64):
+        indices, indptr = indices.astype(np.int64), indptr.astype(np.int64)
+    return CSR(values, indices, indptr)
+
+
+def _converted(grad: Any, form: str, label: Label) -> Any:
+    try:
+        return grad.asformat(form)
+    except OverflowError as error:  # lists and dicts may hold any number
+        raise ValueError(f"{label}: expected numbers of the variable's dtype in the {grad.format} array") from error

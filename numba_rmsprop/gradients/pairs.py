@@ -1,0 +1,73 @@
+"""The pairs and variables of a call, checked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..arrays.variables import FloatArray, as_variable, describe, in_place_of, type_name
+from ..runtime.caller_warnings import warn
+from ..state.slots import Slots
+
+
+def as_list(grads_and_vars: Any) -> list[Any]:
+    """Return an iterable of pairs as a list; raise TypeError if it is none."""
+    try:
+        return list(grads_and_vars)  # one of our own, which keeps the gradients alive
+    except TypeError as error:
+        raise TypeError(f"grads_and_vars: expected (gradient, variable) pairs, got {grads_and_vars!r}") from error
+
+
+def check_pairs(pairs: list[Any]) -> list[tuple[Any, FloatArray]]:
+    """Return (gradient, variable) pairs as tuples; raise TypeError if they are not such pairs."""
+    checked = []
+    for i, pair in enumerate(pairs):
+        # Not any iterable of two, which may be an array, or make its gradient only when it is asked.
+        if not isinstance(pair, (tuple, list)):
+            got = f"{len(pair)} items of an array" if isinstance(pair, np.ndarray) and pair.ndim else type_name(pair)
+            raise TypeError(
+                f"grads_and_vars[{i}]: expected a pair (gradient, variable), got {got}; expected a tuple or list, and "
+                "a list of them, as in [(gradient, variable)]"
+            )
+        items = tuple(pair)
+        if len(items) != 2:
+            raise TypeError(
+                f"grads_and_vars[{i}]: expected a pair (gradient, variable), got {len(items)} items "
+                f"({type(pair).__name__}); pass a list of pairs: opt.apply_gradients([(gradient, variable)])"
+            )
+        if not isinstance(items[1], np.ndarray):
+            raise TypeError(
+                f"grads_and_vars[{i}]: expected a pair (gradient, variable) whose variable is a NumPy array, "
+                f"got {in_place_of(items[1])}"
+            )
+        checked.append(items)
+    return checked
+
+
+def without_none(pairs: list[tuple[Any, FloatArray]]) -> list[tuple[Any, FloatArray]]:
+    """Return the pairs that have a gradient, with a warning for others; raise ValueError if none has."""
+    missing = [describe(f"grads_and_vars[{i}]", var) for i, (grad, var) in enumerate(pairs) if grad is None]
+    if len(missing) == len(pairs):
+        raise ValueError(f"grads_and_vars: expected a gradient for at least one variable, got None for {missing}")
+    if missing:
+        warn(f"no gradient (None) for {', '.join(missing)}: skipped", UserWarning)
+    return [(grad, var) for grad, var in pairs if grad is not None]
+
+
+def refuse_duplicates(found: list[Slots]) -> None:
+    """Raise ValueError if a variable comes twice."""
+    seen: dict[Slots, int] = {}
+    for i, slots in enumerate(found):
+        if slots in seen:
+            raise ValueError(
+                f"{describe(slots.name, slots.var)} comes twice, as gradients {seen[slots]} and {i}; "
+                "expected one gradient for each variable"
+            )
+        seen[slots] = i
+
+
+def as_variables(var_list: Any) -> list[FloatArray]:
+    """Return one variable, or a sequence of them, as a list of variables that were checked."""
+    variables = [var_list] if hasattr(var_list, "__array__") else list(var_list)
+    return [as_variable(var, f"var_list[{i}]") for i, var in enumerate(variables)]

@@ -1,0 +1,129 @@
+"""Least squares over the points of one curve: cost, gradient, and what the covariance comes from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..jit import compiled, compiled_for_functions, compiled_inline, inlined
+from ..tuple_intrinsics import point_of
+from .slopes import call_model
+
+
+@compiled
+def linear(z: Any) -> Any:
+    """Return ``rho(z) = z`` and its first two derivatives: ordinary least squares."""
+    return z, 1.0, 0.0
+
+
+@compiled
+def soft_l1(z: Any) -> Any:
+    """Return ``rho(z) = 2 (sqrt(1 + z) - 1)`` and its first two derivatives."""
+    root = np.sqrt(1.0 + z)
+    return 2.0 * (root - 1.0), 1.0 / root, -0.5 / root**3
+
+
+@compiled
+def huber(z: Any) -> Any:
+    """Return ``rho(z) = z``, or ``2 sqrt(z) - 1`` above 1, and its first two derivatives."""
+    if z <= 1.0:
+        return z, 1.0, 0.0
+    root = np.sqrt(z)
+    return 2.0 * root - 1.0, 1.0 / root, -0.5 / root**3
+
+
+@compiled
+def cauchy(z: Any) -> Any:
+    """Return ``rho(z) = ln(1 + z)`` and its first two derivatives."""
+    return np.log1p(z), 1.0 / (1.0 + z), -1.0 / (1.0 + z) ** 2
+
+
+EPSILON = float(np.finfo(np.float64).eps)
+"""What a point's weight in the covariance is at least, as in SciPy."""
+
+LOSSES = {"linear": linear, "soft_l1": soft_l1, "huber": huber, "cauchy": cauchy}
+"""The losses of scipy.optimize.least_squares, by name; z is the square of a residual divided by ``f_scale``."""
+
+
+@compiled_inline
+def item_or_one(array: Any, i: Any) -> Any:
+    """Return ``array[i]``; 1 where there is no array.
+
+    A function of its own, since Numba drops the branch that is not taken only where it depends on an argument.
+    """
+    return 1.0 if array is None else array[i]
+
+
+@compiled_for_functions
+def curve_cost(functions: Any, x: Any, row: Any, space: Any, gradient: Any) -> Any:
+    """Return ``sum(f_scale² rho((residual / f_scale)²)) / 2`` over the points, and fill its gradient.
+
+    ``row`` is ``(ydata, sigma, f_scale, like, *predictors)``, where ``sigma`` may be None.
+    """
+    ydata, sigma, f_scale, like = row[:4]
+    slopes, lengths = space.slopes, space.lengths
+    cost = 0.0
+    for j in range(x.size):
+        gradient[j] = 0.0
+    for j in range(x.size + 1):
+        lengths[j] = 0.0
+    for i in range(ydata.size):
+        uncertainty = item_or_one(sigma, i)
+        if uncertainty == np.inf:
+            continue  # left out, whatever is there: NaN too
+        point = point_of(row[4:], i)
+        value = functions.slopes(call_model, functions.fun, functions.jac, x, point, like, space, slopes)
+        residual = (value - ydata[i]) / uncertainty
+        rho, first, _ = functions.loss((residual / f_scale) ** 2)
+        cost += f_scale**2 * rho
+        weight = first / uncertainty
+        for j in range(x.size):
+            gradient[j] += weight * residual * slopes[j]
+            lengths[j] += weight / uncertainty * np.float64(slopes[j]) ** 2
+        lengths[x.size] += first * residual**2
+    return 0.5 * cost
+
+
+@inlined
+def curve_triangle(functions: Any, x: Any, row: Any, space: Any, triangle: Any) -> None:
+    """Write R of the QR decomposition of the Jacobian, whose singular values and right vectors are the Jacobian's.
+
+    The Jacobian is that of the residuals, with its rows scaled for a robust loss as in scipy.optimize.least_squares:
+    by ``sqrt(rho' + 2 rho'' z)``. A point at a time is rotated into R, so that the Jacobian is never in memory.
+
+    References
+    ----------
+    Golub and Van Loan, Matrix Computations, section 5.1.8 (Givens rotations).
+    Triggs et al., "Bundle Adjustment - A Modern Synthesis", 1999, section 4.3 (robust losses).
+    """
+    ydata, sigma, f_scale, like = row[:4]
+    slopes = space.slopes
+    for k in range(x.size):
+        for j in range(x.size):
+            triangle[k, j] = 0.0
+    for i in range(ydata.size):
+        uncertainty = item_or_one(sigma, i)
+        if uncertainty == np.inf:
+            continue  # left out, whatever is there: NaN too
+        point = point_of(row[4:], i)
+        value = functions.slopes(call_model, functions.fun, functions.jac, x, point, like, space, slopes)
+        z = ((value - ydata[i]) / uncertainty / f_scale) ** 2
+        _, first, second = functions.loss(z)
+        weight = np.sqrt(max(first + 2.0 * second * z, EPSILON)) / uncertainty
+        for j in range(x.size):
+            slopes[j] *= weight
+        rotate_into(triangle, slopes)
+
+
+@compiled
+def rotate_into(triangle: Any, line: Any) -> None:
+    """Make ``triangle`` the R of what it was the R of and one line more; ``line`` is used up."""
+    for k in range(line.size):
+        if line[k] != 0:
+            length = np.hypot(triangle[k, k], line[k])
+            cosine, sine = triangle[k, k] / length, line[k] / length
+            for j in range(k, line.size):
+                above, below = triangle[k, j], line[j]
+                triangle[k, j] = cosine * above + sine * below
+                line[j] = cosine * below - sine * above

@@ -1,0 +1,1 @@
+"""Ranks, and gradients that are summed over them."""

@@ -1,0 +1,1 @@
+"""How a call is made whole: locks, signal handlers held off, launches, and warnings at the caller's line."""

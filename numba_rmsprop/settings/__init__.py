@@ -1,0 +1,1 @@
+"""Hyperparameters, and the numbers of one step."""

@@ -1,0 +1,321 @@
+"""An optimizer's variables: found by their memory, kept apart, let go when nobody else holds them."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias
+from weakref import WeakSet, ref
+
+import numpy as np
+
+from ..arrays.variables import (
+    FloatArray,
+    Occupied,
+    as_variable,
+    describe,
+    memory_bounds,
+    memory_key,
+    refuse_overlap,
+    share_memory,
+)
+from ..runtime.caller_warnings import warn
+from .holders import Holders
+from .slots import Slots
+
+AUTOMATIC = re.compile(r"variable ([0-9]{1,18})")
+"""What variables without a name are called, by the order in which they were first seen."""
+
+Kind: TypeAlias = tuple[tuple[int, ...], np.dtype[np.floating]]
+
+
+class Places:
+    """Where variables lie in memory, in order, so that only neighbours need a closer look."""
+
+    def __init__(self) -> None:
+        self._lows: list[int] = []
+        self._highs: list[int] = []
+        self._highest: list[int] = []  # of those up to here
+        self._owners: list[Slots] = []
+        self._low_of: dict[Slots, int] = {}
+
+    def add(self, own: Slots) -> None:
+        """Add a variable."""
+        if not own.var.size:
+            return
+        low, high = memory_bounds(own.var)
+        i = bisect_left(self._lows, low)
+        self._low_of[own] = low
+        for column, value in ((self._lows, low), (self._highs, high), (self._highest, -1)):
+            column.insert(i, value)
+        self._owners.insert(i, own)
+        self._settle(i)
+
+    def remove(self, own: Slots) -> None:
+        """Remove a variable, which may have moved since."""
+        low = self._low_of.pop(own, None)
+        if low is None:
+            return
+        i = self._owners.index(own, bisect_left(self._lows, low))
+        for column in (self._lows, self._highs, self._highest, self._owners):
+            del column[i]
+        self._settle(i)
+
+    def near(self, array: FloatArray) -> Iterator[Slots]:
+        """Return the variables that lie, in part, between an array's first and last byte."""
+        if not array.size:
+            return
+        low, high = memory_bounds(array)
+        i = bisect_left(self._lows, high)
+        while i > 0 and self._highest[i - 1] > low:
+            i -= 1
+            if self._highs[i] > low:
+                yield self._owners[i]
+
+    def _settle(self, i: int) -> None:
+        highest = self._highest[i - 1] if i else 0
+        for k in range(i, len(self._highs)):
+            highest = max(highest, self._highs[k])
+            if self._highest[k] == highest:
+                return
+            self._highest[k] = highest
+
+
+@dataclass
+class Generations:
+    """Variables of one kind that took the place of one another: when the first came, when the latest, and how many."""
+
+    first: int
+    latest: int
+    count: int = 1
+
+
+class Registry:
+    """The variables of an optimizer.
+
+    Parameters
+    ----------
+    slots : iterable of Slots
+        Those that it knows already.
+
+    Attributes
+    ----------
+    slots : list of Slots
+        Its variables, in the order in which they were first seen.
+    occupied : Occupied
+        Their memory and that of their slots.
+    unclaimed : set of Slots
+        Those that were unpickled, copied or loaded, and not used since.
+    shared : dict
+        Of which variables other optimizers may owe something to the rows, and their slots; as of ``seen``.
+    changes : int
+        How often, in all optimizers, variables came, moved or went whose values may fall behind.
+    """
+
+    changes: ClassVar[int] = 0
+    _owing: ClassVar[WeakSet[Registry]] = WeakSet()
+
+    def __init__(self, slots: Iterable[Slots] = ()) -> None:
+        self.slots: list[Slots] = []
+        self.occupied = Occupied([])
+        self.unclaimed: set[Slots] = set()
+        self._by_id: dict[int, Slots] = {}
+        self._by_memory: dict[Any, Slots] = {}
+        self._places = Places()
+        self._number = 0
+        self._credit = 0
+        self._keys: dict[Slots, tuple[int, Any]] = {}
+        self._generations: dict[Kind, Generations] = {}
+        self._has_warned = False
+        self.shared: dict[Slots, list[ref[Slots]]] = {}
+        self.seen = Registry.changes
+        self.add(slots)
+
+    def __contains__(self, own: Slots) -> bool:
+        return self._by_id.get(id(own.var)) is own
+
+    def find(self, var: FloatArray) -> Slots | None:
+        """Return the slots of a variable, or None."""
+        slots = self._by_id.get(id(var))
+        if slots is None or slots.var is not var:
+            slots = self._by_memory.get(memory_key(var)) if isinstance(var, np.ndarray) else None
+        if slots is not None and self.unclaimed:
+            self.unclaimed.discard(slots)
+        return slots
+
+    def new_name(self, further: int = 0) -> str:
+        """Return what the next variable without a name is called, or the one after ``further`` others."""
+        return f"variable {self._number + further}"
+
+    def add(self, slots: Iterable[Slots]) -> None:
+        """Add variables."""
+        new = list(slots)
+        for own in new:
+            self._enter(own)
+            automatic = AUTOMATIC.fullmatch(own.name)
+            self._number = max(self._number + 1, int(automatic[1]) + 1 if automatic else 0)
+        self.slots.extend(new)
+        self.occupied = self.occupied.with_more(_memory(new))
+
+    def remove(self, gone: set[Slots]) -> None:
+        """Forget variables."""
+        if not gone:
+            return
+        self.occupied = self.occupied.without(_memory(gone))
+        for own in gone:
+            self._leave(own)
+        self.slots[:] = [own for own in self.slots if own not in gone]
+        self.unclaimed -= gone
+
+    def move(self, own: Slots, var: FloatArray) -> None:
+        """Let a variable go on at another array."""
+        self.occupied = self.occupied.without(_memory([own]))
+        self._leave(own)
+        own.rebind(var)
+        self._enter(own)
+        self.occupied = self.occupied.with_more(_memory([own]))
+        self.unclaimed.discard(own)
+
+    def check_apart(self, var: FloatArray, name: str, *, but: Slots | None = None) -> None:
+        """Raise ValueError if an array shares memory with a variable, other than one that is about to leave."""
+        refuse_overlap(var, name, ((other.var, other.name) for other in self._places.near(var) if other is not but))
+
+    def check_stranger(self, var: FloatArray, name: str) -> None:
+        """Raise ValueError for an array that may be meant as one of the variables that were restored.
+
+        That is so as long as one of its shape and dtype has not been used, and nobody could use it: who has restored
+        the optimizer and its variables together holds them.
+        """
+        kind = _kind(var)
+        if not any(_kind(own.var) == kind for own in self.unclaimed):
+            return
+        alike = [own for own in self.slots if own in self.unclaimed and _kind(own.var) == kind]
+        holders = Holders(self.slots)
+        lost = [repr(own.name) for own in alike if not holders.someone_holds(own)]
+        if lost:
+            raise ValueError(
+                f"{describe(name, var)} is no variable of this optimizer, which was unpickled, copied or loaded with "
+                f"{', '.join(lost[:5])}{', ...' * (len(lost) > 5)} of that shape, held by nobody else. To go on with "
+                f"one at this array, call opt.rebind({lost[0]}, array); if this is a new variable, "
+                f"opt.forget({lost[0]}) first"
+            )
+
+    def make_room(self, new: list[FloatArray], iterations: int) -> bool:
+        """Let go variables that nobody else holds, before new ones come; return whether there were any.
+
+        A look at all variables is paid for by what has come since the last one, so that it costs little beside that:
+        some for each array, and more for large ones, which soon fill the memory.
+        """
+        self._credit += sum(16 + var.nbytes // 4096 for var in new)
+        if self._credit < len(self.slots):
+            return False
+        self._credit = 0
+        gone = Holders(self.slots).let_go() - self.unclaimed
+        self._note([own for own in self.slots if own in gone], iterations)
+        self.remove(gone)
+        return bool(gone)
+
+    def _note(self, gone: list[Slots], iterations: int) -> None:
+        """Note when variables came that took a step and were dropped."""
+        for own in gone:
+            if own.since < iterations:
+                seen = self._generations.setdefault(_kind(own.var), Generations(own.since, own.since))
+                seen.count += own.since != seen.latest
+                seen.latest = own.since
+
+    def warn_of_successors(self, new: list[FloatArray], iterations: int) -> None:
+        """Warn once of a loop that hands over a new array, nearly always, at each step."""
+        for var in new:
+            seen = self._generations.get(_kind(var))
+            if seen is None or seen.count < 2 or 2 * seen.count < iterations - seen.first or self._has_warned:
+                continue
+            self._has_warned = True
+            warn(
+                f"{describe('the variable', var)} is a new array, as at the steps before, and nothing holds the old "
+                "ones any more: each starts from nothing, and a copy, such as table[[1, 2]], takes its changes with "
+                "it. Update the variable in place (table /= norms, table[...] = values); or, after "
+                "new = table / norms, call opt.rebind(table, new)"
+            )
+
+    def others_on(self, var: FloatArray, own: Slots | None) -> list[Slots]:
+        """Return slots of other optimizers that may owe something to the rows of a variable, or of an unknown array."""
+        if own is None or own not in self:
+            return self._search_others(var)
+        if self.seen != Registry.changes:
+            self.seen, self.shared = Registry.changes, {}
+            for one in self.slots:
+                self._note_others(one)
+        return [other for other in (alive() for alive in self.shared.get(own, ())) if other is not None]
+
+    def _note_others(self, own: Slots) -> None:
+        others = self._search_others(own.var)
+        if others:
+            self.shared[own] = list(map(ref, others))
+
+    def _search_others(self, var: FloatArray) -> list[Slots]:
+        return [
+            other
+            for registry in list(Registry._owing)
+            if registry is not self
+            for other in registry._places.near(var)
+            if other.owes and other not in self and share_memory(other.var, var)
+        ]
+
+    def _enter(self, own: Slots) -> None:
+        self._keys[own] = number, key = id(own.var), memory_key(own.var)
+        self._by_id[number] = self._by_memory[key] = own
+        self._places.add(own)
+        self._note_others(own)
+        self._note_change(own)
+
+    def _leave(self, own: Slots) -> None:
+        number, key = self._keys.pop(own)
+        del self._by_id[number], self._by_memory[key]
+        self._places.remove(own)
+        self.shared.pop(own, None)
+        self._note_change(own)
+
+    def _note_change(self, own: Slots) -> None:
+        """Let other optimizers look again where this one's variables are."""
+        if own.owes:
+            Registry._owing.add(self)
+            Registry.changes += 1
+            self.seen += 1  # which knows its own
+
+
+class Newcomers:
+    """Variables that a call brings and that are not registered yet.
+
+    Parameters
+    ----------
+    registry : Registry
+        Those that are.
+    """
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._places = Places()
+        self.made: dict[Any, Slots] = {}
+
+    def check(self, var: Any, name: str, *, written: bool = True) -> FloatArray:
+        """Return an array that may become a variable, or be read like one if it is not to be ``written``."""
+        checked = as_variable(var, name, written=written)
+        self._registry.check_stranger(checked, name)
+        self._registry.check_apart(checked, name)
+        refuse_overlap(checked, name, ((other.var, other.name) for other in self._places.near(checked)))
+        return checked
+
+    def add(self, own: Slots) -> None:
+        """Add slots that were made."""
+        self.made[memory_key(own.var)] = own
+        self._places.add(own)
+
+
+def _memory(slots: Iterable[Slots]) -> Iterator[FloatArray]:
+    return (array for own in slots for array in own.occupied)
+
+
+def _kind(var: FloatArray) -> Kind:
+    return var.shape, var.dtype

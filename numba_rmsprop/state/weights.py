@@ -1,0 +1,249 @@
+"""What an optimizer remembers: its variables' slots, its own weights, and how many steps it has taken."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from operator import setitem
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from ..arrays.real_numbers import as_float
+from ..arrays.variables import FloatArray, Occupied, as_array, describe
+from ..runtime.interrupts import Call, Uninterrupted
+from ..runtime.locking import carry_out, in_turn
+from .known_variables import KnownVariables
+
+Initializer: TypeAlias = str | float | Callable[..., ArrayLike]
+
+
+class WeightStore(KnownVariables):
+    """The slots of an optimizer's variables, and the members of tf.keras optimizers that read and write them."""
+
+    def __init__(self) -> None:
+        KnownVariables.__init__(self)
+        self._own_weights: dict[str, NDArray[Any]] = {}
+
+    @property
+    def iterations(self) -> int:
+        """Steps taken so far; settable."""
+        return self._iterations
+
+    @iterations.setter
+    def iterations(self, value: int) -> None:
+        in_turn(carry_out, self._add_iterations, _check_iterations(value))
+
+    def _add_iterations(self, calls: list[Call], iterations: int) -> bool:
+        calls.append((object.__setattr__, self, "_iterations", iterations))
+        return False
+
+    @property
+    def weights(self) -> list[NDArray[Any]]:
+        """``[iterations, *all rms, *all momentum, *all mg, *added slots, *added weights]``, every row current.
+
+        Within each kind, variables come in the order in which they were first seen, whatever their names. All but
+        ``iterations`` are the arrays themselves; a later sparse step may leave rows of theirs behind again.
+        """
+        self.flush()
+        return [np.array(self._iterations, np.int64), *self._arrays()]
+
+    def variables(self) -> list[NDArray[Any]]:
+        """Return :attr:`weights`: in tf.keras, "variables" are the optimizer's own."""
+        return self.weights
+
+    def get_weights(self) -> list[NDArray[Any]]:
+        """Return a copy of :attr:`weights`."""
+        return in_turn(self._copies)
+
+    def _copies(self) -> list[NDArray[Any]]:
+        with Uninterrupted():
+            return [array.copy() for array in self.weights]
+
+    def set_weights(self, weights: Sequence[ArrayLike]) -> None:
+        """Overwrite :attr:`weights`.
+
+        Parameters
+        ----------
+        weights : sequence of array_like
+            As :meth:`get_weights` gave them. An optimizer that has seen no variable yet has no slots to overwrite:
+            :meth:`build` makes them.
+
+        Raises
+        ------
+        ValueError
+            If there are too many or too few, or one has another shape, or an array to overwrite is read-only.
+        TypeError
+            If one cannot be cast to its dtype without losing its kind, or has a mask.
+        """
+        present = list(self._arrays())
+        given = [as_array(weight, f"weights[{i}]") for i, weight in enumerate(weights)]
+        if len(given) != 1 + len(present):
+            raise ValueError(
+                f"weights: expected {1 + len(present)} arrays, iterations and slots of {len(self._slots)} variables, "
+                f"got {len(given)}; opt.build(variables) makes the slots of variables that were not seen yet"
+            )
+        for i, (array, value) in enumerate(zip(present, given[1:], strict=True), start=1):
+            if array.shape != value.shape:
+                raise ValueError(f"weights[{i}]: expected shape {array.shape}, got {value.shape}")
+            if not np.can_cast(value.dtype, array.dtype, "same_kind"):
+                raise TypeError(f"weights[{i}]: expected dtype {array.dtype}, got {value.dtype}")
+            if not array.flags.writeable:
+                raise ValueError(f"weights[{i}]: the array to overwrite is read-only; expected a writable one")
+        if given[0].ndim:
+            raise ValueError(f"weights[0]: expected the number of iterations, got an array of shape {given[0].shape}")
+        iterations = _check_iterations(given[0][()])
+        # Before anything is written, since a cast may raise; copies of what lies in a slot that is written first.
+        written = Occupied(present)
+        values = [
+            value.astype(array.dtype, copy=written.reached_by(value))
+            for array, value in zip(present, given[1:], strict=True)
+        ]
+        in_turn(carry_out, self._add_overwrite, present, values, iterations)
+
+    def _add_overwrite(
+        self, calls: list[Call], present: list[NDArray[Any]], values: list[NDArray[Any]], iterations: int
+    ) -> bool:
+        self.flush()  # makes the look worthless, if any row was behind
+        calls += [(setattr, slots.changes, "everything", True) for slots in self._slots]
+        calls += [(setitem, array, ..., value) for array, value in zip(present, values, strict=True)]
+        calls.append((object.__setattr__, self, "_iterations", iterations))
+        return False
+
+    def flush(self, *variables: FloatArray) -> None:
+        """Catch up every row of the given variables, or of all: their values and slots.
+
+        Costs one pass over the rows that are behind. Never needed before :meth:`apply_gradients`, :meth:`gather`,
+        ``save`` or anything that reads weights through the optimizer. In exact mode with momentum or weight decay, call
+        it before you read a table as a whole, before you *write* to it yourself (or else what a row has missed is
+        applied to what you wrote), and before you drop the optimizer or go on with another one after it is gone. What
+        other optimizers owe to the same arrays is caught up, too.
+
+        Raises
+        ------
+        ValueError
+            If rows are behind and an array is read-only, or an array was changed in place since it was first seen;
+            nothing has been written then.
+        """
+        found = [self._find_or_check(var) for var in variables] if variables else list(self._slots)
+        for slots in found:
+            if slots is not None:
+                slots.check_memory(written=slots.has_rows_behind)
+        for slots, var in zip(found, variables or [own.var for own in self._slots], strict=True):
+            if slots is not None:
+                slots.flush()
+                slots.read_at = slots.steps
+            for other in self._registry.others_on(var, slots):
+                other.flush()
+
+    def get_slot(self, var: FloatArray, slot_name: str) -> NDArray[Any]:
+        """Return a slot of a variable, every row current: the array itself.
+
+        Raises
+        ------
+        KeyError
+            If the variable was not seen yet, or has no such slot.
+        """
+        slots = self._find_or_check(var)
+        if slots is None:
+            raise KeyError(f"{describe('the variable', var)} has no slots yet; opt.build([var]) makes them")
+        if slot_name not in slots.arrays:
+            raise KeyError(f"{slots.name} has no slot {slot_name!r}; expected one of {list(slots.arrays)}")
+        self.flush(var)
+        return slots.arrays[slot_name]
+
+    def get_slot_names(self) -> list[str]:
+        """Return the names of all slots, in the order of :attr:`weights`."""
+        return list(dict.fromkeys([*self._built_in_slots(), *(name for s in self._slots for name in s.custom)]))
+
+    def add_slot(
+        self, var: FloatArray, slot_name: str, initializer: Initializer = "zeros", shape: tuple[int, ...] | None = None
+    ) -> NDArray[Any]:
+        """Return the slot of that name, made if there is none yet; it is saved with the rest and otherwise left alone.
+
+        Parameters
+        ----------
+        var : ndarray
+            The variable.
+        slot_name : str
+            Name of the slot.
+        initializer : {"zeros", "ones"}, float or callable, default "zeros"
+            What fills a new slot; a callable is called as ``initializer(shape, dtype=dtype)``.
+        shape : tuple of int, optional
+            Shape of a new slot; the variable's by default.
+        """
+        known = in_turn(self._find_or_check, var)
+        if known is None or slot_name not in known.arrays:  # the initializer is the user's, so no lock is held
+            value = _initial(initializer, var.shape if shape is None else tuple(shape), var.dtype, slot_name)
+            in_turn(self._let_go_before, [var])
+            in_turn(carry_out, self._add_new_slot, var, slot_name, value)
+        return self.get_slot(var, slot_name)
+
+    def _add_new_slot(self, calls: list[Call], var: FloatArray, slot_name: str, value: NDArray[Any]) -> bool:
+        slots = self._find_or_make([var])[0]
+        calls.append((self._register, [slots]))
+        if slot_name in slots.arrays:
+            calls.append((setitem, slots.arrays[slot_name], ..., value))
+        else:
+            calls.append((setitem, slots.custom, slot_name, value))
+        return True
+
+    def add_weight(
+        self,
+        name: str,
+        shape: tuple[int, ...] = (),
+        dtype: DTypeLike = np.float32,
+        initializer: Initializer = "zeros",
+    ) -> NDArray[Any]:
+        """Return a new array of the optimizer's own, which is saved with the slots.
+
+        Raises
+        ------
+        ValueError
+            If there is one of that name.
+        """
+        if name in self._own_weights:
+            raise ValueError(f"name: there is a weight {name!r} already; expected another name")
+        value = _initial(initializer, tuple(shape), np.dtype(dtype), name)
+        in_turn(self._own_weights.__setitem__, name, value)
+        return value
+
+    def _built_in_slots(self) -> Sequence[str]:
+        raise NotImplementedError
+
+    def _arrays(self) -> Iterable[NDArray[Any]]:
+        for name in self.get_slot_names():
+            yield from (slots.arrays[name] for slots in self._slots if name in slots.arrays)
+        yield from self._own_weights.values()
+
+
+def _initial(initializer: Initializer, shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> NDArray[Any]:
+    fills = {"zeros": 0.0, "ones": 1.0}
+    if callable(initializer):
+        value = np.array(as_array(initializer(shape, dtype=dtype), f"initializer of {name!r}"), dtype)
+        if value.shape != shape:
+            raise ValueError(f"initializer of {name!r}: expected shape {shape}, got {value.shape}")
+        return value
+    if isinstance(initializer, str):
+        if initializer not in fills:
+            raise ValueError(
+                f"initializer of {name!r}: expected 'zeros', 'ones', a number or a callable, got {initializer!r}"
+            )
+        return np.full(shape, fills[initializer], dtype)
+    return np.full(shape, as_array(initializer, f"initializer of {name!r}"), dtype)
+
+
+def _check_iterations(value: Any) -> int:
+    number: float
+    try:
+        number = operator.index(value)
+    except TypeError:
+        try:
+            number = as_float("iterations", value)
+        except TypeError:
+            number = math.nan
+    if isinstance(value, bool) or not (0 <= number < 2**63 and number % 1 == 0):
+        raise ValueError(f"iterations: expected a whole number >= 0 and below 2**63, got {value!r:.100}")
+    return int(number)

@@ -1,0 +1,1 @@
+"""One step: looked at, clipped, launched."""

@@ -1,0 +1,127 @@
+"""Options of parameter groups, and state dicts: what they may be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any
+
+from torch import Tensor
+
+from ..settings.settings import MODES
+from .parameter_state import check_entry
+
+NUMBERS = {
+    "lr": "learning rate",
+    "eps": "epsilon value",
+    "momentum": "momentum value",
+    "weight_decay": "weight_decay value",
+    "alpha": "alpha value",
+}
+OPTIONS = (*NUMBERS, "centered", "maximize", "sparse_update")
+OF_OLD = ("lr", "eps", "weight_decay", "alpha")
+"""Options that PyTorch has always had."""
+
+ELSEWHERE = {"learning_rate": "lr", "rho": "alpha", "epsilon": "eps", "decay": "weight_decay"}
+"""What other libraries call them."""
+
+LACKING = {
+    "capturable": "steps run on the CPU, where no graph is captured",
+    "differentiable": "autograd does not go through a step",
+    "fused": "there is one way to step, which takes small parameters together by itself",
+}
+"""What PyTorch's optimizers may be asked for, and this one does not have. ``foreach`` is only about speed."""
+
+LIKENESS = 0.85
+"""At 0.8, "max_momentum" would pass for "momentum"."""
+
+
+def check_options(group: dict[str, Any], where: str = "") -> None:
+    """Raise unless the options of a group, as far as it has them, are such as a step can go by.
+
+    Parameters
+    ----------
+    group : dict
+        The options.
+    where : str
+        What messages call the group.
+
+    Raises
+    ------
+    TypeError
+        If a number is none.
+    ValueError
+        If a number is negative or NaN, the mode is unknown, or an option asks for what there is not.
+    """
+    for key, reason in LACKING.items():
+        if group.get(key):
+            raise ValueError(f"{where}{key}: expected False, got {group[key]!r}: {reason}")
+    for key, name in NUMBERS.items():
+        value = group.get(key, 0.0)
+        if isinstance(value, Tensor) and value.numel() != 1:
+            raise ValueError(f"{where}Tensor {key} must be 1-element")
+        if not hasattr(type(value), "__float__"):
+            raise TypeError(f"{where}Invalid {name}: expected a number, got {value!r}")
+        if not value >= 0.0:
+            raise ValueError(f"{where}Invalid {name}: {value}")
+    if group.get("sparse_update", MODES[0]) not in MODES:
+        raise ValueError(f"{where}sparse_update: expected one of {MODES}, got {group['sparse_update']!r}")
+
+
+def check_names(options: Iterable[str]) -> None:
+    """Raise ValueError for an option whose name is nearly one of ours, or that of another library; others may be."""
+    for key in options:
+        near = [] if key in OPTIONS else get_close_matches(str(key), OPTIONS, 1, LIKENESS)
+        meant = ELSEWHERE.get(key, near[0] if near else None)
+        if meant is not None:
+            raise ValueError(f"parameter group: unknown option {key!r}; did you mean {meant!r}?")
+
+
+def check_state_dict(found: dict[str, Any], groups: list[dict[str, Any]]) -> None:
+    """Raise unless what is about to be loaded is a state of such groups.
+
+    PyTorch itself refuses another number of groups, or of parameters in one.
+
+    Raises
+    ------
+    TypeError
+        If something is of a wrong type.
+    ValueError
+        If something is missing, or has a wrong value or shape, or belongs to no parameter.
+    """
+    for key, kind in (("param_groups", list), ("state", dict)):
+        if not isinstance(found.get(key), kind):
+            came = type(found[key]).__name__ if key in found else f"a dict without it, of {list(found)}"
+            raise TypeError(f"state_dict[{key!r}]: expected a {kind.__name__}, got {came}")
+    known = _check_groups(found["param_groups"], groups)
+    if [len(saved["params"]) for saved in found["param_groups"]] != [len(group["params"]) for group in groups]:
+        return
+    for key, entry in found["state"].items():
+        name = f"state_dict['state'][{key!r}]"
+        if key not in known:
+            raise ValueError(f"{name}: expected the number of a parameter, one of {list(known)}")
+        check_entry(entry, known[key], name)
+        missing = [each for each in ("step", "square_avg") if each not in entry]
+        if entry and missing:
+            raise ValueError(f"{name}: expected {missing} in it, as RMSprop has them; got {list(entry)}")
+
+
+def _check_groups(found: list[Any], groups: list[dict[str, Any]]) -> dict[int, Tensor]:
+    """Return which parameters the numbers in saved groups stand for."""
+    known: dict[int, Tensor] = {}
+    for k, saved in enumerate(found):
+        name = f"state_dict['param_groups'][{k}]"
+        if not isinstance(saved, dict):
+            raise TypeError(f"{name}: expected a dict, got {type(saved).__name__}")
+        missing = [key for key in ("params", *OF_OLD) if key not in saved]
+        if missing:
+            raise ValueError(f"{name}: expected {missing} in it, as RMSprop has them; got {list(saved)}")
+        check_options(saved, f"{name}: ")
+        numbers = saved["params"]
+        if not isinstance(numbers, list) or not all(isinstance(number, int) for number in numbers):
+            raise TypeError(f"{name}['params']: expected a list of numbers, got {numbers!r}")
+        parameters = groups[k]["params"] if k < len(groups) else []
+        for number, parameter in zip(numbers, parameters, strict=False):
+            if known.setdefault(number, parameter) is not parameter:
+                raise ValueError(f"{name}['params']: {number} stands for two parameters")
+    return known

@@ -1,0 +1,122 @@
+"""Accesses out of bounds are seen under NUMBA_BOUNDSCHECK=1, with which alone `make test` runs this file."""
+
+import numba
+import numpy as np
+import pytest
+
+from numba_rmsprop import curve_fit_many, minimize_many
+from numba_rmsprop.kernels.catching_up import copy_share, flush_rows, gather_catching_up, gather_rows
+from numba_rmsprop.kernels.csr import step_csr
+from numba_rmsprop.kernels.dense import step_dense, step_many
+from numba_rmsprop.kernels.norms import BLOCK, TERMS, csr_squares, dense_squares, rows_squares, strided_squares
+from numba_rmsprop.kernels.rows import step_rows
+from numba_rmsprop.runtime.launching import new_counters, row_links, row_scratch
+
+ROWS, COLUMNS, SPARE = 40, 3, 2000
+RATES = np.ones(9)
+HISTORY = np.ones((8, 8)), np.ones((1, 4)), np.zeros((2, 8))
+
+
+def state(rows=ROWS):
+    return np.ones((rows, COLUMNS)), np.ones((rows, COLUMNS)), None, np.ones((rows, COLUMNS))
+
+
+def ages(now=1):
+    """Clocks for more rows than there are, so that the first access out of bounds is one of the state."""
+    return np.zeros(ROWS + SPARE, np.int32), 0, now
+
+
+def entries(row):
+    return np.array([0, row, 1, 0]), np.ones((4, COLUMNS))
+
+
+def links():
+    return np.zeros(ROWS + SPARE, np.uint8), *row_links(4)
+
+
+def matrix(row, column):
+    indptr = np.zeros(row + 2, np.int64)
+    indptr[-1] = 1
+    return indptr, np.array([column]), np.ones(1)
+
+
+def sums():
+    return np.zeros((2, COLUMNS))
+
+
+def scratch():
+    return row_scratch(2, sums())
+
+
+def at_rows(rows):
+    return np.array([0, rows]), np.empty((2, COLUMNS))
+
+
+BY_ROW = {
+    "step_rows": lambda row: step_rows(2, entries(row), state(), ages(), HISTORY, RATES, links(), scratch()),
+    "step_rows, clocks": lambda row: step_rows(
+        2, entries(row), state(ROWS + SPARE), (np.zeros(ROWS, np.int32), 0, 1), None, RATES, links(), scratch()
+    ),
+    "rows_squares": lambda row: rows_squares(
+        2, entries(row), np.zeros(ROWS, np.int32), RATES, links(), scratch(), np.zeros((1, TERMS))
+    ),
+    "gather_catching_up": lambda row: gather_catching_up(2, *at_rows(row), state(), ages(), HISTORY),
+    "gather_rows": lambda row: gather_rows(2, *at_rows(row), state()[0]),
+    "copy_share": lambda row: copy_share(0, 1, *at_rows(row), state()[0]),
+}
+OTHERS = {
+    "step_csr": lambda: step_csr(2, matrix(ROWS, 0), state(), ages(), None, RATES, sums()),
+    "step_csr, columns": lambda: step_csr(2, matrix(0, COLUMNS), state(), ages(), None, RATES, sums()),
+    "csr_squares": lambda: csr_squares(2, matrix(0, COLUMNS), RATES, sums(), np.zeros(1)),
+    "dense_squares": lambda: dense_squares(np.ones((1, ROWS)), np.ones(1), np.zeros((1, TERMS))),
+    "dense_squares, partial": lambda: dense_squares(np.ones((1, 2 * BLOCK)), RATES, np.zeros((2, TERMS - 1))),
+    "strided_squares": lambda: strided_squares(np.ones((ROWS, COLUMNS)), RATES, np.zeros((1, TERMS - 1))),
+    "step_dense": lambda: step_dense(np.ones((ROWS + 1, COLUMNS)), state(), RATES),
+    "copy_share, out": lambda: copy_share(0, 1, np.zeros(2, np.int64), np.empty((1, COLUMNS)), state()[0]),
+    "flush_rows": lambda: flush_rows(state(), (np.zeros(ROWS - 1, np.int32), 0, 1), HISTORY),
+    "step_many": lambda: step_many(
+        2, np.zeros((4, 5), np.int64), np.zeros(4, np.int64), None, None, RATES, new_counters(1)
+    ),
+}
+
+
+@pytest.mark.parametrize("row", [ROWS, ROWS + 1000, -1])
+@pytest.mark.parametrize("kernel", BY_ROW)
+def test_a_row_that_is_not_there_is_seen(kernel, row):
+    with pytest.raises(IndexError):
+        BY_ROW[kernel](row)
+
+
+@pytest.mark.parametrize("kernel", OTHERS)
+def test_other_accesses_out_of_bounds_are_seen(kernel):
+    with pytest.raises(IndexError):
+        OTHERS[kernel]()
+
+
+@numba.njit
+def distance(x, row):
+    return (x[0] - row[0]) ** 2 + (x[1] - row[1][1]) ** 2
+
+
+@numba.njit
+def distance_slopes(x, row, out):
+    out[0], out[1] = 2 * (x[0] - row[0]), 2 * (x[1] - row[1][1])
+
+
+@numba.njit
+def line(x, b1, b2):
+    return b1 + b2 * x
+
+
+def test_fits_stay_within_their_arrays():
+    targets = np.arange(5.0), np.arange(10.0).reshape(5, 2)
+    given = {"maxiter": 20, "centered": True, "clipnorm": 1.0, "bounds": (-1.0, 9.0)}
+    fits = minimize_many(distance, np.zeros((5, 2)), targets, jac=distance_slopes, **given)
+    assert set(fits.status) <= {0, 1}, fits.message
+
+
+def test_curves_stay_within_their_arrays():
+    x = np.linspace(0.0, 1.0, 7)
+    fits = curve_fit_many(line, x, 1 + np.arange(3.0)[:, np.newaxis] * x, [1.0, 1.0], loss="cauchy", maxiter=20)
+    assert set(fits.status) <= {0, 1}, fits.message
+    assert np.isfinite(fits.pcov).all()
