@@ -7,6 +7,7 @@ import numba
 import numpy as np
 import pytest
 import scipy.sparse
+from optimizer_internals import occupied_memory, refuse_closer_looks, remembered_call, slots_of
 
 from numba_rmsprop import IndexedSlices, RMSprop
 from numba_rmsprop.arrays.variables import Occupied
@@ -111,7 +112,7 @@ def test_shards_refuse_to_gather_into_their_slots():
     opt, shard = trained_with_rows_behind(9)
     for array in (shard, *opt.weights[1:]):
         with pytest.raises(ValueError, match="out: expected memory apart from the table's shard and its slots"):
-            output(array, (9, 1), shard.dtype, opt._occupied)
+            output(array, (9, 1), shard.dtype, occupied_memory(opt))
     assert output(None, (9, 1), shard.dtype, Occupied([])).shape == (9, 1)
 
 
@@ -195,8 +196,14 @@ def trained(first):
     return opt, var
 
 
+def array_of(opt, name):
+    """Return a slot of the only variable, or its row clocks."""
+    slots = slots_of(opt, 0)
+    return slots.clocks if name == "clocks" else slots.arrays[name]
+
+
 def refused(call, opt, var, match, *more):
-    slots = opt._slots[0]
+    slots = slots_of(opt, 0)
     arrays = [var, *slots.arrays.values(), *more, *([] if slots.clocks is None else [slots.clocks])]
     before = [np.array(array).tobytes() for array in arrays], opt.iterations, slots.steps, slots.floor
     with pytest.raises(ValueError, match=match) as caught:
@@ -220,7 +227,7 @@ def test_a_variable_that_was_changed_in_place_is_refused(change, use):
 def test_a_slot_that_was_changed_in_place_is_refused(use, slot):
     for first in (batched, by_rows)[slot == "clocks" :]:
         opt, var = trained(first)
-        kept = resized(getattr(opt._slots[0], slot))
+        kept = resized(array_of(opt, slot))
         refused(USES[use], opt, var, f"{slot} of variable 0: its address was", *kept)
 
 
@@ -252,7 +259,7 @@ def test_a_large_variable_on_the_short_way():
         opt, var = RMSprop(0.1, momentum=0.9), np.ones((8200, 2))
         for _ in range(3):
             opt.apply_gradients([(grad, var)])
-        assert opt._plan is not None
+        assert remembered_call(opt) is not None
         kept = resized(var)
         refused(lambda opt, var, grad=grad: opt.apply_gradients([(grad, var)]), opt, var, "its address was", *kept)
 
@@ -304,7 +311,7 @@ def test_a_mapped_file_that_was_closed_is_refused(use, tmp_path):
 def test_a_mapped_variable_takes_the_short_way(tmp_path, monkeypatch):
     opt, mapped = RMSprop(0.1), np.memmap(tmp_path / "table", np.float64, "w+", shape=WIDE)
     batched(opt, mapped)
-    monkeypatch.setattr(opt, "_parts", None)
+    refuse_closer_looks(opt, monkeypatch)
     assert batched(opt, mapped) == 2
 
 
@@ -328,7 +335,7 @@ def test_state_in_read_only_buffers_is_read_and_not_written():
 @pytest.mark.parametrize("slot", ["rms", "momentum", "clocks"])
 def test_read_only_slots_are_refused_in_words(slot):
     opt, var = trained(by_rows)
-    getattr(opt._slots[0], slot).flags.writeable = False
+    array_of(opt, slot).flags.writeable = False
     for use in ("flush", "gather", "get_slot", "get_weights", "rows", "csr", "dense"):
         message = rf"{slot} of variable 0 \(float64, shape \(30, 2\)\) is read-only"
         assert "copied first" in refused(USES[use], opt, var, message)
@@ -367,7 +374,7 @@ def test_weights_are_set_all_or_none():
     opt, var = RMSprop(0.1, momentum=0.9), np.ones(WIDE)
     opt.build([var])
     opt.add_weight("count")
-    opt._own_weights["count"].flags.writeable = False
+    opt.weights[-1].flags.writeable = False
     with pytest.raises(ValueError, match=r"weights\[3\]: the array to overwrite is read-only"):
         opt.set_weights([1, np.ones(WIDE), np.ones(WIDE), 1.0])
     assert opt.iterations == 0

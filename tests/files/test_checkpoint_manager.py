@@ -11,7 +11,7 @@ import numba
 import numpy as np
 import pytest
 from damaged_files import damage, names
-from trained_tables import state_of
+from optimizer_internals import state_of
 
 from numba_rmsprop import CheckpointManager, IndexedSlices, RMSprop
 

@@ -7,8 +7,8 @@ import pytest
 from checkpoint_files import forge
 from hypothesis import given
 from hypothesis import strategies as st
+from optimizer_internals import state_of
 from strategies import gradient_of, runs
-from trained_tables import state_of
 
 from numba_rmsprop import IndexedSlices, RMSprop
 from numba_rmsprop.files.safetensors_file import map_tensors
@@ -28,13 +28,11 @@ def check_a_file_and_its_deltas(run, data, include_variables, lazy, folder):
     run.lazy = lazy
     now = [run.steps[0]]
     opt, var = run.optimizer(now), run.variable()
-    values = dict(opt._values)
     paths = []
 
     def restored():
         copy = np.full_like(var, np.nan) if include_variables else var.copy()
-        found = RMSprop.load(paths, [copy], custom_objects=dict.fromkeys(values, lambda: 0.5))
-        found._values = dict(values)
+        found = RMSprop.load(paths, [copy], custom_objects=run.functions(now))
         return found, copy
 
     def act(action):

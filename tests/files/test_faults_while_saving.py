@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from trained_tables import state_of, trained
+from optimizer_internals import slots_of, state_of
+from trained_tables import trained
 
 from numba_rmsprop import CheckpointManager, DamagedCheckpointError, IndexedSlices, RMSprop
 
@@ -539,7 +540,8 @@ def test_files_of_slots_go_with_the_optimizer(tmp_path):
     alone, other = RMSprop(momentum=0.9), np.ones((5000, 4))
     alone.apply_gradients([(IndexedSlices(np.ones((1, 4)), [1]), other)])
     assert state_of(opt, [table]) == state_of(alone, [other])
-    assert not any(array.flags.owndata for array in (opt._slots[0].rms, opt._slots[0].momentum, opt._slots[0].clocks))
+    slots = slots_of(opt, table)
+    assert not any(array.flags.owndata for array in (*slots.arrays.values(), slots.clocks))
     assert "slots_folder" not in opt.get_config()
     assert list(tmp_path.iterdir()) == []
 

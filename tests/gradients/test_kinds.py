@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import scipy.sparse
+from optimizer_internals import state_of
 from reference import Reference, assert_close
 from strategies import SPARSE_KINDS, unsorted_csr
 
@@ -155,14 +156,11 @@ def test_refused_gradients_leave_every_byte(case):
     grad, error, message = BAD[case]
     opt, var, other = RMSprop(0.1, momentum=0.9), VAR.copy(), np.ones(4, np.float32)
     opt.apply_gradients([(np.ones(4, np.float32), other), (IndexedSlices(ROW, [1]), var)])
-    before = [var.tobytes(), other.tobytes(), opt.iterations]
-    slots = opt._slots[1]
-    state = [slots.rms.tobytes(), slots.momentum.tobytes(), slots.clocks.tobytes(), slots.floor]
+    before = state_of(opt, [var, other])
     with pytest.raises(error, match=message) as caught:
         opt.apply_gradients([(np.ones(4, np.float32), other), (grad, var)])
     assert "variable 1 (float32, shape (3, 2))" in str(caught.value)
-    assert before == [var.tobytes(), other.tobytes(), opt.iterations]
-    assert state == [slots.rms.tobytes(), slots.momentum.tobytes(), slots.clocks.tobytes(), slots.floor]
+    assert state_of(opt, [var, other]) == before
 
 
 @pytest.mark.parametrize("case", BAD)

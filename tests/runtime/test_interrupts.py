@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 from interrupting import gradients, interrupted_at, lock_is_free, trained
-from trained_tables import state_of
+from optimizer_internals import state_of
 
 from numba_rmsprop import IndexedSlices, RMSprop
 from numba_rmsprop.files.whole_file import write_whole

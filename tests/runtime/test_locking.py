@@ -16,7 +16,7 @@ import numba
 import numpy as np
 import pytest
 from interrupting import gradients, interrupted_at, lock_is_free, trained
-from trained_tables import state_of
+from optimizer_internals import state_of
 
 from numba_rmsprop import IndexedSlices, RMSprop
 from numba_rmsprop.runtime.locking import commit, in_turn, launch_lock, look, whole

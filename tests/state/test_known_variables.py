@@ -10,6 +10,7 @@ from functools import partial
 import joblib
 import numpy as np
 import pytest
+from optimizer_internals import all_slots, names_of
 
 from numba_rmsprop import CheckpointManager, IndexedSlices, RMSprop
 from numba_rmsprop.arrays.variables import Occupied
@@ -139,7 +140,7 @@ def test_a_forgotten_variable_starts_from_nothing():
         opt.get_slot(a, "rms")
     opt.apply_gradients([(ONES, a), (ONES, b)])
     np.testing.assert_allclose(opt.get_slot(a, "rms"), 0.1)
-    assert [own.name for own in opt._slots] == ["variable 1", "variable 2"]  # no name comes twice
+    assert names_of(opt) == ["variable 1", "variable 2"]  # no name comes twice
     with pytest.raises(KeyError, match="none of this optimizer's"):
         opt.forget(a, ONES.copy())
     assert len(opt.get_weights()) == 3
@@ -271,7 +272,7 @@ def test_a_loop_that_hands_over_new_arrays_is_told_once_and_keeps_few():
         nonlocal var
         opt.apply_gradients([(np.ones((50, 8)), var)])
         var = var / np.linalg.norm(var, axis=1, keepdims=True)
-        kept.append(len(opt._slots))
+        kept.append(len(all_slots(opt)))
 
     first = weakref.ref(var)
     step()
@@ -320,6 +321,10 @@ def test_new_arrays_at_times_are_no_loop():
     opt.build([np.zeros(4)])
 
 
+def lengths_of(opt):
+    return [len(slots.var) for slots in all_slots(opt)]
+
+
 def test_what_somebody_may_still_hold_stays(tmp_path):
     opt = RMSprop(0.1)
     flat, held = np.ones(8), np.ones(5)
@@ -333,12 +338,12 @@ def test_what_somebody_may_still_hold_stays(tmp_path):
     del variables, viewed, mapped, foreign
     for n in range(20, 30):
         opt.build([np.ones(n)])
-    assert [len(own.var) for own in opt._slots][: len(lengths)] == lengths
-    assert len(opt._slots) <= len(lengths) + 2
+    assert lengths_of(opt)[: len(lengths)] == lengths
+    assert len(all_slots(opt)) <= len(lengths) + 2
     assert len(buffer) == 6
     del flat, held, listed, buffer
     opt.build([np.ones(100_000)])
-    assert [len(own.var) for own in opt._slots] == [3, 4, 100_000]
+    assert lengths_of(opt) == [3, 4, 100_000]
 
 
 def test_a_view_keeps_the_other_views_of_its_array():
@@ -347,12 +352,12 @@ def test_a_view_keeps_the_other_views_of_its_array():
     opt.build([a, b])
     del flat, a
     opt.build([np.ones(100_000)])
-    assert [len(own.var) for own in opt._slots] == [4, 4, 100_000]
+    assert lengths_of(opt) == [4, 4, 100_000]
     opt.apply_gradients([(np.ones(4), b.base[:4])])
     assert b.base[0] != 1
     del b
     opt.build([np.ones(200_000)])
-    assert [len(own.var) for own in opt._slots] == [200_000]
+    assert lengths_of(opt) == [200_000]
 
 
 def test_a_restored_variable_that_nobody_holds_yet_is_not_let_go():

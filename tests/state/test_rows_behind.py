@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import scipy.sparse
+from optimizer_internals import shared_variables
 
 from numba_rmsprop import IndexedSlices, RMSprop
 
@@ -192,11 +193,11 @@ def test_a_second_optimizer_without_a_table_in_common_is_asked_nothing():
         for opt, var in ((one, table), (other, elsewhere)):
             opt.gather(var, [0])
             opt.apply_gradients([(slices([0], var), var)])
-    assert not one._registry.shared
-    assert not other._registry.shared
+    assert not shared_variables(one)
+    assert not shared_variables(other)
     other.rebind(elsewhere, table)
     one.gather(table, [0])
-    assert len(one._registry.shared) == len(other._registry.shared) == 1
+    assert len(shared_variables(one)) == len(shared_variables(other)) == 1
     other.forget(table)
     one.gather(table, [0])
-    assert not one._registry.shared
+    assert not shared_variables(one)

@@ -5,6 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
+from optimizer_internals import names_of
 
 from numba_rmsprop import CheckpointManager, RMSprop
 from numba_rmsprop.files.safetensors_file import map_tensors, write_tensors
@@ -91,7 +92,7 @@ def test_what_is_no_name(variables, message):
     opt.build({"users": a})
     with pytest.raises(ValueError, match=message):
         opt.build(variables(a, b))
-    assert [own.name for own in opt._slots] == ["users"]
+    assert names_of(opt) == ["users"]
 
 
 @pytest.mark.parametrize(

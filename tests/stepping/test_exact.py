@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from optimizer_internals import slots_of
 from reference import Reference, assert_close, densified
 from strategies import DTYPES, TOLERANCE, VARIANTS, gradient_of, runs, touched_rows
 
@@ -190,7 +191,7 @@ def test_clocks_start_anew_before_they_overflow(monkeypatch):
     for t in range(17):
         opt.apply_gradients([(IndexedSlices(np.ones((1, 2)), [t % 3]), var)])
         reference.step([densified(np.ones((1, 2)), [t % 3], var.shape)], lr=0.1, momentum=0.9)
-    assert opt._slots[0].steps <= 5
+    assert slots_of(opt, var).steps <= 5
     opt.flush()
     assert_close(var, reference.vars[0], 1e-12)
 
@@ -203,6 +204,6 @@ def test_a_full_history_is_flushed(monkeypatch):
     for t in range(17):
         opt.apply_gradients([(IndexedSlices(np.ones((1, 2)), [t % 3]), var)])
         reference.step([densified(np.ones((1, 2)), [t % 3], var.shape)], lr=0.1 / (1 + t), weight_decay=0.1)
-        assert len(opt._slots[0].history.runs) < 4
+        assert len(slots_of(opt, var).history.runs) < 4
     opt.flush()
     assert_close(var, reference.vars[0], 1e-12)

@@ -44,22 +44,33 @@ class Run:
     steps: list[Step] = field(default_factory=list)
 
     def optimizer(self, now):
-        """Return an optimizer whose hyperparameters are those of the step that ``now`` names."""
-        if self.constant:
-            rho, momentum = self.constants()
-            momentum = momentum if self.momentum else 0.0
-        else:
-            rho, momentum = lambda: now[0].rho, (lambda: now[0].momentum) if self.momentum else 0.0
+        """Return an optimizer whose hyperparameters are those of the step ``now[0]``."""
+        functions = self.functions(now)
+        rho, momentum = self.constants() if self.constant else (functions["rho"], functions["momentum"])
         return RMSprop(
-            lambda: now[0].lr,
+            functions["learning_rate"],
             rho=rho,
-            momentum=momentum,
+            momentum=momentum if self.momentum else 0.0,
             epsilon=1e-3,
             centered=self.centered,
             weight_decay=self.weight_decay,
             sparse_update="lazy" if self.lazy else "exact",
             **self.clips,
         )
+
+    def functions(self, now):
+        """Return the functions that give the hyperparameters of the step ``now[0]``, by their names."""
+
+        def learning_rate():
+            return now[0].lr
+
+        def rho():
+            return now[0].rho
+
+        def momentum():
+            return now[0].momentum
+
+        return {function.__name__: function for function in (learning_rate, rho, momentum)}
 
     def constants(self):
         first = self.steps[0]

@@ -1,6 +1,4 @@
-"""Tables that were trained, and their whole state."""
-
-import json
+"""Tables that were trained."""
 
 import numpy as np
 
@@ -15,13 +13,3 @@ def trained():
         grad = IndexedSlices(np.ones((1, 2), np.float32), [t % 5])
         opt.apply_gradients([(grad, table), (1.0, scale), (np.arange(12.0).reshape(4, 3), fortran)])
     return opt, [table, scale, fortran]
-
-
-def state_of(opt, variables):
-    """Return every bit that later steps depend on, without catching anything up."""
-    found = [var.tobytes() for var in variables]
-    for slots in opt._slots:
-        found += [array.tobytes() for array in slots.arrays.values()]
-        found += [None if slots.clocks is None else slots.clocks.tobytes(), slots.steps, slots.floor]
-        found += [slots.history.runs.tobytes()]
-    return [*found, opt.iterations, json.dumps(opt.get_config())]

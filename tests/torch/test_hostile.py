@@ -8,6 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="numba_rmsprop.torch needs PyTorch")
 
+from optimizer_internals import remembered_group, slots_of_parameter
 from torch import nn
 from torch_twins import Twins, assert_close, randn, random_rows
 
@@ -197,7 +198,7 @@ def test_no_momentum_for_a_while_sweeps_no_table():
     for t in range(30):
         twins.set(momentum=0.9 if t % 15 < 5 else 0.0)
         twins.step(random_rows((40, 2), 3, torch.float64, seed=t))
-        own = twins.opt._steps.known[id(twins.ours[0])].slots
+        own = slots_of_parameter(twins.opt, twins.ours[0])
         if t % 15 > 5:
             assert own.floor < own.steps - 1, t
     twins.check()
@@ -209,7 +210,7 @@ def test_two_kinds_of_small_parameters_need_one_plan():
     for p in parameters:
         p.grad = torch.ones_like(p)
     opt.step()
-    plan = opt._steps._plans[0]
+    plan = remembered_group(opt, 0)
     for _ in range(3):
         opt.step()
-    assert opt._steps._plans[0] is plan
+    assert remembered_group(opt, 0) is plan

@@ -8,6 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from interrupting import interrupted_at, lock_is_free
+from optimizer_internals import slots_of_parameter
 
 from numba_rmsprop.torch import Embedding, RMSprop
 
@@ -43,7 +44,7 @@ def state_of(optimizer, table, parameters):
     arrays = [parameter.detach().numpy() for parameter in held]
     for parameter in held:
         arrays += [tensor.numpy() for _, tensor in sorted(dict.items(optimizer.state.get(parameter, {})))]
-    own = optimizer._steps.known[id(held[0])].slots
+    own = slots_of_parameter(optimizer, held[0])
     return [*(array.tobytes() for array in arrays), own.clocks.tobytes(), own.steps, own.floor]
 
 

@@ -4,6 +4,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="numba_rmsprop.torch needs PyTorch")
 
+from optimizer_internals import slots_of_parameter
 from torch import nn
 from torch_twins import Twins, assert_close, randn, random_rows, sparse
 
@@ -62,7 +63,7 @@ def test_indices_to_catch_up_in_the_memory_that_is_caught_up():
     buffer = dict.__getitem__(twins.opt.state[twins.ours[0]], "momentum_buffer")
     buffer.copy_(permutation(n))
     twins.opt.catch_up(twins.ours[0], buffer.view(torch.int64))
-    own = twins.opt._steps.known[id(twins.ours[0])].slots
+    own = slots_of_parameter(twins.opt, twins.ours[0])
     assert (own.clocks == own.steps).all()
 
 
