@@ -5,6 +5,7 @@ import errno
 import io
 import mmap
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -243,13 +244,12 @@ def test_whoever_asks_beside_a_saver_gets_a_file(tmp_path, monkeypatch, full_eve
 def test_whoever_asks_while_the_first_file_is_made_gets_it(tmp_path, monkeypatch):
     opt, _ = trained(1)
     manager = CheckpointManager(tmp_path)
-    files = manager._files
 
-    def listed():
-        monkeypatch.setattr(manager, "_files", files)
-        found = files()
+    def listed(folder):
+        monkeypatch.undo()
+        found = list(folder.iterdir())
         CheckpointManager(tmp_path).save(opt)
         return found
 
-    monkeypatch.setattr(manager, "_files", listed)
+    monkeypatch.setattr(Path, "iterdir", listed)
     assert [path.name for path in manager.latest()] == ["checkpoint-000000001.safetensors"]

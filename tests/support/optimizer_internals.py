@@ -47,7 +47,8 @@ def row_clocks(opt, variable):
 
 def has_marked_rows(opt, variable):
     """Return whether marks of the kernels that look for duplicates are left, which each step must remove."""
-    return bool(slots_of(opt, variable).seen().any())
+    marks = slots_of(opt, variable)._seen
+    return marks is not None and bool(marks.any())
 
 
 def let_steps_pass(opt, steps):

@@ -1,14 +1,13 @@
 """What once crashed, or went wrong without a word."""
 
 import multiprocessing
-import subprocess
-import sys
 
 import pytest
 
 torch = pytest.importorskip("torch", reason="numba_rmsprop.torch needs PyTorch")
 
 from optimizer_internals import remembered_group, slots_of_parameter
+from processes import run
 from torch import nn
 from torch_twins import Twins, assert_close, randn, random_rows
 
@@ -39,27 +38,7 @@ def step(table, twin, opt, peer, t):
 @pytest.mark.parametrize("moved", ["parameter", "state"])
 def test_memory_that_moves_to_be_shared(moved):
     """In a process of its own, since the memory where the arrays lay is gone."""
-    program = f"""
-import torch
-from torch import nn
-from numba_rmsprop.torch import RMSprop
-table = nn.Embedding(200_000, 64, sparse=True)
-twin = nn.Parameter(table.weight.detach().clone())
-opt, peer = RMSprop(table.parameters()), torch.optim.RMSprop([twin])
-for t in range(4):
-    opt.zero_grad()
-    table(torch.arange(t, 100)).square().sum().backward()
-    twin.grad = table.weight.grad.to_dense()
-    opt.step()
-    peer.step()
-    if t == 2:
-        opt.zero_grad()
-        (table.weight if {moved!r} == "parameter" else opt.state[table.weight]["square_avg"]).data.share_memory_()
-        opt.state_dict()
-torch.testing.assert_close(table.weight, twin)
-torch.testing.assert_close(opt.state_dict()["state"][0]["square_avg"], peer.state[twin]["square_avg"])
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    done = run("move_to_shared_memory.py", moved)
     assert done.returncode == 0, done.stderr
 
 
