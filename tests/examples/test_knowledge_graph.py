@@ -5,17 +5,16 @@ import math
 import pkgutil
 import shutil
 import signal
-import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numba
 import numpy as np
 import pytest
 import safetensors.numpy
+from example_programs import EXAMPLES, start_example
+from processes import finish
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 ENTITIES = 40
 STEPS = {"next": 1, "third": 3, "seventh": 7, "opposite": 20, "eleventh": 11, "before": 39}
 
@@ -49,19 +48,8 @@ def example():
 def arguments(graph, out, *options):
     return [
         *(str(graph), "--out", str(out), "--rank", "16", "--negatives", "8", "--batch", "32", "--epochs", "20"),
-        *(
-            "--n3",
-            "0.01",
-            "--dropout",
-            "0",
-            "--learning-rate",
-            "0.03",
-            "--every",
-            "5",
-            "--checkpoint-every",
-            "3",
-            *options,
-        ),
+        *("--n3", "0.01", "--dropout", "0", "--learning-rate", "0.03", "--every", "5", "--checkpoint-every", "3"),
+        *options,
     ]
 
 
@@ -158,13 +146,12 @@ def test_it_ends_when_it_gets_no_better(example, graph, tmp_path, capsys):
 def test_a_killed_training_comes_to_the_same_bits(example, graph, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("parts.bilinear.CHUNK", 64)  # as the program has it that is killed
     run(example, graph, tmp_path / "whole")
-    command = [sys.executable, str(EXAMPLES / "knowledge_graph.py"), *arguments(graph, tmp_path / "killed")]
-    killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    killed = start_example("knowledge_graph.py", *arguments(graph, tmp_path / "killed"))
     folder = tmp_path / "killed" / "checkpoint"
     while killed.poll() is None and not list(folder.glob("checkpoint-*.safetensors")):
         time.sleep(0.001)
     killed.kill()
-    killed.wait()
+    finish(killed)
     assert list(folder.glob("checkpoint-*.safetensors")), "the training ended before it could be killed"
     for other in (["--seed", "2"], ["--rank", "17"]):
         with pytest.raises(SystemExit, match="other settings or data"):

@@ -3,13 +3,12 @@
 import itertools
 import math
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from example_programs import EXAMPLES
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 OPTIONS = {
     "model": "complex", "rank": 3, "negatives": 100, "batch": 6, "answers": 100, "epochs": 1, "learning_rate": 0.01,
     "rho": 0.99, "n3": 0.0, "dropout": 0.0, "init": 0.5, "every": 1, "patience": 1, "seed": 1, "optimizer": "exact",

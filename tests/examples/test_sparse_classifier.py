@@ -4,18 +4,16 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.numpy
+from example_programs import EXAMPLES, run_example, start_example
+from processes import finish
 from scipy.sparse import csr_array, issparse
 
 from numba_rmsprop import RMSprop
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 WORDS = {
     "cats": ["purr", "mouse", "whiskers", "climbs", "sofa", "night"],
     "dogs": ["bark", "bone", "leash", "fetches", "kennel", "postman"],
@@ -49,37 +47,26 @@ def packages(tmp_path_factory):
     return folder
 
 
-def command(packages, out, *options):
-    return [
-        *(sys.executable, str(EXAMPLES / "sparse_classifier.py"), "--packages", str(packages), "--out", str(out)),
-        *("--fewest", "5", "--epochs", "2", "--batch", "16", *options),
-    ]
+def arguments(packages, out, *options):
+    return ["--packages", packages, "--out", out, "--fewest", "5", "--epochs", "2", "--batch", "16", *options]
+
+
+def run(*options):
+    return run_example("sparse_classifier.py", *arguments(*options))
 
 
 @pytest.fixture(scope="module")
-def environment():
-    # as plain Python it would take minutes; how it computes is the library's, which is tested both ways
-    return os.environ | {"NUMBA_DISABLE_JIT": "0"}
-
-
-def run(packages, out, environment, *options):
-    return subprocess.run(
-        command(packages, out, *options), env=environment, capture_output=True, text=True, check=False
-    )
-
-
-@pytest.fixture(scope="module")
-def trained(packages, environment, tmp_path_factory):
+def trained(packages, tmp_path_factory):
     out = tmp_path_factory.mktemp("trained")
-    done = run(packages, out, environment)
+    done = run(packages, out)
     assert done.returncode == 0, done.stderr
     return out, json.loads(done.stdout.splitlines()[-1])
 
 
-def test_the_same_seed_gives_the_same_bits(packages, trained, tmp_path, environment):
+def test_the_same_seed_gives_the_same_bits(packages, trained, tmp_path):
     tables = [(trained[0] / "classifier.safetensors").read_bytes()]
     for out, seed in [("same", "1"), ("other", "2")]:
-        done = run(packages, tmp_path / out, environment, "--seed", seed)
+        done = run(packages, tmp_path / out, "--seed", seed)
         assert done.returncode == 0, done.stderr
         tables.append((tmp_path / out / "classifier.safetensors").read_bytes())
     assert tables[0] == tables[1]
@@ -111,25 +98,22 @@ def test_what_is_learnt_and_told(packages, trained):
         (["--fewest", "1000"], "expected at least 2 subpackages with 1000 docstrings, got 0"),
     ],
 )
-def test_wrong_options_are_refused(packages, tmp_path, environment, options, message):
-    done = run(packages, tmp_path, environment, *options)
+def test_wrong_options_are_refused(packages, tmp_path, options, message):
+    done = run(packages, tmp_path, *options)
     assert done.returncode in (1, 2)
     assert message in done.stderr
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT to another process")
-def test_an_interrupted_training_shows_what_it_has(packages, tmp_path, environment):
-    training = subprocess.Popen(
-        command(packages, tmp_path, "--epochs", "1000000"),
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+def test_an_interrupted_training_shows_what_it_has(packages, tmp_path):
+    training = start_example("sparse_classifier.py", *arguments(packages, tmp_path, "--epochs", "1000000"))
     shown = b""
     while not re.search(rb"\w docstrings/s", shown):  # the progress bar; before the first batch, it shows "?"
         shown += os.read(training.stderr.fileno(), 1000) or pytest.fail(f"ended by itself: {shown}")
     training.send_signal(signal.SIGINT)
-    out, err = training.communicate(timeout=60)
-    assert training.returncode == 0, err
-    results = json.loads(out.splitlines()[-1])
+    done = finish(training)
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout.splitlines()[-1])
     assert results["interrupted"]
     assert results["numba_rmsprop"]["accuracy"] > 0.9
     assert safetensors.numpy.load_file(tmp_path / "classifier.safetensors")["weights"].any()

@@ -10,7 +10,7 @@ import time
 import numba
 import numpy as np
 import pytest
-from damaged_files import damage, names
+from checkpoint_files import checkpoint_names, damage
 from optimizer_internals import state_of
 
 from numba_rmsprop import CheckpointManager, IndexedSlices, RMSprop
@@ -46,7 +46,7 @@ def test_the_last_few_are_kept(tmp_path):
         step(opt, variables, t)
         path = manager.save(opt)
         assert manager.latest() == [path]
-    assert names(manager.folder) == ["000000003", "000000004", "000000005", "notes.txt"]
+    assert checkpoint_names(manager.folder) == ["000000003", "000000004", "000000005", "notes.txt"]
     copies = [np.zeros_like(var) for var in variables]
     assert state_of(RMSprop.load(manager.latest(), copies), copies) == state_of(opt, variables)
 
@@ -58,7 +58,7 @@ def test_deltas_are_kept_with_what_they_go_on_from(tmp_path):
     for t in range(8):
         step(opt, variables, t)
         manager.save(opt)
-        seen.append([name.lstrip("0") for name in names(tmp_path)])
+        seen.append([name.lstrip("0") for name in checkpoint_names(tmp_path)])
         copies = [np.zeros_like(var) for var in variables]
         assert state_of(RMSprop.load(manager.latest(), copies), copies) == state_of(opt, variables)
     assert seen == [

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors
-from checkpoint_files import forge
-from damaged_files import damage, names
+from checkpoint_files import checkpoint_names, damage, forge
 
 from numba_rmsprop import CheckpointManager, IndexedSlices, RMSprop
 from numba_rmsprop.files import checkpoint_manager
@@ -135,14 +134,14 @@ def test_a_new_training_keeps_the_files_of_an_older_one(tmp_path):
     assert "what is saved, with 1, does not go on from it. Its checkpoints stay" in str(told[0].message)
     assert len(told) == 1
     assert told[0].filename == __file__
-    assert names(tmp_path) == ["000000002", "000000003", "000000004"]
+    assert checkpoint_names(tmp_path) == ["000000002", "000000003", "000000004"]
     for _ in range(2):  # without another word, also when it is restarted, and has taken more steps than the older one
         train(new, table, 6)
         manager.save(new)
         manager = CheckpointManager(tmp_path, keep=1)
         new = RMSprop.load(manager.latest(), [table])
     assert new.iterations == 13
-    assert names(tmp_path) == ["000000002", "000000003", "000000006"]
+    assert checkpoint_names(tmp_path) == ["000000002", "000000003", "000000006"]
 
 
 def test_a_training_that_goes_on_from_what_is_there_rotates(tmp_path):
@@ -151,16 +150,16 @@ def test_a_training_that_goes_on_from_what_is_there_rotates(tmp_path):
     manager.save(old)
     old.iterations = 0  # its schedule begins anew
     manager.save(old)
-    assert names(tmp_path) == ["000000002"]
+    assert checkpoint_names(tmp_path) == ["000000002"]
     again = RMSprop.load(manager.latest(), [table])
     train(again, table)
     CheckpointManager(tmp_path, keep=1).save(again)
-    assert names(tmp_path) == ["000000003"]
+    assert checkpoint_names(tmp_path) == ["000000003"]
     own = RMSprop(0.1)  # its state went another way, and it has taken as many steps
     own.build([table])
     own.set_weights(again.get_weights())
     CheckpointManager(tmp_path, keep=1).save(own)
-    assert names(tmp_path) == ["000000004"]
+    assert checkpoint_names(tmp_path) == ["000000004"]
 
 
 def test_whoever_goes_back_keeps_what_came_later(tmp_path):
@@ -176,7 +175,7 @@ def test_whoever_goes_back_keeps_what_came_later(tmp_path):
     for _ in range(3):
         train(back, table)
         manager.save(back)
-    assert names(tmp_path) == ["000000001", "000000002", "000000006"]
+    assert checkpoint_names(tmp_path) == ["000000001", "000000002", "000000006"]
 
 
 def test_whoever_goes_back_past_a_damaged_file_rotates(tmp_path):
@@ -189,7 +188,7 @@ def test_whoever_goes_back_past_a_damaged_file_rotates(tmp_path):
     with pytest.warns(UserWarning, match="skipping"):
         back = RMSprop.load(manager.latest(), [table])
     manager.save(back)
-    assert names(tmp_path) == ["000000003"]
+    assert checkpoint_names(tmp_path) == ["000000003"]
 
 
 def test_files_of_an_earlier_version_belong_to_one_training(tmp_path):
@@ -199,10 +198,10 @@ def test_files_of_an_earlier_version_belong_to_one_training(tmp_path):
     again = RMSprop.load(manager.latest(), [table])
     train(again, table)
     CheckpointManager(tmp_path, keep=1).save(again)
-    assert names(tmp_path) == ["000000002"]
+    assert checkpoint_names(tmp_path) == ["000000002"]
     with pytest.warns(UserWarning, match="holds a training"):
         CheckpointManager(tmp_path, keep=1).save(trained(1)[0])
-    assert names(tmp_path) == ["000000002", "000000003"]
+    assert checkpoint_names(tmp_path) == ["000000002", "000000003"]
 
 
 def test_a_file_that_is_whole_again_counts_again(tmp_path):
@@ -215,7 +214,7 @@ def test_a_file_that_is_whole_again_counts_again(tmp_path):
     damage(second)  # the same bit once more
     assert manager.latest() == [second]
     manager.save(opt)
-    assert names(tmp_path) == ["000000002", "000000003"]
+    assert checkpoint_names(tmp_path) == ["000000002", "000000003"]
 
 
 @pytest.mark.parametrize("full_every", [1, 3])

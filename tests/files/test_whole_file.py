@@ -7,7 +7,7 @@ import stat
 import numpy as np
 import pytest
 import safetensors.numpy
-from damaged_files import names
+from checkpoint_files import checkpoint_names
 
 from numba_rmsprop import CheckpointManager, RMSprop
 from numba_rmsprop.files import whole_file
@@ -109,7 +109,7 @@ def test_paths_that_are_none(tmp_path, opt):
                 call(path)
     with pytest.raises(TypeError, match="path: expected a string or a path-like object, got int"):
         opt.save(3)
-    assert names(tmp_path) == ["opt"]
+    assert checkpoint_names(tmp_path) == ["opt"]
 
 
 @posix
@@ -161,4 +161,4 @@ def test_what_cannot_be_deleted_stays_with_a_warning(tmp_path, opt, monkeypatch)
     assert len(told) == 1
     assert manager.latest() == [second]
     manager.save(opt)
-    assert names(tmp_path) == ["000000003"]
+    assert checkpoint_names(tmp_path) == ["000000003"]

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optimizer_internals import has_marked_rows, let_steps_pass, row_clocks, shift_clocks, slots_of, state_of
 from reference import Reference, assert_close, densified
-from strategies import DTYPES, TOLERANCE, VARIANTS
+from strategies import DTYPES, TOLERANCE, VARIANTS, unsorted_csr
 
 from numba_rmsprop import IndexedSlices, RMSprop
 from numba_rmsprop.state.slots import CLOCK_LIMIT
@@ -43,10 +43,7 @@ def gradient_with(bad, kind, dtype):
         return IndexedSlices(values, rows), densified(values, rows, SHAPE)
     values = rng.standard_normal(5).astype(dtype)
     values[1:3] += bad
-    order = np.argsort(rows, kind="stable")
-    indptr = np.searchsorted(rows[order], np.arange(SHAPE[0] + 1))
-    grad = scipy.sparse.csr_array((values[order], columns[order], indptr), SHAPE)
-    return grad, densified(values, (rows, columns), SHAPE)
+    return unsorted_csr(values, rows, columns, SHAPE), densified(values, (rows, columns), SHAPE)
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # of the reference

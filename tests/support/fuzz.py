@@ -1,9 +1,9 @@
 """Look for crashes and half-written calls with a coverage-guided fuzzer; ``make fuzz`` does it for all targets.
 
-``python tests/fuzz.py gradients --seconds 300`` runs one target, compiled and with bounds checked in the kernels.
-``--plain`` runs the kernels as plain Python, where the fuzzer sees into them. Without a target, all run in turn, in
-both ways. A finding is left as a file ``crash-*`` in the folder of its target in ``--corpus``;
-``python tests/fuzz.py gradients --repeat FILE`` repeats it. The targets themselves stand in ``hostile.py``.
+``python tests/support/fuzz.py gradients --seconds 300`` runs one target, compiled and with bounds checked in the
+kernels. ``--plain`` runs the kernels as plain Python, where the fuzzer sees into them. Without a target, all run in
+turn, in both ways. A finding is left as a file ``crash-*`` in the folder of its target in ``--corpus``;
+``python tests/support/fuzz.py gradients --repeat FILE`` repeats it. The targets themselves are in ``hostile.py``.
 """
 
 from __future__ import annotations
@@ -80,8 +80,9 @@ def fuzz(options):
 
     faulthandler.enable()
     # Numba compiles what it finds in a function, and cannot compile what the instrumentation adds to one.
-    files = [] if options.plain else Path(__file__).parents[2].glob("numba_rmsprop/kernels/*.py")
-    kernels = [f"numba_rmsprop.kernels.{file.stem}" for file in files]
+    root = Path(__file__).parents[2]
+    files = [] if options.plain else (root / "numba_rmsprop" / "kernels").rglob("*.py")
+    kernels = [".".join(file.relative_to(root).with_suffix("").parts) for file in files]
     with atheris.instrument_imports(include=["numba_rmsprop"], exclude=kernels):
         import hostile
     import numba_rmsprop.runtime.launching

@@ -16,13 +16,14 @@ import tracemalloc
 import warnings
 from pathlib import Path
 
+import all_schedules
+import checkpoint_files
 import numba
 import numpy as np
 import scipy.sparse
 from optimizer_internals import all_slots, has_marked_rows, state_of
 
 from numba_rmsprop import IndexedSlices, RMSprop, schedules
-from numba_rmsprop.files.safetensors_file import map_tensors, write_tensors
 
 REFUSALS = (TypeError, ValueError, IndexError, FloatingPointError, UserWarning, RuntimeWarning)
 FORMATS = ("csr", "csc", "coo", "bsr", "lil", "dok", "dia")
@@ -488,18 +489,8 @@ def json_value(source, depth):
     return {source.choose(WORDS): json_value(source, depth - 1) for _ in range(source.length(3))}
 
 
-SCHEDULES = (
-    schedules.ExponentialDecay(0.1, 10, 0.5),
-    schedules.PiecewiseConstantDecay([1, 2], [0.1, 0.2, 0.3]),
-    schedules.PolynomialDecay(0.1, 10),
-    schedules.InverseTimeDecay(0.1, 10, 0.5),
-    schedules.CosineDecay(0.1, 10, warmup_target=0.2, warmup_steps=3),
-    schedules.CosineDecayRestarts(0.1, 10),
-)
-
-
 def schedule_config(source):
-    schedule = source.choose(SCHEDULES)
+    schedule = source.choose(all_schedules.ALL)
     made = {"class_name": type(schedule).__name__, "config": schedule.get_config()}
     for _ in range(source.integer(0, 3)):
         made["config"][source.choose(made["config"])] = json_value(source, 1)
@@ -563,7 +554,7 @@ def load(source):
         if source.flag():
             path.write_bytes(mutated(source, path.read_bytes()))
         else:
-            forge(source, path)
+            checkpoint_files.forge(path, functools.partial(forge, source))
         loaded = []
         with little_memory():
             refused = is_refused(
@@ -604,17 +595,13 @@ def mutated(source, content):
     return bytes(changed)
 
 
-def forge(source, path):
-    """Write the file anew with other tensors and metadata, as a program would that knows the format."""
-    mapped, metadata = map_tensors(path)
-    tensors = {name: tensor.copy() for name, tensor in mapped.items()}
-    metadata = {key: value for key, value in metadata.items() if not key.startswith("crc32")}
+def forge(source, tensors, metadata):
+    """Change the tensors and metadata of a file, as a program would that knows the format."""
     for _ in range(source.integer(1, 3)):
         if source.flag():
             forge_tensor(source, tensors)
         else:
             forge_metadata(source, metadata)
-    write_tensors(path, tensors, metadata)
 
 
 SPECIAL = *(f"variables.0.{name}" for name in ("rms", "clocks", "runs", "rows", "flush.0", "value")), "weights.x", "x"

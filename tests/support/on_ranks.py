@@ -1,21 +1,18 @@
 """Programs that run on several ranks, started with mpiexec."""
 
-import contextlib
 import json
 import os
 import pathlib
 import shutil
-import signal
 import subprocess
 import sys
 from importlib.util import find_spec
 
+import processes
 import pytest
 
 HERE = pathlib.Path(__file__).parent
 MPIEXEC = shutil.which("mpiexec", path=os.pathsep.join([os.path.join(sys.prefix, "bin"), os.environ["PATH"]]))
-LIMIT = 200
-"""Seconds until a program counts as hanging: well beyond one that compiles."""
 
 needs_mpi = pytest.mark.skipif(
     not find_spec("mpi4py") or MPIEXEC is None, reason="needs mpi4py and mpiexec: pip install '.[mpi]'"
@@ -61,12 +58,8 @@ def start(program, ranks, *arguments, options=("--bind-to", "none"), environment
 
 def finish(process):
     """Return the exit status of a program and what it wrote; fail if it hangs."""
-    try:
-        printed, errors = process.communicate(timeout=LIMIT)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    return process.returncode, printed, errors
+    done = processes.finish(process)
+    return done.returncode, done.stdout, done.stderr
 
 
 def reports(program, ranks, *arguments, **options):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 
 import torch
@@ -56,6 +57,19 @@ def assert_close(actual, expected, tolerance, what="", largest=0.0):
         error = (actual - expected).abs().max().item()
         largest = max(largest, expected.abs().max().item())
         assert error <= tolerance * largest, f"{what}: off by {error:.3g}, largest {largest:.3g}"
+
+
+def stored_table(module):
+    """Return the table of an Embedding as it is; ``module.weight`` first brings every row up to date."""
+    return next(module.parameters())
+
+
+def through_a_file(saved, **options):
+    """Save with PyTorch, and load."""
+    file = io.BytesIO()
+    torch.save(saved, file)
+    file.seek(0)
+    return torch.load(file, **options)
 
 
 class Twins:

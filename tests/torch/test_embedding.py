@@ -1,7 +1,6 @@
 """Embedding and EmbeddingBag: a forward pass returns the rows of a dense run, and so does whatever copies the table."""
 
 import copy
-import io
 import pickle
 
 import pytest
@@ -11,7 +10,7 @@ torch = pytest.importorskip("torch", reason="numba_rmsprop.torch needs PyTorch")
 from torch import nn
 from torch.nn import functional
 from torch.optim import lr_scheduler
-from torch_twins import TOLERANCE, VARIANTS, assert_close, name_of, randn
+from torch_twins import TOLERANCE, VARIANTS, assert_close, name_of, randn, stored_table, through_a_file
 
 from numba_rmsprop.torch import Embedding, EmbeddingBag, RMSprop
 
@@ -63,13 +62,8 @@ def behind(kind="Embedding", **kwargs):
     models = Models(kind, **kwargs)
     for t in range(6):
         models.step(indices(t, *((5,) if kind == "Embedding" else (5, 2))), seed=t)
-    assert (as_it_lies(models.ours) - models.theirs.weight).abs().max() > 1e-3
+    assert (stored_table(models.ours) - models.theirs.weight).abs().max() > 1e-3
     return models
-
-
-def as_it_lies(module):
-    """Return the table without the pass over it that ``module.weight`` makes."""
-    return next(module.parameters())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -238,15 +232,12 @@ def through_pickle(module):
     return pickle.loads(pickle.dumps(module))
 
 
-def through_a_file(module):
-    file = io.BytesIO()
-    torch.save(module, file)
-    file.seek(0)
-    return torch.load(file, weights_only=False)
+def through_torch_save(module):
+    return through_a_file(module, weights_only=False)
 
 
 @pytest.mark.parametrize("kind", ["Embedding", "EmbeddingBag"])
-@pytest.mark.parametrize("how", [copy.deepcopy, through_pickle, through_a_file])
+@pytest.mark.parametrize("how", [copy.deepcopy, through_pickle, through_torch_save])
 @pytest.mark.parametrize("inside", [False, True])
 def test_copies_have_current_rows(kind, how, inside):
     models = behind(kind)
@@ -326,7 +317,7 @@ def fall_behind(models):
 def stale(models, change):
     """Return whether autograd refuses a graph that has saved the table before ``change``."""
     x = randn(2, COLUMNS, dtype=torch.float64).requires_grad_()
-    loss = functional.linear(x, as_it_lies(models.ours)).sum()  # saves the table for the gradient of x
+    loss = functional.linear(x, stored_table(models.ours)).sum()  # saves the table for the gradient of x
     change()
     try:
         loss.backward()
@@ -348,7 +339,7 @@ def test_autograd_notices_what_has_moved():
     fall_behind(models)
     assert stale(models, models.ours.state_dict)
     fall_behind(models)
-    assert stale(models, lambda: models.opt.catch_up(as_it_lies(models.ours), every))
+    assert stale(models, lambda: models.opt.catch_up(stored_table(models.ours), every))
     version = models.ours.weight._version
     models.ours.weight.grad = torch.ones(ROWS, COLUMNS, dtype=torch.float64)
     models.opt.step()

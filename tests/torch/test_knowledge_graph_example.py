@@ -3,7 +3,6 @@
 import json
 import signal
 import sys
-from pathlib import Path
 
 import numba
 import pytest
@@ -12,7 +11,7 @@ torch = pytest.importorskip("torch")
 if numba.config.DISABLE_JIT:
     pytest.skip("plain Python would take minutes; how it computes is tested both ways", allow_module_level=True)
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+from example_programs import EXAMPLES
 
 
 @pytest.fixture(scope="module")

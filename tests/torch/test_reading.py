@@ -1,7 +1,6 @@
 """Rows that are behind are read in other ways than by a forward pass: right, or with a warning."""
 
 import copy
-import io
 import pickle
 import warnings
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import nn
 from torch._subclasses import FakeTensorMode
 from torch.nn import functional
 from torch.nn.utils import parametrize, prune
-from torch_twins import Twins, assert_close, randn, random_rows, twin_of
+from torch_twins import Twins, assert_close, randn, random_rows, through_a_file, twin_of
 
 from numba_rmsprop.torch import Embedding, EmbeddingBag, RMSprop
 
@@ -102,10 +101,7 @@ def test_states_are_saved_as_plain_dicts():
     saved = twins.opt.state_dict()
     assert type(saved["state"][0]) is dict
     for kept in (saved, twins.opt.state[twins.ours[0]]):
-        file = io.BytesIO()
-        torch.save(kept, file)
-        file.seek(0)
-        torch.load(file, weights_only=True)
+        through_a_file(kept, weights_only=True)
 
 
 @pytest.mark.parametrize("options", [{}, MOMENTUM], ids=["default", "momentum"])

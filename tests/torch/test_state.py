@@ -1,7 +1,6 @@
 """The state goes to torch.optim.RMSprop and comes from there; copies, files, and what must not be loaded."""
 
 import copy
-import io
 import pickle
 
 import pytest
@@ -9,7 +8,17 @@ import pytest
 torch = pytest.importorskip("torch", reason="numba_rmsprop.torch needs PyTorch")
 
 from torch import nn
-from torch_twins import COMBINATIONS, VARIANTS, Twins, assert_close, name_of, randn, random_rows, twin_of
+from torch_twins import (
+    COMBINATIONS,
+    VARIANTS,
+    Twins,
+    assert_close,
+    name_of,
+    randn,
+    random_rows,
+    through_a_file,
+    twin_of,
+)
 
 from numba_rmsprop.torch import Embedding, RMSprop
 
@@ -23,13 +32,6 @@ def gradient(shape, dtype, t, sparse):
 
 def give(twins, t, sparse, dtype):
     twins.give(*(gradient(shape, dtype, 10 * t + k, sparse) for k, shape in enumerate(SHAPES)))
-
-
-def through_a_file(saved):
-    file = io.BytesIO()
-    torch.save(saved, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
 
 
 # A sparse gradient with weight decay is refused.
@@ -52,7 +54,7 @@ def test_going_on_with_the_other(options, sparse, first, dtype):
             give(each, t, sparse, dtype)
         opt.step()
         uninterrupted.step()
-    peer.load_state_dict(through_a_file(opt.state_dict()))
+    peer.load_state_dict(through_a_file(opt.state_dict(), weights_only=True))
     with torch.no_grad():
         for p, q in zip(after, before, strict=True):
             p.copy_(q)
@@ -122,7 +124,7 @@ def test_copies_of_a_model_and_its_optimizer(how):
 @pytest.mark.parametrize("options", VARIANTS, ids=name_of)
 def test_files(options):
     opt, table = trained(options)
-    saved = through_a_file({"opt": opt.state_dict(), "table": table.detach()})
+    saved = through_a_file({"opt": opt.state_dict(), "table": table.detach()}, weights_only=True)
     copied = nn.Parameter(torch.zeros(30, 4, dtype=torch.float64))
     with torch.no_grad():
         copied.copy_(saved["table"])

@@ -3,7 +3,6 @@
 import json
 import signal
 import sys
-from pathlib import Path
 
 import numba
 import pytest
@@ -12,7 +11,8 @@ torch = pytest.importorskip("torch")
 if numba.config.DISABLE_JIT:
     pytest.skip("plain Python would take minutes; how it computes is tested both ways", allow_module_level=True)
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+from example_programs import EXAMPLES
+
 WORDS = [f"{first}{second}" for first in ("ca", "do", "hi", "ra", "so") for second in ("ll", "n", "t", "w")]
 
 
