@@ -1,4 +1,4 @@
-"""The optimizer's own face: construction, hyperparameters, the calls and their errors."""
+"""RMSprop itself: construction, hyperparameters, calls and their errors."""
 
 import copy
 import functools
@@ -18,7 +18,7 @@ def sparse(rows=2, columns=3):
     return IndexedSlices(np.ones((rows, columns)), np.arange(rows))
 
 
-def test_the_seeds_example():
+def test_the_first_example_of_the_documentation():
     opt = RMSprop(learning_rate=0.1)
     var1 = np.array(10.0)
     loss = lambda: (var1**2) / 2.0  # noqa: E731
@@ -87,7 +87,7 @@ def test_momentum_cannot_come_later():
 
 
 def test_momentum_cannot_go():
-    """It would be lost in the config, and so in a checkpoint."""
+    """A momentum set later would be lost in the config, and so in a checkpoint."""
     opt = RMSprop(momentum=0.9)
     opt.momentum = lambda: 0.0
     with pytest.raises(ValueError, match=r"expected a callable or more than 0, since .* made with momentum, got 0\.0"):
@@ -252,7 +252,7 @@ def test_gather_into_the_table_itself_is_refused():
 
 
 def test_plain_rmsprop_is_never_behind():
-    """Values of untouched rows stay put in every version of the algorithm, so nothing needs flushing."""
+    """Untouched rows keep their values without momentum and weight decay, so there is nothing to flush."""
     opt, table = RMSprop(0.1), np.ones((4, 3))
     opt.apply_gradients([(sparse(), table)])
     opt.apply_gradients([(IndexedSlices(np.ones((1, 3)), [3]), table)])
@@ -264,7 +264,7 @@ def test_plain_rmsprop_is_never_behind():
 @pytest.mark.parametrize(
     "copied", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))], ids=["copy", "pickle"]
 )
-def test_copies_go_on_alike(copied):
+def test_copies_and_pickles_take_equal_steps(copied):
     opt, table = RMSprop(schedules.CosineDecay(0.1, 9), momentum=0.9, centered=True), np.ones((4, 3))
     for t in range(4):
         opt.apply_gradients([(IndexedSlices(np.ones((1, 3)), [t]), table)])
@@ -319,7 +319,7 @@ def test_other_sizes_do_not_recompile(launches):
 
 
 def test_a_gradient_that_is_another_variable_is_read_before_that_is_stepped():
-    """As for the loss a·b, whose gradients are b and a."""
+    """The loss a·b has such gradients, b and a."""
     a, b = np.array([1.0, 2.0]), np.array([10.0, -20.0])
     reference = Reference([a, b])
     opt = RMSprop(0.1)

@@ -1,4 +1,4 @@
-"""Memory that a step writes and also reads, and memory that is not what it was."""
+"""Gradients and indices in memory that a step writes, and arrays that were changed in place after the first step."""
 
 import pickle
 import warnings
@@ -18,7 +18,7 @@ SIZES = [60] if numba.config.DISABLE_JIT else [60, 20_000]
 
 
 def permuted(n):
-    """Return a table whose numbers, read as integers, are its rows in another order."""
+    """Return a table whose elements, read as integers, are its row numbers in reverse order."""
     return np.arange(n)[::-1].astype(np.int64).view(np.float64).copy()[:, np.newaxis]
 
 
@@ -100,7 +100,7 @@ def test_rows_gathered_over_their_own_indices(n, momentum, threads):
 def test_indices_in_the_table_that_is_gathered():
     opt, table = RMSprop(0.1, momentum=0.9), permuted(60)
     opt.build([table])
-    opt.get_slot(table, "momentum")[:] = 1.0  # every row is to move
+    opt.get_slot(table, "momentum")[:] = 1.0  # so that every row moves
     opt.apply_gradients([(IndexedSlices(np.ones((1, 1)), [59]), table)])
     opt.apply_gradients([(IndexedSlices(np.ones((1, 1)), [59]), table)])
     indices = table[:59, 0].view(np.int64)
@@ -116,16 +116,16 @@ def test_shards_refuse_to_gather_into_their_slots():
     assert output(None, (9, 1), shard.dtype, Occupied([])).shape == (9, 1)
 
 
-# What was noted of an array, and is not so any more.
+# Arrays that were changed in place after the optimizer first saw them.
 
 
 def resized(array):
-    """Move the memory of an array, and let others take over where it was."""
+    """Move the memory of an array, and let other arrays take its old place; return those."""
     return _moved(array, lambda shape: array.resize(shape, refcheck=False))
 
 
 def with_new_state(array):
-    """Do the same in another way."""
+    """Do the same through ``__setstate__``."""
 
     def change(shape):
         state = np.full(shape, 3, array.dtype)
@@ -245,7 +245,7 @@ def test_a_view_whose_array_was_resized_is_refused(use):
         assert (base[: 2 * N] != 0).all()
 
 
-def test_what_changed_is_found_out_before_a_loss_is_called():
+def test_a_change_in_place_is_found_before_the_loss_is_called():
     def loss():
         raise AssertionError("called")
 
@@ -254,7 +254,7 @@ def test_what_changed_is_found_out_before_a_loss_is_called():
     refused(lambda opt, var: opt.minimize(loss, [var]), opt, var, "momentum of variable 0: its address was", *kept)
 
 
-def test_a_large_variable_on_the_short_way():
+def test_a_large_variable_changed_after_a_remembered_call():
     for grad in (np.ones((8200, 2)), IndexedSlices(np.ones((2, 2)), [0, 7])):
         opt, var = RMSprop(0.1, momentum=0.9), np.ones((8200, 2))
         for _ in range(3):
@@ -264,7 +264,7 @@ def test_a_large_variable_on_the_short_way():
         refused(lambda opt, var, grad=grad: opt.apply_gradients([(grad, var)]), opt, var, "its address was", *kept)
 
 
-def test_one_of_many_variables_on_the_short_way(monkeypatch):
+def test_one_of_many_variables_changed_after_a_remembered_call(monkeypatch):
     opt, variables = RMSprop(0.1), [np.ones(WIDE) for _ in range(4)]
     pairs = [(np.ones(WIDE), var) for var in variables]
     for _ in range(3):
@@ -286,7 +286,7 @@ def test_an_array_that_is_as_it_was_goes_on_after_a_refusal():
     assert by_rows(opt, var) == 4
 
 
-def test_arrays_of_an_unknown_layout_are_looked_at_by_numpy(monkeypatch):
+def test_arrays_of_an_unknown_layout_are_compared_by_numpy(monkeypatch):
     monkeypatch.setattr("numba_rmsprop.arrays.noted_layouts.layout_is_known", lambda: False)
     for change in CHANGES:
         opt, var = trained(by_rows)
@@ -308,7 +308,7 @@ def test_a_mapped_file_that_was_closed_is_refused(use, tmp_path):
             USES["rows"](RMSprop(), mapped)
 
 
-def test_a_mapped_variable_takes_the_short_way(tmp_path, monkeypatch):
+def test_a_mapped_variable_needs_no_closer_look(tmp_path, monkeypatch):
     opt, mapped = RMSprop(0.1), np.memmap(tmp_path / "table", np.float64, "w+", shape=WIDE)
     batched(opt, mapped)
     refuse_closer_looks(opt, monkeypatch)
@@ -319,7 +319,7 @@ def test_a_mapped_variable_takes_the_short_way(tmp_path, monkeypatch):
 
 
 def from_buffers(opt, var, *, writable):
-    """Return copies that lie in buffers of others, as those of ray and of shared memory do."""
+    """Return unpickled copies over buffers that are not NumPy's, as ray and shared memory make them."""
     buffers = []
     whole = pickle.dumps((opt, var), protocol=5, buffer_callback=buffers.append)
     kinds = [bytearray if k in writable else bytes for k in range(len(buffers))]
@@ -333,7 +333,7 @@ def test_state_in_read_only_buffers_is_read_and_not_written():
 
 
 @pytest.mark.parametrize("slot", ["rms", "momentum", "clocks"])
-def test_read_only_slots_are_refused_in_words(slot):
+def test_read_only_slots_are_refused_by_name(slot):
     opt, var = trained(by_rows)
     array_of(opt, slot).flags.writeable = False
     for use in ("flush", "gather", "get_slot", "get_weights", "rows", "csr", "dense"):
@@ -342,7 +342,7 @@ def test_read_only_slots_are_refused_in_words(slot):
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_read_only_slots_on_the_short_way(count):
+def test_slots_made_read_only_after_a_remembered_call(count):
     opt, variables = RMSprop(0.1), [np.ones(WIDE) for _ in range(count)]
     pairs = [(np.ones(WIDE), var) for var in variables]
     for _ in range(2):
@@ -363,7 +363,7 @@ def test_read_only_arrays_can_be_read_where_nothing_is_behind():
     never_seen = np.arange(8.0).reshape(4, 2)
     never_seen.flags.writeable = False
     assert RMSprop().gather(never_seen, [3, 0]).tolist() == [[6, 7], [0, 1]]
-    plain, var = RMSprop(0.1), np.ones(WIDE)  # whose values are never behind
+    plain, var = RMSprop(0.1), np.ones(WIDE)  # without momentum or weight decay, values never fall behind
     for _ in range(2):
         by_rows(plain, var)
     var.flags.writeable = False

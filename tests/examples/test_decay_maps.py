@@ -1,4 +1,4 @@
-"""The example of decay times: maps near the truth, the same bits for the same seed, what outliers do."""
+"""Example decay_maps.py: maps near the truth, the same bits for the same seed, and robustness against outliers."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""The word-vector example on several ranks: the bits of the one on one process, also after a rank is killed."""
+"""Example distributed_word_vectors.py: several ranks give the bits of one process, also after one is killed."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The example of NIST's problems, on a file in NIST's form whose certified values are SciPy's."""
+"""Example nist.py, on a file in NIST's format whose certified values come from SciPy."""
 
 import json
 
@@ -14,7 +14,7 @@ def danwood(x, b1, b2):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Sixty lines of header, then the data."""
+    """Write a file of NIST's format: sixty lines of header, then the data."""
     x = np.linspace(1.3, 2.0, 8)
     y = danwood(x, 0.8, 3.5) + np.random.default_rng(0).normal(0.0, 0.02, x.size)
     starts = [1.0, 0.7], [5.0, 4.0]

@@ -1,4 +1,4 @@
-"""The classifier example: its gradient, what it keeps from the text, the same bits for the same seed, Ctrl-C."""
+"""Example sparse_classifier.py: the gradient, the words it keeps, the same bits for the same seed, Ctrl-C."""
 
 import json
 import os
@@ -73,18 +73,18 @@ def test_the_same_seed_gives_the_same_bits(packages, trained, tmp_path):
     assert tables[0] != tables[2]
 
 
-def test_what_is_learnt_and_told(packages, trained):
+def test_it_learns_and_shows_it(packages, trained):
     out, results = trained
     names = json.loads((out / "classifier.json").read_text(encoding="utf8"))
     assert names["classes"] == ["pets.cats", "pets.dogs"]
     around = ["animal", "with", "us", "as", "in", "and", "notes", "lives", "long"]
-    assert sorted(names["words"]) == sorted([*WORDS["cats"], *WORDS["dogs"], *around])  # nothing gives a class away
+    assert sorted(names["words"]) == sorted([*WORDS["cats"], *WORDS["dogs"], *around])  # no word names the class
     weights = safetensors.numpy.load_file(out / "classifier.safetensors")["weights"]
     assert weights.shape == (len(names["words"]), 2)
     read = {line for path in packages.rglob("*.py") for line in path.read_text(encoding="utf8").splitlines()}
-    assert results["docstrings"] == sum("Animal" in line for line in read)  # none comes twice
+    assert results["docstrings"] == sum("Animal" in line for line in read)  # duplicates are dropped
     assert not results["interrupted"]
-    assert results["numba_rmsprop"]["accuracy"] > 0.9  # no telling word of one class is in the other
+    assert results["numba_rmsprop"]["accuracy"] > 0.9  # the classes share no typical word
     assert results["numba_rmsprop"]["epochs"] == 2
     assert (out / "classifier.png").stat().st_size > 10_000
 
@@ -120,7 +120,7 @@ def test_an_interrupted_training_shows_what_it_has(packages, tmp_path):
 
 
 class Noted:
-    """In place of the optimizer: notes the gradients."""
+    """Stand-in for the optimizer that keeps the gradients."""
 
     def gather(self, var, indices):
         return var[indices]
@@ -169,7 +169,7 @@ def test_the_gradient_is_that_of_the_mean_loss(regression):
 
 
 class Dense(RMSprop):
-    """Takes every gradient as a dense one."""
+    """Optimizer that makes every gradient dense."""
 
     def apply_gradients(self, pairs):
         return super().apply_gradients([(g.toarray() if issparse(g) else g, var) for g, var in pairs])

@@ -1,4 +1,4 @@
-"""The word-vector example: the same seed gives the same bits, also after a kill."""
+"""Example word_vectors.py: the same seed gives the same bits, also after a kill."""
 
 import json
 import time

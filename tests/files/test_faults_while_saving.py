@@ -1,4 +1,4 @@
-"""What happens to files and memory on a bad day: nothing is half done, and nothing damaged is taken for whole."""
+"""Full disks, damaged files, forked and killed processes: no file is half written, and no damaged one is loaded."""
 
 import copy
 import json
@@ -45,7 +45,7 @@ def test_a_manager_on_a_full_disk_deletes_nothing(tmp_path):
 
 
 @posix
-def test_a_folder_that_cannot_be_written(tmp_path):
+def test_a_read_only_folder_is_left_empty(tmp_path):
     with pytest.raises(FileNotFoundError):
         trained()[0].save(tmp_path / "nowhere" / "opt")
     succeeds("save_in_read_only_folder.py")
@@ -86,7 +86,7 @@ def test_a_link_stays_one_and_the_file_has_usual_rights(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 7, b"\0" * 8, b"\xff" * 8, b"\2\0\0\0\0\0\0\0{}", b"{" * 10**4])
-def test_files_that_are_nothing(tmp_path, content):
+def test_empty_and_tiny_files_are_refused(tmp_path, content):
     path = tmp_path / "opt"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"expected a .*safetensors file|expected format"):
@@ -95,7 +95,7 @@ def test_files_that_are_nothing(tmp_path, content):
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A file, a delta, and what they are loaded into."""
+    """Return the paths of a file and a delta, the variables, and the state."""
     folder = tmp_path_factory.mktemp("saved")
     opt, variables = trained()
     opt.save(folder / "base", include_variables=True)
@@ -106,7 +106,7 @@ def saved(tmp_path_factory):
 
 
 def outcome(paths, variables, state):
-    """Load into copies and return how it went; what is refused must leave them as they were."""
+    """Load into copies; return "refused", with the copies unchanged, or "no difference"."""
     copies = [np.full_like(var, 7) for var in variables]
     before = [copy.tobytes() for copy in copies]
     try:
@@ -126,7 +126,7 @@ def changed(path, tmp_path, change):
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["base", "delta"])
-def test_flipped_bits(saved, tmp_path, which):
+def test_any_flipped_bit_is_refused(saved, tmp_path, which):
     paths, variables, state = saved
     rng, size, counts = random.Random(which), paths[which].stat().st_size, {"refused": 0, "no difference": 0}
     places = {(rng.randrange(size), rng.randrange(8)) for _ in range(600)}
@@ -141,7 +141,7 @@ def test_flipped_bits(saved, tmp_path, which):
     assert counts == {"refused": len(places), "no difference": 0}
 
 
-def test_every_flipped_bit_of_the_start(saved, tmp_path):
+def test_every_flipped_bit_of_the_first_bytes_is_refused(saved, tmp_path):
     paths, variables, state = saved
     for bit in range(8 * 64):
 
@@ -152,7 +152,7 @@ def test_every_flipped_bit_of_the_start(saved, tmp_path):
 
 
 def test_a_file_that_another_tool_wrote_anew_is_refused(saved, tmp_path):
-    """Such a tool knows nothing of checksums; and the order of a header's entries is nothing to it."""
+    """Other tools write no checksums, and may write the entries of a header in another order."""
     paths, variables, state = saved
 
     def reorder(content):
@@ -165,7 +165,7 @@ def test_a_file_that_another_tool_wrote_anew_is_refused(saved, tmp_path):
     assert outcome([changed(paths[0], tmp_path, reorder)], variables, state) == "refused"
 
 
-def test_truncated_and_longer_files(saved, tmp_path):
+def test_truncated_and_longer_files_are_refused(saved, tmp_path):
     paths, variables, state = saved
     size = paths[0].stat().st_size
     for length in [*range(64), *random.Random(0).sample(range(size), 100), size - 1]:
@@ -175,7 +175,7 @@ def test_truncated_and_longer_files(saved, tmp_path):
     assert outcome([longer], variables, state) == "refused"
 
 
-def test_a_file_of_another_model(tmp_path):
+def test_a_file_of_another_model_is_refused(tmp_path):
     table = np.ones((50, 4), np.float32)
     for name, settings in {"plain": {}, "momentum": {"momentum": 0.5}}.items():
         opt = RMSprop(**settings)
@@ -213,7 +213,7 @@ def test_an_exact_step_dirties_the_pages_of_touched_rows_alone(tmp_path, setting
 
 
 @posix
-def test_a_disk_that_is_too_small_for_the_slots_is_found_out_at_once(tmp_path):
+def test_a_disk_too_small_for_the_slots_refuses_the_first_step(tmp_path):
     succeeds("make_slots_on_full_disk.py", tmp_path)
 
 
@@ -240,7 +240,7 @@ def test_a_forked_process_leaves_the_files_of_its_parent_alone(tmp_path):
 @pytest.mark.parametrize(
     "again", [lambda both: pickle.loads(pickle.dumps(both)), copy.deepcopy], ids=["pickle", "copy"]
 )
-def test_what_a_forked_process_unpickles_or_copies_is_its_own(tmp_path, monkeypatch, again):
+def test_a_forked_process_owns_what_it_unpickles_or_copies(tmp_path, monkeypatch, again):
     opt, table = RMSprop(momentum=0.9, slots_folder=tmp_path), np.ones((5000, 4))
     step = IndexedSlices(np.ones((1, 4)), [1])
     opt.apply_gradients([(step, table)])
@@ -248,7 +248,7 @@ def test_what_a_forked_process_unpickles_or_copies_is_its_own(tmp_path, monkeypa
     with pytest.raises(RuntimeError, match="slots are in files"):
         opt.apply_gradients([(step, table)])
     own, copied = again((opt, table))
-    tmp_path.rmdir()  # which a process on another machine does not have
+    tmp_path.rmdir()  # a process on another machine does not have the folder
     own.apply_gradients([(step, copied), (np.ones(3), np.ones(3))])
     own.flush()
     assert own.iterations == 2

@@ -1,4 +1,4 @@
-"""Losses: without arguments or with the variables, with gradients from anywhere."""
+"""Gradients of a loss: from the loss itself, from a jacobian, or from finite differences."""
 
 import numpy as np
 import pytest

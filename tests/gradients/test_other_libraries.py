@@ -1,4 +1,4 @@
-"""What other libraries hand over: taken by its protocol, or refused by the name of its type; and what is dropped."""
+"""Arrays, sparse tensors and numbers of other libraries: taken by their protocols, or refused by their type."""
 
 import array
 from collections import namedtuple
@@ -23,7 +23,7 @@ VALUES, ROWS = DENSE[[3, 1]], np.array([3, 1])
 
 @dataclass
 class Readable:
-    """An array of another library, which NumPy can read."""
+    """Array of another library that NumPy can read."""
 
     numbers: Any
 
@@ -33,7 +33,7 @@ class Readable:
 
 @dataclass
 class Exchanged:
-    """One that knows DLPack alone."""
+    """Array that only DLPack can read."""
 
     numbers: Any
 
@@ -46,7 +46,7 @@ class Exchanged:
 
 @dataclass
 class Slices:
-    """tf.IndexedSlices and tf.SparseTensor, as far as they are alike."""
+    """Stand-in for tf.IndexedSlices and tf.SparseTensor."""
 
     values: Any
     indices: Any
@@ -55,7 +55,7 @@ class Slices:
 
 @dataclass
 class Scattered:
-    """An array of the package sparse."""
+    """Stand-in for an array of the package sparse."""
 
     matrix: Any
 
@@ -64,7 +64,7 @@ class Scattered:
 
 
 class Unreadable:
-    """As BCOO of jax: it has a dtype, and NumPy makes an object of it."""
+    """Array with a dtype that NumPy can only wrap as an object, such as jax's BCOO."""
 
     dtype, shape = np.dtype(np.float32), (4, 2)
 
@@ -106,7 +106,7 @@ def test_arrays_of_other_libraries_are_gradients(kind):
 
 
 @pytest.mark.parametrize("kind", FOREIGN)
-def test_what_is_known_runs_no_code_of_others(kind):
+def test_known_types_run_no_foreign_code(kind):
     known = as_known(FOREIGN[kind], "gradient")
     assert type(known) in (np.ndarray, IndexedSlices, list) or scipy.sparse.issparse(known)
     assert as_known(known, "gradient") is known or type(known) is list
@@ -136,7 +136,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_read_is_refused_by_its_type(case):
+def test_unreadable_gradients_are_refused_by_type(case):
     grad, message = REFUSED[case]
     var = np.ones((4, 2), np.float32)
     with pytest.raises(TypeError, match=rf"gradient of variable 0 \(float32, shape \(4, 2\)\).*{message}"):
@@ -183,7 +183,7 @@ class Tensor(Readable):
         ([1.0, 2.0], "got list$"),
     ],
 )
-def test_variables_that_are_none_say_what_to_pass(var, message):
+def test_wrong_variables_are_refused_with_advice(var, message):
     with pytest.raises(TypeError, match=message):
         RMSprop().apply_gradients([(DENSE, var)])
     for use in (RMSprop().flush, lambda var: RMSprop().gather(var, [0]), lambda var: RMSprop().build([var])):
@@ -262,7 +262,7 @@ def test_a_mask_is_never_dropped(case):
     assert opt.get_slot_names() == ["rms"]
 
 
-def test_first_values_of_rows_are_for_whole_rows():
+def test_initial_values_want_a_list_of_row_numbers():
     with pytest.raises(TypeError, match="indices: expected integers, got float64"):
         Uniform(0.0, 1.0, columns=2)(np.array([0.5]))
     with pytest.raises(ValueError, match=r"indices: expected shape \(n,\), got \(1, 1\)"):
@@ -270,7 +270,7 @@ def test_first_values_of_rows_are_for_whole_rows():
 
 
 class Lazy:
-    """A pair that makes its gradient when it is unpacked."""
+    """Pair that makes its gradient when it is unpacked."""
 
     def __init__(self, value, var):
         self.value, self.var = value, var

@@ -5,7 +5,7 @@ import os
 import threading
 
 import numpy as np
-from every_step import in_threads, trained
+from training_digests import in_threads, train_and_digest
 
 from numba_rmsprop import RMSprop
 
@@ -32,11 +32,11 @@ def status_of_fork(succeeds):
     return os.waitpid(child, 0)[1]
 
 
-digest = trained(0)
+digest = train_and_digest(0)
 thread = threading.Thread(target=keep_stepping)
 thread.start()
 statuses = [status_of_fork(step_in_child) for _ in range(15)]
-statuses.append(status_of_fork(lambda: in_threads(trained, [0]) == [digest]))
+statuses.append(status_of_fork(lambda: in_threads(train_and_digest, [0]) == [digest]))
 stop.set()
 thread.join()
 print(json.dumps([statuses, digest]))

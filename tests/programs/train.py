@@ -6,7 +6,7 @@
 import json
 import sys
 
-import every_step
+import training_digests
 
 from numba_rmsprop.runtime import launching
 
@@ -14,4 +14,4 @@ arguments = sys.argv[1:]
 if arguments[0] == "--serial":
     launching.SERIAL_ITEMS = 10**9
     del arguments[0]
-print(json.dumps([every_step.trained(int(seed)) for seed in arguments]))
+print(json.dumps([training_digests.train_and_digest(int(seed)) for seed in arguments]))

@@ -4,7 +4,7 @@ import json
 import multiprocessing
 
 import numba
-from every_step import digest, make_optimizer, train, trained
+from training_digests import digest, make_optimizer, train, train_and_digest
 
 from numba_rmsprop.runtime import launching
 
@@ -26,12 +26,12 @@ def forked(function):
 
 
 def go_on():
-    return [digest(opt, arrays), trained(1), launching.workers_for(10**9)]
+    return [digest(opt, arrays), train_and_digest(1), launching.workers_for(10**9)]
 
 
-early = forked(lambda: [trained(0), numba.threading_layer()])
+early = forked(lambda: [train_and_digest(0), numba.threading_layer()])
 opt = make_optimizer()
 arrays = train(opt, 0)
 child = forked(go_on)
-grandchild = forked(lambda: [trained(2), forked(go_on)])
+grandchild = forked(lambda: [train_and_digest(2), forked(go_on)])
 print(json.dumps([early, go_on(), child, grandchild, numba.threading_layer()]))

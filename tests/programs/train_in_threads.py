@@ -3,12 +3,12 @@
 import json
 
 import numba
-from every_step import digest, in_threads, make_optimizer, train, trained
+from training_digests import digest, in_threads, make_optimizer, train, train_and_digest
 
 
 def train_on_some_threads(seed):
     numba.set_num_threads(1 + seed % numba.config.NUMBA_NUM_THREADS)
-    return trained(seed)
+    return train_and_digest(seed)
 
 
 own = in_threads(train_on_some_threads, range(4))

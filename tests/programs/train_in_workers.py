@@ -8,20 +8,20 @@ import json
 import multiprocessing
 import sys
 
-from every_step import trained
+from training_digests import train_and_digest
 
 SEEDS = 1, 2, 3
 
 
 def train_spawned():
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.map(trained, SEEDS)
+        return pool.map(train_and_digest, SEEDS)
 
 
 def train_with_joblib():
     import joblib
 
-    return joblib.Parallel(n_jobs=2, backend="loky")(joblib.delayed(trained)(seed) for seed in SEEDS)
+    return joblib.Parallel(n_jobs=2, backend="loky")(joblib.delayed(train_and_digest)(seed) for seed in SEEDS)
 
 
 def train_in_data_loader():
@@ -32,12 +32,12 @@ def train_in_data_loader():
             return len(SEEDS)
 
         def __getitem__(self, k):
-            return trained(SEEDS[k])
+            return train_and_digest(SEEDS[k])
 
     return torch.utils.data.DataLoader(Trained(), batch_size=None, num_workers=2, multiprocessing_context="fork")
 
 
 if __name__ == "__main__":
-    mine = trained(0)
+    mine = train_and_digest(0)
     train = {"spawn": train_spawned, "joblib": train_with_joblib, "data_loader": train_in_data_loader}[sys.argv[1]]
     print(json.dumps([mine, *train()]))

@@ -1,4 +1,4 @@
-"""The first step of a process, which compiles or loads what was compiled."""
+"""The first import and the first step of a process, with an empty cache."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What runs amid a call sees a whole state, waits, or is refused; and no lock is left behind."""
+"""Code that runs in the middle of a call: it sees a complete state, waits or is refused, and leaves no lock."""
 
 import concurrent.futures
 import ctypes
@@ -35,7 +35,7 @@ SETTINGS = {"momentum": 0.9, "weight_decay": 0.1}
 
 
 def amid(call, moment, handle, opt, variables):
-    """Call, and have a signal handler call ``handle`` at the ``moment``-th chance; return whether it came to that."""
+    """Call, with a signal whose handler calls ``handle`` at the ``moment``-th chance; return whether it did."""
     came = []
     before = signal.signal(signal.SIGUSR1, lambda *_: (came.append(True), handle(opt, variables)))
     try:
@@ -46,7 +46,7 @@ def amid(call, moment, handle, opt, variables):
 
 
 def current(opt, variables):
-    """Return values and slots once every row is caught up, in which no call may leave a trace of when it came."""
+    """Return values and slots with every row caught up: these must not depend on the moment of the handler."""
     opt.flush()
     return [*(variable.copy() for variable in variables), *opt.get_weights()]
 
@@ -68,7 +68,7 @@ HANDLERS = {
 @pytest.mark.parametrize("handler", HANDLERS)
 @pytest.mark.parametrize("name", CALLS)
 def test_a_handler_amid_a_call_comes_before_it_or_after(name, handler):
-    """A handler's own step included: the state is that of the two calls, one after the other, in either order."""
+    """The state is that of both calls, one after the other in either order, also if the handler takes a step."""
     call, handle = CALLS[name], HANDLERS[handler]
     expected = []
     for first, second in ((call, handle), (handle, call)):
@@ -132,13 +132,13 @@ def test_a_handler_amid_a_save_leaves_a_file_of_one_state(tmp_path, name, save):
             same = [all(np.allclose(a, b, 1e-12, 1e-15) for a, b in zip(found, each, strict=True)) for each in expected]
             assert any(same), f"torn, at chance {moment}"
             if len(path) == len(files):
-                opt.save_delta(tmp_path / "further")  # knows what came after the file
+                opt.save_delta(tmp_path / "further")  # holds the changes since the file
         assert all(np.allclose(a, b, 1e-12, 1e-15) for a, b in zip(found, current(opt, variables[:-1]), strict=True))
         moment += 67
 
 
 def test_a_handler_that_raises_leaves_a_whole_state():
-    """Not only Ctrl-C: a time-out, or the SystemExit of a job that is told to end."""
+    """Handlers may raise other things than KeyboardInterrupt, such as a time-out or SystemExit."""
 
     def end(*_):
         raise SystemExit
@@ -211,8 +211,8 @@ ENTRANCES = {
 
 
 @pytest.mark.parametrize("entrance", ENTRANCES)
-def test_what_calls_in_amid_a_commit_is_refused(entrance):
-    """As a callback of the garbage collector may, which no signal mask holds off."""
+def test_calls_during_a_commit_are_refused(entrance):
+    """A callback of the garbage collector may call in, and no signal mask holds it off."""
     opt, var = RMSprop(0.1, momentum=0.9), np.ones((4, 2))
     for row in range(2):
         opt.gather(var, [0])
@@ -268,7 +268,7 @@ def test_a_collection_amid_a_call_is_refused_or_sees_a_whole_state(name):
     assert lock_is_free()
 
 
-def test_what_was_read_amid_a_commit_is_read_again():
+def test_a_value_read_during_a_commit_is_read_again():
     def read():
         found.append(len(found))
         if len(found) == 1:
@@ -280,7 +280,7 @@ def test_what_was_read_amid_a_commit_is_read_again():
     assert in_turn(whole, read) == 2
 
 
-def test_a_look_from_before_a_commit_commits_nothing():
+def test_a_check_that_a_commit_has_overtaken_writes_nothing():
     written = []
 
     def look_twice():
@@ -341,7 +341,7 @@ def test_an_initializer_that_steps_the_optimizer_is_no_deadlock():
 
 
 def test_a_kernel_that_is_compiled_amid_a_step_holds_handlers_off():
-    """Numba's compiler is Python; a handler that came while it ran would see half a step."""
+    """Numba's compiler is Python, so a handler that ran in it would see half a step."""
     if numba.config.DISABLE_JIT:
         pytest.skip("nothing is compiled")
     came = []
@@ -365,7 +365,7 @@ def test_a_kernel_that_is_compiled_amid_a_step_holds_handlers_off():
 
 
 def test_the_lock_is_free_after_an_interrupt_that_came_as_it_was_taken(monkeypatch):
-    """Where ``with`` leaves it held on Python 3.14. All within one instruction, as a real signal would come."""
+    """On Python 3.14, ``with`` would leave it held; both calls are one instruction, as with a real signal."""
     calls = [(launch_lock.acquire,), (getattr(ctypes.CDLL(None), "raise"), int(signal.SIGINT))]
     monkeypatch.setattr("numba_rmsprop.runtime.locking._take", partial(deque, starmap(operator.call, calls)))
     with pytest.raises(KeyboardInterrupt):
@@ -374,7 +374,7 @@ def test_the_lock_is_free_after_an_interrupt_that_came_as_it_was_taken(monkeypat
 
 
 def test_a_gradient_that_waits_for_another_threads_step_is_no_deadlock():
-    """What reads a foreign gradient is its own code, for which no lock is held."""
+    """Gradients of other libraries are read by their own code, and no lock is held meanwhile."""
 
     class Foreign:
         def __array__(self, dtype=None, copy=None):

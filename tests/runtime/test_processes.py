@@ -1,4 +1,4 @@
-"""Threads and processes, under each of Numba's threading layers; each test is a process of its own, which may die."""
+"""Threads, forks and worker processes under each of Numba's threading layers, and Numba's cache on disk."""
 
 import importlib.util
 import os
@@ -109,7 +109,7 @@ def write_module(folder):
 
 @can_fork
 def test_processes_that_compile_one_function_for_different_types_at_once(tmp_path):
-    """As they do on an empty cache: each writes its index, then its code."""
+    """On an empty cache each process writes its index, then its code; here all do so at the same time."""
     write_module(tmp_path)
     statuses, doubled = results("compile_in_forks.py", tmp_path, NUMBA_CACHE_DIR=str(tmp_path / "cache"))
     assert statuses == [0, 0, 0]
@@ -117,7 +117,7 @@ def test_processes_that_compile_one_function_for_different_types_at_once(tmp_pat
 
 
 def import_anew(folder):
-    """Import a module with compiled functions as another process would."""
+    """Import a module with a compiled function as a new process would."""
     spec = importlib.util.spec_from_file_location("module", write_module(folder))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -125,20 +125,20 @@ def import_anew(folder):
 
 
 def call_anew(folder):
-    """Import a module with a compiled function anew, and call it; return how often Numba found it in its cache."""
+    """Import the module anew and call the function; return the number of hits in Numba's cache."""
     module = import_anew(folder)
     assert module.twice(21) == 42
     return sum(module.twice.stats.cache_hits.values())
 
 
 def test_code_for_other_types_counts_as_not_found(tmp_path, monkeypatch):
-    """An older version may have left an index that gives two signatures one file."""
+    """An older version may have left an index that names one file for two signatures."""
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "cache"))
     assert [import_anew(tmp_path).twice(number) for number in (21, 21.5)] == [42, 43.0]
     first, second = (tmp_path / "cache").rglob("*.nbc")
     shutil.copy(first, second)
     hits = []
-    for _ in range(3):  # once it is found out, all are compiled anew, into files of their own
+    for _ in range(3):  # the first import finds out, and all is compiled anew into separate files
         module = import_anew(tmp_path)
         assert [module.twice(number) for number in (21, 21.5)] == [42, 43.0]
         hits.append(sum(module.twice.stats.cache_hits.values()))
@@ -157,7 +157,7 @@ def test_the_cache_is_used_and_may_be_damaged(tmp_path, monkeypatch):
 
 
 def test_a_cache_that_fails_raises_nothing_where_warnings_are_errors(monkeypatch, capsys):
-    """As they are in these tests: a step of several variables must not end in the middle."""
+    """A warning that raised would end a step of several variables in the middle."""
     monkeypatch.setattr(jit, "_warned", False)
     jit._warn_once("the disk is full")
     assert "the disk is full" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Which array is which variable: copied, loaded, moved, dropped, and seen for the first time among thousands."""
+"""Variables that are copied, loaded, moved, forgotten or dropped, and thousands of new ones."""
 
 import copy
 import pickle
@@ -107,7 +107,7 @@ def test_a_delta_after_a_rebind_holds_the_new_values(tmp_path):
         (None, np.ones((4, 2)), TypeError, "an array, a number or a name, got NoneType"),
     ],
 )
-def test_what_cannot_be_rebound(variable, array, error, message):
+def test_invalid_rebinds_are_refused(variable, array, error, message):
     var = ONES.copy()
     opt = trained(var)
     before = var.tobytes(), opt.get_slot(var, "rms").tobytes()
@@ -125,7 +125,7 @@ def test_a_variable_does_not_go_on_at_another_one():
         opt.rebind(a, b)
     with pytest.raises(ValueError, match="overlaps variable 1"):
         opt.rebind(a, flat[6:10])
-    opt.rebind(b, flat[5:9])  # which may overlap where it was itself
+    opt.rebind(b, flat[5:9])  # the new place may overlap the old one
     opt.apply_gradients([(np.ones(4), flat[5:9])])
     assert flat[8] != 1
 
@@ -262,10 +262,10 @@ def test_a_view_that_was_itself_copied_with_the_optimizer_is_the_variable():
     assert len(opt.weights) == 2
 
 
-# Arrays that nobody holds
+# Arrays that only the optimizer holds
 
 
-def test_a_loop_that_hands_over_new_arrays_is_told_once_and_keeps_few():
+def test_a_loop_with_new_arrays_warns_once_and_keeps_few():
     var, opt, kept = np.ones((50, 8)), RMSprop(0.1), []
 
     def step():
@@ -287,7 +287,7 @@ def test_a_loop_that_hands_over_new_arrays_is_told_once_and_keeps_few():
     assert first() is None
 
 
-def test_a_copy_as_a_variable_is_told():
+def test_a_copy_as_a_variable_warns():
     table, opt = np.ones((10, 2)), RMSprop(0.1)
     for _ in range(2):
         opt.apply_gradients([(np.ones((2, 2)), table[[1, 2]])])
@@ -307,9 +307,9 @@ def test_a_warning_as_an_error_leaves_the_call_undone_and_comes_once():
     assert opt.apply_gradients([(np.ones(3), var)]) == 4
 
 
-def test_new_arrays_at_times_are_no_loop():
+def test_new_arrays_now_and_then_do_not_warn():
     opt = RMSprop(0.1)
-    for _ in range(6):  # as in folds, which start anew
+    for _ in range(6):  # as in cross-validation
         var = np.zeros(3)
         for _ in range(5):
             opt.apply_gradients([(np.ones(3), var)])
@@ -325,7 +325,7 @@ def lengths_of(opt):
     return [len(slots.var) for slots in all_slots(opt)]
 
 
-def test_what_somebody_may_still_hold_stays(tmp_path):
+def test_variables_that_may_still_be_held_stay(tmp_path):
     opt = RMSprop(0.1)
     flat, held = np.ones(8), np.ones(5)
     mapped = np.memmap(tmp_path / "map", np.float64, "w+", shape=3)
@@ -391,11 +391,11 @@ def test_thousands_of_new_variables_take_calls_in_their_number():
         return count
 
     calls(200)  # compiles
-    assert calls(2000) < 15 * calls(200)  # each against each other would be 100 times
+    assert calls(2000) < 15 * calls(200)  # comparing every pair would take 100 times the calls
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_neighbours_are_all_that_reach_into_an_array(seed):
+def test_places_near_an_array_are_all_that_reach_into_it(seed):
     rng = np.random.default_rng(seed)
     memory = np.zeros(400)
     places, known = Places(), []
@@ -439,7 +439,7 @@ def test_interleaved_views_that_share_no_element_are_variables():
     np.testing.assert_array_equal(table[:, 39], -0.1)
 
 
-def test_warnings_of_the_loop_are_the_only_ones():
+def test_new_views_of_one_array_do_not_warn():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         var, opt = np.ones(3), RMSprop(0.1)

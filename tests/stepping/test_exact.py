@@ -1,4 +1,4 @@
-"""A sparse step equals the dense algorithm; a lazy one leaves the other rows alone."""
+"""Sparse steps equal the dense algorithm in exact mode; in lazy mode they leave other rows alone."""
 
 import copy
 
@@ -14,7 +14,7 @@ from numba_rmsprop import IndexedSlices, RMSprop, schedules
 from numba_rmsprop.kernels import skip_factors
 
 
-# Hypothesis spends most examples on mutants of a few, so the choices that matter most are not left to it.
+# Hypothesis varies a few examples most of the time, so the most important choices are parameters.
 @pytest.mark.parametrize(("momentum", "centered"), VARIANTS)
 @pytest.mark.parametrize("constant", [True, False])
 @settings(max_examples=settings.default.max_examples // 2)

@@ -1,4 +1,4 @@
-"""What lies at the edge of what numbers, counters, memory and callers can do."""
+"""Extreme numbers, counters and sizes, and arrays that a caller has broken."""
 
 import json
 import subprocess
@@ -28,7 +28,7 @@ def optimizer(momentum, centered, **settings):
 
 
 def gradient_with(bad, kind, dtype):
-    """Return a gradient that holds ``bad``, as it is passed and zero-filled; without ``bad`` for 0."""
+    """Return a gradient with ``bad`` added to two elements, as it is passed and as a dense array."""
     rng = np.random.default_rng(0)
     if kind == "dense":
         dense = rng.standard_normal(SHAPE).astype(dtype)
@@ -91,7 +91,7 @@ SIZES = {
 @pytest.mark.parametrize(("momentum", "centered"), VARIANTS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_denormal_and_huge_gradients(kind, momentum, centered, dtype):
-    """Against the formulas in NumPy's arithmetic of the same dtype: a square overflows or vanishes in both."""
+    """Equal NumPy's arithmetic of the same dtype, where a square overflows or vanishes too."""
     sizes = np.array(SIZES[dtype] + [-size for size in SIZES[dtype]], dtype)[:, np.newaxis]
     opt, var = optimizer(momentum, centered), np.ones(sizes.shape, dtype)
     lr, rho, rest, m, eps = (dtype(number) for number in (0.1, 0.9, 1 - 0.9, 0.9, 1e-7))
@@ -117,7 +117,7 @@ def test_denormal_and_huge_gradients(kind, momentum, centered, dtype):
 @pytest.mark.parametrize(("momentum", "centered"), VARIANTS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_zero_gradients_for_ever(settings, momentum, centered, dtype):
-    """A gap of a million steps ends where dense steps with gradient 0 do, when rms has vanished in both."""
+    """A gap of a million steps gives what dense steps with gradient 0 give, when rms has vanished in both."""
     dense, sparse = (optimizer(momentum, centered, **settings) for _ in range(2))
     var, other = np.ones(SHAPE, dtype), np.ones(SHAPE, dtype)
     rows = IndexedSlices(np.arange(1, 16, dtype=dtype).reshape(SHAPE), np.arange(5))
@@ -128,7 +128,7 @@ def test_zero_gradients_for_ever(settings, momentum, centered, dtype):
         dense.apply_gradients([(np.zeros(SHAPE, dtype), var)])
         if t % 250 == 0:
             now = [array.tobytes() for array in (var, *dense.get_weights()[1:])]
-            if now == before:  # so would all further steps leave it
+            if now == before:  # no later step changes anything
                 break
             before = now
     let_steps_pass(sparse, 10_000)
@@ -151,7 +151,7 @@ def test_zero_gradients_for_ever(settings, momentum, centered, dtype):
 @pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")  # where the kernels run as plain Python
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # of NumPy's, where nothing is compiled
 def test_an_infinite_rms_does_not_become_nan_in_a_gap():
-    """A square may overflow where the gradient is finite: the step is then 0, and so are all that follow."""
+    """The square of a finite gradient may overflow: this step is then 0, and so are all later ones."""
     dense, sparse = RMSprop(0.1), RMSprop(0.1)
     var, other = np.ones(SHAPE, np.float32), np.ones(SHAPE, np.float32)
     huge = IndexedSlices(np.full((1, 3), 1e30, np.float32), [2])
@@ -236,7 +236,7 @@ def test_iterations_beyond_32_bits(tmp_path):
 
 @pytest.fixture
 def huge_table(tmp_path):
-    """Make arrays in sparse files: only the pages that are touched come to be."""
+    """Make arrays in sparse files, of which only the touched pages take up space."""
     path = tmp_path / "table"
 
     def make(shape):
@@ -299,7 +299,7 @@ FORMS = ("csr", "csc", "coo", "bsr", "lil", "dia", "dok")
 
 
 def mutable(grad):
-    """Return the names of what a sparse array stores."""
+    """Return the attributes in which a sparse array stores its elements."""
     stored = {"csr": ["data", "indices", "indptr"], "coo": ["data", "row", "col"], "dia": ["data", "offsets"]}
     stored |= {"csc": stored["csr"], "bsr": stored["csr"], "lil": ["rows", "data"], "dok": ["_dict"]}
     return stored[grad.format]
@@ -311,9 +311,9 @@ DTYPES_OF_ALL_KINDS = ["i4", "i8", "u8", ">i4", "f8", ">f8", "f4", "c16", "?", "
 
 @st.composite
 def broken(draw, form):
-    """Return a maker of a sparse array one part of which was changed behind SciPy's back.
+    """Return a function that returns a sparse array with one attribute changed behind SciPy's back.
 
-    Hypothesis would print the array itself, at which SciPy may raise."""
+    Not the array itself: Hypothesis would print it, and SciPy may raise at that."""
     dense = np.array([[1.0, 0, 2, 0], [0, 0, 0, 0], [0, 3, 0, 4], [5, 0, 0, 6]])
     grad = scipy.sparse.bsr_array(dense, blocksize=(2, 2)) if form == "bsr" else scipy.sparse.coo_array(dense)
     grad = grad.asformat(form)

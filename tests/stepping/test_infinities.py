@@ -1,4 +1,4 @@
-"""Infinite and NaN elements of rows that steps leave out: what the dense algorithm makes of them, step by step."""
+"""Infinite and NaN elements of rows that steps leave out become what the dense algorithm makes of them."""
 
 import itertools
 
@@ -11,11 +11,11 @@ from numba_rmsprop import IndexedSlices, RMSprop
 NUMBERS = [1.0, 0.0, np.inf, -np.inf, np.nan]
 MEAN_SQUARES = [0.5, np.inf, np.nan]
 GAPS = {np.float32: 25, np.float64: 165}
-"""Steps after which 0.01 to that power has vanished."""
+"""Number of steps after which 0.01 to this power is 0."""
 
 
 def settings_of(momentum, now):
-    """Return hyperparameters of which each has an effect of its own on infinity, and whether they stay the same."""
+    """Return hyperparameters that affect infinity in different ways, and whether they are constant."""
 
     def at_step_1(this, otherwise):
         return lambda: this if now[0] == 1 else otherwise

@@ -1,4 +1,4 @@
-"""Clipping acts on the summed gradient, in the order value, norm, global norm."""
+"""Clipping of the summed gradient: by value, then by norm, then by global norm."""
 
 import numba
 import numpy as np

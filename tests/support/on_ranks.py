@@ -1,4 +1,4 @@
-"""Programs that run on several ranks, started with mpiexec."""
+"""Start programs on several ranks with mpiexec."""
 
 import json
 import os
@@ -19,10 +19,10 @@ needs_mpi = pytest.mark.skipif(
 )
 
 ENVIRONMENT = {
-    "OMPI_ALLOW_RUN_AS_ROOT": "1",  # as in a container
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",  # a container often has no other user
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
     "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",  # more ranks than cores
-    "OMPI_MCA_mpi_yield_when_idle": "1",  # and let the others work meanwhile
+    "OMPI_MCA_mpi_yield_when_idle": "1",  # let other ranks work while one waits
     "NUMBA_NUM_THREADS": "1",  # there are more ranks than cores as it is
     "PYTHONPATH": os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH", "")])),
 }
@@ -63,7 +63,7 @@ def finish(process):
 
 
 def reports(program, ranks, *arguments, **options):
-    """Run a program that must end well; return what each rank has reported, call after call."""
+    """Run a program that must succeed; return the values that the ranks reported, a list for each call of report."""
     status, printed, errors = finish(start(program, ranks, *arguments, **options))
     assert status == 0, errors
     said = [json.loads(line.removeprefix("REPORT ")) for line in printed.splitlines() if line.startswith("REPORT ")]

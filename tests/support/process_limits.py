@@ -1,4 +1,4 @@
-"""What a process may use, how much it does, and a step to take meanwhile; for programs that limit themselves."""
+"""Limits of this process, its use of memory, and a step to take; for programs that limit themselves."""
 
 import resource
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Training runs for Hypothesis: variants, gaps, duplicates, gradients of every kind, changing hyperparameters."""
+"""Hypothesis strategies for training runs: variants, gaps, duplicates, kinds of gradients, changing rates."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SPARSE_KINDS = ("rows", "csr", "csc", "coo", "bsr", "lil", "dok", "csr_matrix")
 
 @dataclass
 class Step:
-    """What one call of apply_gradients brings, and its hyperparameters."""
+    """One call of apply_gradients: its gradient, and the hyperparameters then."""
 
     kind: str
     indices: list[int]
@@ -107,7 +107,7 @@ class Run:
 
 
 def gradient_of(step, shape, dtype):
-    """Return a step's gradient as it is passed, and zero-filled."""
+    """Return the gradient of a step, as it is passed and as a dense array."""
     rng = np.random.default_rng(step.seed)
     if step.kind == "dense":
         dense = rng.standard_normal(shape).astype(dtype)
@@ -132,7 +132,7 @@ def gradient_of(step, shape, dtype):
 
 
 def unsorted_csr(data, rows, columns, shape):
-    """Return a CSR array whose duplicates are kept and whose columns are in no order."""
+    """Return a CSR array with duplicates, and with columns in no order."""
     order = np.argsort(rows, kind="stable")
     indptr = np.searchsorted(rows[order], np.arange(shape[0] + 1))
     return scipy.sparse.csr_array((data[order], columns[order], indptr), shape)
@@ -171,7 +171,7 @@ def runs(draw, kinds=(*SPARSE_KINDS, "dense"), lazy=False, clips=True, **fixed):
             Step(
                 kind=draw(st.sampled_from(kinds)),
                 indices=draw(indices),
-                # no two alike: after a run of equal gradients the variance is nothing but rounding
+                # no two seeds are equal: after equal gradients the variance would be nothing but rounding
                 seed=25 * draw(st.integers(0, 1000)) + len(run.steps),
                 lr=draw(st.sampled_from([0.0, 0.01, 0.1])),
                 rho=draw(st.sampled_from([0.5, 0.9, 0.99])),

@@ -1,4 +1,4 @@
-"""Tables that were trained."""
+"""A small trained optimizer with variables of several kinds."""
 
 import numpy as np
 

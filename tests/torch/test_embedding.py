@@ -1,4 +1,4 @@
-"""Embedding and EmbeddingBag: a forward pass returns the rows of a dense run, and so does whatever copies the table."""
+"""Embedding and EmbeddingBag: forward passes and copies of the table have the rows of a dense run."""
 
 import copy
 import pickle
@@ -19,7 +19,7 @@ MOMENTUM = {"momentum": 0.9, "lr": 0.05}
 
 
 class Models:
-    """Our module with our optimizer, and beside it PyTorch's module, dense, with PyTorch's."""
+    """Our module and optimizer, and beside them PyTorch's module, dense, with PyTorch's optimizer."""
 
     def __init__(self, kind, *args, options=MOMENTUM, **kwargs):
         own = {"Embedding": Embedding, "EmbeddingBag": EmbeddingBag}[kind]
@@ -34,7 +34,7 @@ class Models:
         return iter(((self.ours, self.opt), (self.theirs, self.peer)))
 
     def outputs(self, *args, **kwargs):
-        """Return what both give for the same input, after they were compared."""
+        """Return the outputs of both modules for the same input, after comparing them."""
         found, expected = (module(*args, **kwargs) for module, _ in self)
         assert_close(found, expected, self.tolerance, "output", largest=1.0)
         return found, expected
@@ -58,7 +58,7 @@ def indices(t, *shape, dtype=torch.int64, rows=ROWS):
 
 
 def behind(kind="Embedding", **kwargs):
-    """Return models whose rows are behind with us."""
+    """Return models; the rows of ours are behind."""
     models = Models(kind, **kwargs)
     for t in range(6):
         models.step(indices(t, *((5,) if kind == "Embedding" else (5, 2))), seed=t)
@@ -244,7 +244,7 @@ def test_copies_have_current_rows(kind, how, inside):
     copied = how(nn.Sequential(models.ours))[0] if inside else how(models.ours)
     assert type(copied) is type(models.ours)
     assert_close(copied.weight, models.theirs.weight, 1e-12)
-    copied(torch.tensor([[3, 4]]))  # and are behind nobody's clock
+    copied(torch.tensor([[3, 4]]))  # and are no longer behind
     assert_close(copied.weight, models.theirs.weight, 1e-12)
     models.step(indices(9, 4, 2))
     models.check()
@@ -326,7 +326,7 @@ def stale(models, change):
     return False
 
 
-def test_autograd_notices_what_has_moved():
+def test_autograd_notices_rows_that_were_caught_up():
     every = torch.arange(ROWS)
     models = behind()
     models.ours(torch.tensor([0]))

@@ -1,4 +1,4 @@
-"""Who imports PyTorch, and who must not."""
+"""Only numba_rmsprop.torch imports PyTorch."""
 
 import importlib.util
 import json

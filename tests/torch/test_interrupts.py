@@ -1,4 +1,4 @@
-"""Ctrl-C at any moment of a step with PyTorch's parameters: it is whole or not begun."""
+"""Ctrl-C at any moment of a call with PyTorch's parameters: it is complete or has done nothing."""
 
 import signal
 
@@ -35,7 +35,7 @@ def backward(table, parameters, t):
 
 
 def state_of(optimizer, table, parameters):
-    """Return all that later steps depend on, as bytes."""
+    """Return every bit that later steps depend on."""
     held = [stored_table(table), *parameters]
     arrays = [parameter.detach().numpy() for parameter in held]
     for parameter in held:

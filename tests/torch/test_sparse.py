@@ -205,7 +205,7 @@ def steps(draw):
 
 @unread
 @given(run=steps(), centered=st.booleans(), maximize=st.booleans(), dtype=st.sampled_from(DTYPES))
-def test_any_run(run, centered, maximize, dtype):
+def test_random_runs(run, centered, maximize, dtype):
     rows, run = run
     shape = rows, 3
     # a buffer from the first step on, which PyTorch does not make later

@@ -21,7 +21,7 @@ def steps(twins, when):
 
 
 def behind(**options):
-    """Return twins whose rows are behind with us."""
+    """Return twins; the rows of ours are behind."""
     twins = Twins(randn(*SHAPE, dtype=DTYPE), momentum=0.9, **options)
     steps(twins, range(6))
     assert (twins.ours[0] - twins.theirs[0]).abs().max() > 1e-3
@@ -29,7 +29,7 @@ def behind(**options):
 
 
 def other_state(seed=9):
-    """Return what an optimizer of PyTorch has saved elsewhere."""
+    """Return a parameter and a state dict of PyTorch's optimizer from another run."""
     parameter = nn.Parameter(randn(*SHAPE, dtype=DTYPE, seed=seed))
     peer = torch.optim.RMSprop([parameter], momentum=0.9)
     for t in range(3):
@@ -38,7 +38,7 @@ def other_state(seed=9):
     return parameter.detach(), peer.state_dict()
 
 
-def test_a_state_alone():
+def test_a_state_loaded_without_its_parameter():
     # the rows stay where a dense run would have them by now
     twins, (_, saved) = behind(), other_state()
     for optimizer in twins.optimizers:
@@ -51,7 +51,7 @@ def test_a_state_alone():
 @pytest.mark.parametrize("parameter_first", [True, False])
 @pytest.mark.parametrize("how", ["copy_", "data"])
 @pytest.mark.parametrize("then", ["step", "dense", "flush", "state_dict", "catch_up"])
-def test_a_parameter_and_its_state(parameter_first, how, then):
+def test_a_parameter_loaded_with_its_state(parameter_first, how, then):
     twins, (values, saved) = behind(), other_state()
     for optimizer, (p,) in ((twins.opt, twins.ours), (twins.peer, twins.theirs)):
         if not parameter_first:

@@ -1,4 +1,4 @@
-"""The state goes to torch.optim.RMSprop and comes from there; copies, files, and what must not be loaded."""
+"""State dicts go to torch.optim.RMSprop and back; copies, files, and states that are refused."""
 
 import copy
 import pickle
@@ -89,7 +89,7 @@ def train(opt, table, when, sparse=True):
 
 
 def assert_same_run(opt, table, other, copied):
-    """Both go on to the same bits."""
+    """Check that both go on to the same bits."""
     assert copied is not table
     assert copied.data_ptr() != table.data_ptr()
     train(opt, table, range(5, 12))
@@ -133,7 +133,7 @@ def test_files(options):
     assert_same_run(opt, table, other, copied)
 
 
-def test_what_is_loaded_is_copied():
+def test_loaded_tensors_are_copied():
     opt, table = trained({"momentum": 0.9})
     other = RMSprop([twin_of(table)])
     other.load_state_dict(copy.deepcopy(opt.state_dict()))

@@ -1,4 +1,4 @@
-"""The PyTorch example: it learns, the same seed gives the same bits, and Ctrl-C loses nothing that was saved."""
+"""Example torch_embedding.py: it learns, the same seed gives the same bits, and Ctrl-C loses no checkpoint."""
 
 import json
 import signal
@@ -27,7 +27,7 @@ def text(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def example():
-    """The module; in this process, since each new one would import torch for seconds."""
+    """Import the program in this process, since each new one would take seconds to import torch."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(EXAMPLES)
         import torch_embedding

@@ -1,4 +1,4 @@
-"""What surrounds an optimizer in a training loop: schedulers, groups, closures, hooks, clipping, loss scaling."""
+"""An optimizer in a training loop: schedulers, groups, closures, hooks, clipping, loss scaling."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Rows that are behind are read in other ways than by a forward pass: right, or with a warning."""
+"""Rows that are behind, read in other ways than by a forward pass: they are up to date, or there is a warning."""
 
 import copy
 import pickle
@@ -29,7 +29,7 @@ def steps(twins, when):
 
 
 def behind(**options):
-    """Return twins whose state is behind with us, and with momentum their rows."""
+    """Return twins; the state of ours is behind, and with momentum its rows are too."""
     twins = Twins(randn(*SHAPE, dtype=DTYPE), **options)
     steps(twins, range(6))
     return twins
@@ -88,7 +88,7 @@ def test_counting_the_steps_is_no_reading_of_rows():
     assert torch.equal(dict.__getitem__(twins.opt.state[twins.ours[0]], "square_avg"), before)
 
 
-def test_what_is_written_into_a_state_that_was_behind_counts():
+def test_values_written_into_a_state_that_was_behind_are_used():
     twins = behind(**MOMENTUM)
     for (p,), optimizer in ((twins.ours, twins.opt), (twins.theirs, twins.peer)):
         optimizer.state[p]["momentum_buffer"].mul_(0.5)
@@ -117,7 +117,7 @@ def test_a_vocabulary_that_grows(options):
     for t in range(6, 12):
         twins.step(random_rows((25, 3), 4, DTYPE, seed=t))
     twins.check()
-    assert len(known_parameters(twins.opt)) == 1  # the smaller table is let go
+    assert len(known_parameters(twins.opt)) == 1  # the smaller table is forgotten
 
 
 def average(module, kept):
@@ -300,7 +300,7 @@ def test_no_warning_of_rows_that_were_caught_up_to_be_written_to():
     twins.check()
 
 
-def test_the_warning_of_a_plain_embedding_names_who_called(recwarn):
+def test_the_warning_of_a_plain_embedding_points_at_the_caller(recwarn):
     table = nn.Embedding(20, 3, sparse=True)
     optimizer = RMSprop(table.parameters(), **MOMENTUM)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 5)  # wraps step

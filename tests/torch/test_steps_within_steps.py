@@ -1,4 +1,4 @@
-"""Code of users that steps the same optimizer while it steps: the outer step takes its own gradients."""
+"""Hooks, closures and rates that step the optimizer while it steps: the outer step keeps its own gradients."""
 
 import pytest
 
@@ -23,7 +23,7 @@ def twins_of(groups=1, **options):
 
 
 def nested(optimizer, parameters, seed):
-    """Step with other gradients, once, and put back those that were there."""
+    """Take one step with other gradients, then put the gradients back."""
     before = [p.grad for p in parameters]
     for k, p in enumerate(parameters):
         grad = random_rows(p.shape, 4, seed=seed) if p.shape == (20, 3) else randn(*p.shape, seed=seed + k)
@@ -77,7 +77,7 @@ def test_hooks_of_tensors_that_step():
 
 
 class Rate:
-    """A learning rate that steps when it is asked for."""
+    """Learning rate that takes a step when it is read."""
 
     def __init__(self, step):
         self.step = step

@@ -1,4 +1,4 @@
-"""Numbers beyond the ordinary, memory that is shared, modes of PyTorch."""
+"""Extreme numbers, tensors that share memory, tensors of size 0, and modes of PyTorch."""
 
 import threading
 
@@ -81,7 +81,7 @@ def test_a_gradient_that_is_the_parameter_itself(options, shape):
 @pytest.mark.parametrize("first", [0, 1])
 @pytest.mark.parametrize("when", [0, 2])
 def test_a_gradient_in_the_memory_of_another_parameter(first, parameters, when):
-    # what PyTorch reads there depends on which parameter it steps before; so with us
+    # the result depends on which parameter is stepped first, in PyTorch as here
     twins = Twins(*(randn(6, seed=k) for k in range(parameters)), momentum=0.9)
     for t in range(when + 1):
         twins.give(*(randn(6, seed=10 * t + k) for k in range(parameters)))
@@ -117,7 +117,7 @@ def test_parameters_that_share_memory(shape):
 
 @pytest.mark.parametrize("guard", [torch.no_grad, torch.enable_grad, torch.inference_mode])
 @pytest.mark.parametrize("first", [0, 2])
-def test_under_guards(guard, first):
+def test_steps_under_any_grad_mode(guard, first):
     twins = Twins(randn(5), randn(170, 100), randn(30, 2), **FULL)
     for t in range(4):
         grads = randn(5, seed=t), randn(170, 100, seed=t), random_rows((30, 2), 4, seed=t)

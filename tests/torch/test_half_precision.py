@@ -21,7 +21,7 @@ variants = pytest.mark.parametrize(
 
 
 class Rounded:
-    """A half beside a float32 parameter that PyTorch steps, and that is rounded to the half after each step."""
+    """Half-precision parameter, and beside it a float32 one that PyTorch steps and the test then rounds."""
 
     def __init__(self, tensor, **options):
         self.ours = twin_of(tensor)
@@ -43,7 +43,7 @@ class Rounded:
             self.largest = torch.maximum(self.largest, self.theirs.abs())
 
     def check(self, ulps=1, share=0.01, tolerance=1e-5):
-        """Compare; what float32 leaves on the other side of a tie is rounded to the next half, if seldom.
+        """Compare. A few elements may differ by one rounding, where float32 falls on the other side of a tie.
 
         ``ulps`` are those of the largest number that an element ever was.
         """

@@ -1,4 +1,4 @@
-"""What once crashed, or went wrong without a word."""
+"""Calls that once crashed, or went wrong without an error."""
 
 import multiprocessing
 
@@ -17,7 +17,7 @@ from numba_rmsprop.torch.parameter_state import ParameterState
 
 
 def behind(**options):
-    """Return a table of which rows are behind, its optimizer, and a dense twin."""
+    """Return a table with rows that are behind, a dense twin, and the optimizers of both."""
     table = Embedding(30, 4, dtype=torch.float64)
     twin = nn.Parameter(table.weight.detach().clone())
     opt = RMSprop(table.parameters(), momentum=0.9, **options)
@@ -37,7 +37,7 @@ def step(table, twin, opt, peer, t):
 
 @pytest.mark.parametrize("moved", ["parameter", "state"])
 def test_memory_that_moves_to_be_shared(moved):
-    """In a process of its own, since the memory where the arrays lay is gone."""
+    """In a process of its own, since a step that used the old memory would crash."""
     done = run("move_to_shared_memory.py", moved)
     assert done.returncode == 0, done.stderr
 
@@ -51,7 +51,7 @@ def test_a_shared_table_keeps_what_is_behind():
 
 
 def test_values_without_indices():
-    """As where another thread adds to the gradient while it is read."""
+    """Another thread may add to the gradient while it is read."""
 
     class Torn:
         layout, dtype, device, shape = torch.sparse_coo, torch.float32, torch.device("cpu"), torch.Size((6, 2))
@@ -135,7 +135,7 @@ def test_a_small_parameter_that_became_smaller():
     assert torch.equal(whole, before)
 
 
-def test_calls_that_would_do_nothing():
+def test_calls_without_effect_are_refused():
     table, twin, opt, _ = behind()
     weight = table.weight
     with pytest.raises(TypeError, match=r"expected a parameter, got list; pass several as flush\(\*parameters\)"):
@@ -153,7 +153,7 @@ def test_calls_that_would_do_nothing():
     assert_close(weight[[1, 2, 7]], twin[[1, 2, 7]], 1e-12)
 
 
-def test_a_mode_that_is_unknown_later():
+def test_a_mode_that_is_set_to_a_wrong_value_later():
     table, _, opt, _ = behind()
     opt.param_groups[0]["sparse_update"] = "Exact"
     with pytest.raises(ValueError, match="sparse_update: expected one of"):
@@ -172,7 +172,7 @@ def test_halves_are_added_up_as_float32():
 
 
 def test_no_momentum_for_a_while_sweeps_no_table():
-    """Only the first step without it needs every row."""
+    """Only the first step without momentum needs every row."""
     twins = Twins(randn(40, 2, dtype=torch.float64), momentum=0.9)
     for t in range(30):
         twins.set(momentum=0.9 if t % 15 < 5 else 0.0)

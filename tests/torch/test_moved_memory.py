@@ -1,4 +1,4 @@
-"""Memory that is not what it was, and indices in memory that a step writes: right numbers, or a refusal."""
+"""Tensors whose memory has moved, and indices in memory that a step writes: right numbers, or an error."""
 
 import pytest
 
@@ -15,7 +15,7 @@ MOMENTUM = {"momentum": 0.9}
 
 
 def permutation(n):
-    """Return a table whose elements are, as int64, its row numbers backwards: each step changes them."""
+    """Return a table whose elements, read as int64, are its row numbers in reverse order."""
     return torch.arange(n - 1, -1, -1).view(torch.float64)[:, None]
 
 
@@ -55,7 +55,7 @@ def test_indices_in_the_memory_of_another_parameter_and_of_a_state(steps_before)
         assert (table == table[0]).all()
 
 
-def test_indices_to_catch_up_in_the_memory_that_is_caught_up():
+def test_indices_to_catch_up_in_the_memory_that_catching_up_writes():
     n = 6
     twins = Twins(torch.zeros(n, 1, dtype=torch.float64), **MOMENTUM)
     twins.step(sparse(range(n), torch.ones(n, 1, dtype=torch.float64), (n, 1)))

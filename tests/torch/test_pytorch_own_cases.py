@@ -1,4 +1,4 @@
-"""The cases with which PyTorch tests its RMSprop and its SparseAdam, stated anew for ours."""
+"""The cases with which PyTorch tests its RMSprop and its SparseAdam."""
 
 import copy
 
@@ -27,7 +27,7 @@ options = pytest.mark.parametrize("options", OPTIONS, ids=name_of)
 
 
 def regression(seed=0, shape=(10, 5)):
-    """Return parameters of a linear model and what computes its loss."""
+    """Return the parameters of a linear model, and a function that computes its loss."""
     weight, bias = nn.Parameter(randn(*shape, seed=seed)), nn.Parameter(randn(shape[0], seed=seed + 1))
     x = randn(shape[1], seed=seed + 2)
     return [weight, bias], lambda: (weight.mv(x) + bias).pow(2).sum()
@@ -35,7 +35,7 @@ def regression(seed=0, shape=(10, 5)):
 
 @options
 @pytest.mark.parametrize("contiguous", [True, False])
-def test_the_loss_goes_the_right_way(options, contiguous):
+def test_the_loss_falls(options, contiguous):
     (weight, bias), _ = regression()
     if not contiguous:
         weight = nn.Parameter(randn(10, 5, 2)[..., 0])
@@ -66,7 +66,7 @@ def test_the_loss_goes_the_right_way(options, contiguous):
         ],
     ],
 )
-def test_the_loss_goes_the_right_way_with_groups_and_schedulers(options, makers):
+def test_the_loss_falls_with_groups_and_schedulers(options, makers):
     (weight, bias), loss_of = regression()
     rate = options.get("lr", 0.01)
     opt = RMSprop([{"params": [weight]}, {"params": [bias], "lr": rate * 10}], **options)

@@ -1,4 +1,4 @@
-"""The cases with which tf.keras, Keras 3, PyTorch and optax test their RMSprop, stated anew for ours.
+"""The cases with which tf.keras, Keras 3, PyTorch and optax test their RMSprop.
 
 Expected numbers come from each library's published formula, by hand or in NumPy; nothing is imported from them.
 """

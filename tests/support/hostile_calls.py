@@ -1,7 +1,7 @@
-"""Calls that a hostile or broken program might make, for Hypothesis (test_hostile.py) and for a fuzzer (fuzz.py).
+"""Calls that a hostile or broken program might make, for Hypothesis (test_hostile_calls.py) and a fuzzer (fuzz.py).
 
-Each target takes a :class:`Source`, which decides everything, makes some calls, and fails unless each was either
-carried out or refused with an error of the documented kinds, and a refused one left every byte as it was.
+Each target takes a :class:`Source`, which makes all choices. It fails unless each call is carried out, or refused with
+a documented kind of error and every byte unchanged.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ WORDS = (
     *dir(schedules),
 )
 MEMORY_LIMIT = 100_000_000
-"""Bytes that no call on the few elements here has use for."""
+"""Bytes; no call on the few elements here needs so many."""
 
 
 class Source:
-    """Choices, made by ``integer(low, high)``, which returns a number between both."""
+    """Choices, each made by calling ``integer(low, high)``."""
 
     def __init__(self, integer):
         self.integer = integer
@@ -59,7 +59,7 @@ class Source:
         return bool(self.integer(0, 1))
 
     def rarely(self, one_in=8):
-        # a fuzzer whose bytes have run out, and Hypothesis when it shrinks, say 0
+        # a fuzzer without bytes left, and Hypothesis when it shrinks, choose 0
         return self.integer(0, one_in - 1) == one_in - 1
 
     def choose(self, options):
@@ -82,7 +82,7 @@ class Source:
         return np.dtype(self.choose(DTYPES)) if self.rarely() else np.dtype(self.choose(DTYPES[:2]))
 
     def array(self, shape, dtype):
-        """Return an array of few different values, in some order of memory."""
+        """Return an array of a few different values, in some memory layout."""
         numbers = [self.number() for _ in range(4)]
         try:
             array = np.resize(np.array(numbers, dtype), shape)
@@ -107,13 +107,13 @@ class Source:
 
 
 def is_one_of_ours(error):
-    """Return whether a call was refused by a check, and not by what an access out of bounds raises in a kernel."""
+    """Return whether a check has raised an error, and not an access out of bounds in a kernel."""
     inside = any(f"{os.sep}kernels{os.sep}" in frame.filename for frame in traceback.extract_tb(error.__traceback__))
     return not inside and (not isinstance(error, IndexError) or "indices[" in str(error))
 
 
 def is_refused(call, memory, errors):
-    """Make a call; return whether it was refused, in which case what ``memory()`` tells must not have changed."""
+    """Make a call; return whether it was refused, which must leave the result of ``memory()`` as it was."""
     before, refusal = memory(), None
     try:
         call()
@@ -141,7 +141,7 @@ def little_memory():
 
 @contextlib.contextmanager
 def numerics(source):
-    """A program may turn warnings and floating-point errors into exceptions."""
+    """Turn warnings and floating-point errors into exceptions at times, as programs may."""
     # as plain Python, kernels would raise them too
     strict = source.rarely(4) and not numba.config.DISABLE_JIT
     with warnings.catch_warnings(), np.errstate(all="raise" if strict else "ignore"):
@@ -177,7 +177,7 @@ def settings(source, variants):
 
 
 def view(source, arena, shape, dtype):
-    """Return an array with arbitrary strides within ``arena``, or one of its own where there is no such."""
+    """Return an array with arbitrary strides within ``arena``, or a separate one if they do not fit."""
     offset = source.integer(0, 256) * (1 if source.rarely() else 4)
     strides = tuple(4 * source.integer(-8, 8) for _ in shape)
     try:
@@ -205,7 +205,7 @@ def variable(source, arena, dtypes):
 
 
 def gradient(source, arena, var):
-    """Return something that is, or nearly is, a gradient of ``var``."""
+    """Return a gradient of ``var``, or something that is nearly one."""
     if not isinstance(var, np.ndarray) or source.rarely(32):
         return source.choose([None, "gradient", {}, [[1.0], [1.0, 2.0]], object(), np.ma.ones(3), var, RMSprop])
     shape = source.shape() if source.rarely(16) else var.shape
@@ -249,7 +249,7 @@ def slices(source, arena, shape, dtype):
 
 
 def sparse(source, shape, dtype):
-    """Return a sparse array or matrix, maybe with index arrays that were changed behind its back."""
+    """Return a sparse array or matrix, sometimes with arrays that were changed behind its back."""
     n, form = source.length(8), source.choose(FORMATS)
     if len(shape) == 1 and source.flag():
         shape = source.choose([(1, *shape), (*shape, 1)])
@@ -283,7 +283,7 @@ PARTS = {
 
 
 def tamper(source, grad):
-    """Change one of a sparse array's own arrays, as SciPy allows, or put another in its place."""
+    """Change one of the arrays of a sparse array, as SciPy allows, or replace it."""
     name = source.choose(PARTS[grad.format])
     part = getattr(grad, name)
     if name == "_dict":
@@ -300,7 +300,7 @@ def tamper(source, grad):
 
 
 def tampered(source, part):
-    """Return an array that takes the place of ``part``: nearly always itself, with another number in it."""
+    """Return a replacement of ``part``: nearly always the array itself, with another number in it."""
     if not isinstance(part, np.ndarray) or not part.ndim:
         return part
     how = source.integer(0, 7)
@@ -319,7 +319,7 @@ def tampered(source, part):
 
 
 def own_arrays(grad):
-    """Return the arrays of a gradient, which a call must only read."""
+    """Return the arrays of a gradient, which a call must not change."""
     if isinstance(grad, IndexedSlices):
         return [grad.values, grad.indices]
     if scipy.sparse.issparse(grad):
@@ -333,7 +333,7 @@ VARIANTS = [(momentum, centered) for momentum in (False, True) for centered in (
 
 
 def gradients(source, variants=VARIANTS, dtypes=("f4", "f8"), most_calls=5):
-    """Some calls of ``apply_gradients`` on one optimizer."""
+    """Call ``apply_gradients`` of one optimizer some times."""
     arena = np.ones(2048, np.uint8).view("f4").view(np.uint8)
     try:
         opt = RMSprop(**settings(source, variants))
@@ -372,7 +372,7 @@ def one_step(source, opt, pairs, arrays):
 
 
 def check_untouched(opt, pairs, arrays, before):
-    """What no accepted pair names keeps its bits: other variables, gaps between strides, rows that were left out."""
+    """Check that other variables, gaps between strides and rows that were left out keep their bits."""
     plain = "momentum" not in opt.get_slot_names() and not opt.weight_decay
     old = dict(zip(map(id, arrays), before, strict=True))
     steps = [(var, touched_rows(grad, var) if plain else ..., var.copy()) for grad, var in pairs if grad is not None]
@@ -401,7 +401,7 @@ def touched_rows(grad, var):
 
 
 def weights(source, variants=VARIANTS):
-    """Calls of ``set_weights`` on an optimizer whose rows are behind."""
+    """Call ``set_weights`` of an optimizer with rows that are behind."""
     momentum, centered = source.choose(variants)
     opt = RMSprop(0.1, momentum=0.9 * momentum, centered=centered, weight_decay=0.1 * source.flag())
     variables = [np.ones((4, 2), "f4"), np.ones((2, 3)), np.ones((), "f4")][: source.integer(0, 3)]
@@ -437,7 +437,7 @@ def some_weight(source, array):
 
 
 def config(source):
-    """``from_config`` with a config of which parts were exchanged."""
+    """Call ``from_config`` with a config some parts of which were replaced."""
     made = {
         name: source.choose(VALUES[name]) if name in VALUES and source.rarely(3) else value
         for name, value in RMSprop().get_config().items()
@@ -502,7 +502,7 @@ def schedule_config(source):
 
 
 def take_a_step(source, opt):
-    """A number that makes no learning rate is found out at a step, which is then refused."""
+    """Take a step, which is refused if the schedule gives no valid rate."""
     var = np.ones(3)
     opt.iterations = source.choose([0, 1, 12, 10**6, 2**40])
     is_refused(lambda: opt.apply_gradients([(np.ones(3), var)]), lambda: state_of(opt, [var]), (TypeError, ValueError))
@@ -513,7 +513,7 @@ def take_a_step(source, opt):
 
 @functools.cache
 def saved_files():
-    """Return what optimizers of several kinds have saved, with their variables, some rows behind."""
+    """Return files of several kinds of optimizers, with their variables; some rows are behind."""
     one_run = RMSprop(0.1, momentum=0.9), [np.ones((5, 2), "f4")]
     runs = RMSprop(schedules.CosineDecay(0.1, 10), centered=True, weight_decay=0.1), [np.ones((3, 2)), np.ones(())]
     extras = RMSprop(0.1), [np.ones((4, 1))]
@@ -543,7 +543,7 @@ def files_of(opt, variables, folder, include_variables):
 
 
 def load(source):
-    """``RMSprop.load`` of files with other bytes in one, or of which one was made with other tensors and metadata."""
+    """Call ``RMSprop.load`` on files with changed bytes, or with changed tensors and metadata."""
     contents, variables = source.choose(saved_files())
     copies = [var.copy() for var in variables]
     with tempfile.TemporaryDirectory() as folder:
@@ -567,7 +567,7 @@ def load(source):
 
 
 def use(source, opt, variables):
-    """Steps and reads after a file was accepted must keep to the arrays."""
+    """Step and read with an optimizer whose file was accepted."""
     for var in variables:
         rows = [0, 1] if var.ndim else None
         grad = np.ones(()) if rows is None else IndexedSlices(np.ones((2, *var.shape[1:]), var.dtype), rows)
@@ -642,7 +642,7 @@ def forge_metadata(source, metadata):
 
 
 def json_with_a_change(source, value):
-    """Return a JSON value with one of its leaves exchanged, or taken away."""
+    """Return a JSON value with one of its leaves replaced or removed."""
     if isinstance(value, (list, dict)) and value and not source.rarely():
         key = source.choose(value if isinstance(value, dict) else range(len(value)))
         if source.rarely():
@@ -654,7 +654,7 @@ def json_with_a_change(source, value):
 
 
 def quiet(target):
-    """Return a target whose own odd numbers are no warnings."""
+    """Return a target that runs without warnings about its own unusual numbers."""
 
     def run(source, **options):
         with warnings.catch_warnings(), np.errstate(all="ignore"):
