@@ -22,6 +22,7 @@ collect_ignore = ["support", "programs"] + ["kernels/test_bounds.py"] * (not num
 if numba.config.DISABLE_JIT:
     # Tests that make no sense without compiled kernels.
     collect_ignore += ["runtime/test_interrupts.py", "runtime/test_locking.py", "runtime/test_processes.py"]
+    collect_ignore += ["runtime/test_signal_handlers.py"]
     # Programs that would take minutes each as plain Python; the run with compiled kernels starts them.
     collect_ignore += ["mpi", "distributed/test_sharded_table.py", "distributed/test_table_checkpoints.py"]
     collect_ignore += ["examples/test_decay_maps.py", "examples/test_distributed_word_vectors.py"]

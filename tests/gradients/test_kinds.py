@@ -293,3 +293,20 @@ def test_more_entries_than_kernels_can_chain(monkeypatch):
     with pytest.raises(ValueError, match="expected at most 3 entries, got 4"):
         RMSprop().apply_gradients([(scipy.sparse.coo_array(([1.0] * 4, ([0, 1, 2, 3],)), shape=(9,)), var)])
     assert (var == 1).all()
+
+
+INTEGERS = [f"{order}{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8) for order in "<>"]
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_indices_of_every_integer_dtype_and_byte_order(dtype):
+    var, expected = np.zeros((130, 2)), np.zeros((130, 2))
+    indices = np.array([0, 127, 3, 127], dtype)
+    opt, same, values = RMSprop(0.1, momentum=0.9), RMSprop(0.1, momentum=0.9), np.arange(8.0).reshape(4, 2)
+    for _ in range(2):
+        opt.apply_gradients([(IndexedSlices(values, indices), var)])
+        same.apply_gradients([(IndexedSlices(values, indices.astype(np.int64)), expected)])
+    assert opt.gather(var, indices).tobytes() == same.gather(expected, [0, 127, 3, 127]).tobytes()
+    assert var.tobytes() == expected.tobytes()
+    with pytest.raises(IndexError, match=r"indices\[1\] is 127; expected 0 <= index < 100"):
+        opt.apply_gradients([(IndexedSlices(values, indices), np.zeros((100, 2)))])

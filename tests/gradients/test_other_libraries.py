@@ -18,6 +18,7 @@ from numba_rmsprop.gradients.kinds import as_known
 from numba_rmsprop.schedules import ExponentialDecay, PiecewiseConstantDecay
 
 DENSE = np.array([[0, 0], [3, 4], [0, 0], [5, 0]], np.float32)
+
 VALUES, ROWS = DENSE[[3, 1]], np.array([3, 1])
 
 
@@ -120,17 +121,17 @@ def test_numbers_of_any_kind_are_gradients_of_numbers():
 
 
 REFUSED = {
-    "on a device": (OnADevice(), "got test_foreign.OnADevice.*: use .get.. first"),
-    "unreadable": (Unreadable(), "expected an array, IndexedSlices.*, got test_foreign.Unreadable"),
-    "objects": (Readable(np.full((4, 2), None)), "got test_foreign.Readable"),
+    "on a device": (OnADevice(), f"got {__name__}.OnADevice.*: use .get.. first"),
+    "unreadable": (Unreadable(), f"expected an array, IndexedSlices.*, got {__name__}.Unreadable"),
+    "objects": (Readable(np.full((4, 2), None)), f"got {__name__}.Readable"),
     "a set": ({1.0}, "expected an array, IndexedSlices.* or a scipy.sparse array, got set"),
     "an object": (object(), "got object"),
     "text": ("gradient", "got str"),
     "text in lists": ([["1", "2"]] * 4, "got list"),
     "None in lists": ([[None, 1.0]] * 4, "got list"),
     "ragged lists": ([[1.0], [1.0, 2.0]], "got list"),
-    "wrong slices": (Slices(VALUES, [0.5, 1.5], None), "as test_foreign.Slices: indices of .*expected integers"),
-    "no conversion": (Scattered(None), "got test_foreign.Scattered"),
+    "wrong slices": (Slices(VALUES, [0.5, 1.5], None), f"as {__name__}.Slices: indices of .*expected integers"),
+    "no conversion": (Scattered(None), f"got {__name__}.Scattered"),
     "another dtype": (Readable(DENSE.astype(float)), "expected dtype float32, got float64"),
 }
 
@@ -192,6 +193,7 @@ def test_wrong_variables_are_refused_with_advice(var, message):
 
 
 MASKED = np.ma.array([1, 0], mask=[True, False])
+
 MASKED_FLOATS = np.ma.array(np.ones((2, 2)), mask=np.eye(2))
 
 
@@ -320,46 +322,3 @@ def test_gradients_that_a_pair_makes_live_until_the_step(n):
         plain.apply_gradients([(np.full(n, g), var) for g, var in zip(values, theirs, strict=True)])
     for a, b in zip([*ours, *lazy.weights], [*theirs, *plain.weights], strict=True):
         assert (a == b).all()
-
-
-class Rate:
-    def __call__(self, step=None):
-        return 0.1 / (1 + step)
-
-
-def keyword_only(*, step=5):
-    return 0.1 / (1 + step)
-
-
-def with_other_arguments(scale=0.1, step=5):
-    return scale / (1 + step)
-
-
-@pytest.mark.parametrize(
-    "rate",
-    [
-        lambda step=5: 0.1 / (1 + step),
-        Rate(),
-        Rate().__call__,
-        keyword_only,
-        with_other_arguments,
-        lambda t: 0.1 / (1 + t),
-    ],
-)
-def test_a_learning_rate_that_can_take_the_step_is_called_with_it(rate):
-    opt, var = RMSprop(rate, rho=0.0, epsilon=0.0), np.zeros(1)
-    for _ in range(3):
-        opt.apply_gradients([(np.ones(1), var)])
-    np.testing.assert_allclose(var, -0.1 * (1 + 1 / 2 + 1 / 3))
-
-
-def test_a_learning_rate_that_may_want_the_step_is_refused():
-    message = "learning_rate: a callable whose argument 't' has a default may want the step or not"
-    with pytest.raises(TypeError, match=message):
-        RMSprop(lambda t=0: 0.1 / (1 + t))
-    opt = RMSprop(0.5)
-    with pytest.raises(TypeError, match=message):
-        opt.learning_rate = lambda t=0.1: t
-    assert opt.learning_rate == 0.5
-    opt.learning_rate = lambda: 0.25
-    assert opt.apply_gradients([(np.ones(1), np.ones(1))]) == 1
