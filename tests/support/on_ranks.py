@@ -1,28 +1,31 @@
-"""Start programs on several ranks with mpiexec."""
+"""Programs that run on several ranks, started with mpiexec."""
 
+import contextlib
 import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 from importlib.util import find_spec
 
-import processes
 import pytest
 
 HERE = pathlib.Path(__file__).parent
 MPIEXEC = shutil.which("mpiexec", path=os.pathsep.join([os.path.join(sys.prefix, "bin"), os.environ["PATH"]]))
+LIMIT = 200
+"""Seconds until a program counts as hanging: well beyond one that compiles."""
 
 needs_mpi = pytest.mark.skipif(
     not find_spec("mpi4py") or MPIEXEC is None, reason="needs mpi4py and mpiexec: pip install '.[mpi]'"
 )
 
 ENVIRONMENT = {
-    "OMPI_ALLOW_RUN_AS_ROOT": "1",  # a container often has no other user
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",  # as in a container
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
     "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",  # more ranks than cores
-    "OMPI_MCA_mpi_yield_when_idle": "1",  # let other ranks work while one waits
+    "OMPI_MCA_mpi_yield_when_idle": "1",  # and let the others work meanwhile
     "NUMBA_NUM_THREADS": "1",  # there are more ranks than cores as it is
     "PYTHONPATH": os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH", "")])),
 }
@@ -58,12 +61,16 @@ def start(program, ranks, *arguments, options=("--bind-to", "none"), environment
 
 def finish(process):
     """Return the exit status of a program and what it wrote; fail if it hangs."""
-    done = processes.finish(process)
-    return done.returncode, done.stdout, done.stderr
+    try:
+        printed, errors = process.communicate(timeout=LIMIT)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    return process.returncode, printed, errors
 
 
 def reports(program, ranks, *arguments, **options):
-    """Run a program that must succeed; return the values that the ranks reported, a list for each call of report."""
+    """Run a program that must end well; return what each rank has reported, call after call."""
     status, printed, errors = finish(start(program, ranks, *arguments, **options))
     assert status == 0, errors
     said = [json.loads(line.removeprefix("REPORT ")) for line in printed.splitlines() if line.startswith("REPORT ")]

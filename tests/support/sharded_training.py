@@ -1,4 +1,4 @@
-"""A training that runs on the ranks of a communicator, or in one process; the step number fixes the gradients."""
+"""One training, on the ranks of a communicator or in one process, of which every step follows from its number."""
 
 import hashlib
 
@@ -29,7 +29,7 @@ def new_table(comm, rows, columns, dtype="float32", order="batch", **options):
 
 
 def take_step(comm, table, step):
-    """Take a step after one gather, after two that overlap, or after none."""
+    """Take a step: with a gather before it, with two under way at once, or with none."""
     indices, grads = batch(step, *table.shape, table.dtype)
     mine = part(step, len(indices), comm)
     pulled = np.zeros_like(grads[mine])
