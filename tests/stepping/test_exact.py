@@ -102,7 +102,7 @@ def test_gaps_beyond_the_table(dtype, momentum, centered, changing):
             weight_decay=1e-3 if changing else 0.0,
         )
     opt.flush()
-    # the reference itself rounds 1,300 times; float32 steps round as often
+    # the reference rounds 1,300 times, and so do the float32 steps
     tolerance = 1e-12 if dtype == np.float64 else 3e-5
     assert_close(var, reference.vars[0], tolerance)
     np.testing.assert_allclose(opt.get_slot(var, "rms"), reference.rms[0], rtol=10 * tolerance)

@@ -130,7 +130,7 @@ def test_zero_gradients_for_ever(settings, momentum, centered, dtype):
         for name in sparse.get_slot_names():
             for opt, array in ((dense, var), (sparse, other)):
                 left = opt.get_slot(array, name)
-                # rounding to nearest keeps what is a few times the smallest number from vanishing
+                # rounding to nearest keeps a few times the smallest number from becoming 0
                 assert (np.abs(left) <= 8 * np.finfo(dtype).smallest_subnormal).all(), name
     for opt, array in ((dense, var), (sparse, other)):
         opt.apply_gradients([(rows, array)])

@@ -111,7 +111,7 @@ def test_inputs(given):
 @pytest.mark.parametrize("padding", [0, 5, -1])
 @pytest.mark.parametrize("kind", ["Embedding", "EmbeddingBag"])
 def test_padding(kind, padding):
-    # no gradient goes to that row; what moves it is the momentum of an earlier state
+    # the row gets no gradient; the momentum of an earlier state moves it
     models = Models(kind, padding_idx=padding)
     for module, optimizer in models:
         module.weight.grad = torch.ones(ROWS, COLUMNS, dtype=torch.float64)
@@ -129,7 +129,7 @@ def test_padding(kind, padding):
 @pytest.mark.parametrize("kind", ["Embedding", "EmbeddingBag"])
 @pytest.mark.parametrize("norm_type", [2.0, 1.0])
 def test_max_norm(kind, norm_type):
-    # the norm of a current row is what counts
+    # the norm of the row as it is now decides
     models = Models(kind, max_norm=1.0, norm_type=norm_type)
     for t in range(20):
         models.step(indices(t, 4, 2), seed=t)
@@ -267,7 +267,7 @@ def test_loaded_rows(assign):
         module.load_state_dict({"weight": loaded.clone()}, assign=assign)
     assert torch.equal(models.ours.weight, loaded)
     assert torch.equal(models.ours(torch.arange(ROWS)), loaded)
-    if not assign:  # which makes another parameter, that no optimizer knows
+    if not assign:  # a new parameter, which no optimizer knows
         for t in range(6):
             models.step(indices(t), seed=t)
         models.check()

@@ -14,7 +14,7 @@ from numba_rmsprop.torch import Embedding, RMSprop
 
 FULL = {"momentum": 0.9, "centered": True}
 halves = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-# Kernels are compiled for each: the dtypes differ in how they are read and written, and not in the rule.
+# Kernels are compiled for each dtype; they differ in reading and writing, and not in the rule.
 variants = pytest.mark.parametrize(
     ("dtype", "options"), [(torch.bfloat16, {}), (torch.bfloat16, FULL), (torch.float16, FULL)]
 )
@@ -63,7 +63,7 @@ class Rounded:
 @variants
 @pytest.mark.parametrize("more", [{}, {"maximize": True}, {"weight_decay": 0.1}], ids=["", "maximize", "weight_decay"])
 def test_dense_steps(more, dtype, options):
-    # one that would be batched, and one for all threads; the decay sees a parameter that may be a rounding apart
+    # one shape for a batch and one for all threads; with decay, the parameters may differ by a rounding
     tolerance = 1e-3 if more.get("weight_decay") else 1e-6
     for shape in ((30, 20), (170, 100)):
         run = Rounded(randn(*shape).to(dtype), **options, **more)
@@ -94,7 +94,7 @@ def test_layouts(layout, dtype):
 
 @variants
 def test_sparse_steps(dtype, options):
-    # the row that moves by its momentum alone is rounded once it is caught up, and not at each step that it misses
+    # a row that only its momentum moves is rounded when it is caught up, and not at each step
     moves = "momentum" in options
     for shape, n in (((40, 6), 8), ((3000, 8), 1200), ((50,), 9)):
         run = Rounded(randn(*shape).to(dtype), **options)
@@ -182,7 +182,7 @@ def test_the_state_keeps_its_float32(dtype):
 
 @halves
 def test_going_on_with_pytorchs(dtype):
-    # whose state is of the parameter's dtype
+    # PyTorch's state has the dtype of the parameter
     parameter, opt = trained(dtype)
     peer = torch.optim.RMSprop([twin_of(parameter)])
     peer.load_state_dict(copy.deepcopy(opt.state_dict()))

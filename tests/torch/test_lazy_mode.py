@@ -118,10 +118,10 @@ def test_rows_stepped_without_being_read_warn_once():
     take(opt, parameter, 0)  # nothing was behind
     with pytest.warns(UserWarning, match=r"parameter 0 of group 0 .*Embedding.*catch_up.*flush") as told:
         take(opt, parameter, 1)
-    assert told[0].filename == __file__  # where step was called
+    assert told[0].filename == __file__  # the line that called step
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        take(opt, parameter, 2)  # once is enough
+        take(opt, parameter, 2)  # it comes only once
 
 
 @pytest.mark.parametrize("reading", ["catch_up", "flush", "state_dict", "dense", "no momentum", "lazy"])
@@ -143,14 +143,14 @@ def test_ways_of_stepping_that_do_not_warn(reading):
 
 
 def test_a_refused_step_comes_before_the_warning():
-    # or else a warning that is an error would leave half a step
+    # a warning that is an error must not leave half a step
     parameters = [nn.Parameter(randn(4)), nn.Parameter(randn(20, 2))]
     opt = RMSprop(parameters, momentum=0.9)
     parameters[0].grad = randn(4)
     take(opt, parameters[1], 0)
     parameters[1].grad = random_rows((20, 2), 2, seed=1)
     before = snapshot(opt)
-    with pytest.raises(UserWarning, match="fall behind"):  # pytest makes it one
+    with pytest.raises(UserWarning, match="fall behind"):  # the suite makes warnings errors
         opt.step()
     assert_unchanged(opt, before)
 
@@ -206,7 +206,7 @@ def test_lazy_groups_beside_exact_ones():
 
 
 def test_the_mode_may_change():
-    # what rows have missed until then is made up for
+    # rows are first brought up to date
     twins = Twins(randn(20, 3, dtype=torch.float64), momentum=0.9)
     for t in range(5):
         twins.step(random_rows((20, 3), 3, torch.float64, seed=t))

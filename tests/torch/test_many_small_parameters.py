@@ -133,7 +133,7 @@ def no_momentum(twins):
 @pytest.mark.parametrize("large", [False, True])
 def test_changes_between_steps(change, large):
     twins = settled(**FULL)
-    if large:  # and beside them one that is stepped by itself
+    if large:  # beside the small ones, one that is stepped alone
         twins.opt.param_groups[0]["params"].append(nn.Parameter(randn(170, 100)))
         twins.opt.param_groups[0]["params"][-1].grad = randn(170, 100)
         twins.opt.step()

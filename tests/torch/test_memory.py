@@ -67,7 +67,7 @@ def test_values_written_into_a_parameter_are_used():
     twins = Twins(randn(30, 2), momentum=0.9)
     for t in range(6):
         twins.step(random_rows((30, 2), 4, seed=t))
-        twins.opt.flush()  # or else the rows behind would be overwritten, and then move on
+        twins.opt.flush()  # rows that are behind would overwrite the values later
         for (p,) in (twins.ours, twins.theirs):
             with torch.no_grad():
                 p.clamp_(-0.5, 0.5)

@@ -85,7 +85,7 @@ def test_the_loss_falls_with_groups_and_schedulers(options, makers):
 
 @options
 def test_a_model_with_a_parameter_of_size_0(options):
-    # whose gradient is of size 0 too, between those of others
+    # its gradient is of size 0 too
     twins = Twins(randn(1), randn(5, 0), randn(0), randn(3, 4), **options)
     for t in range(6):
         twins.step(randn(1, seed=t), torch.empty(5, 0), torch.empty(0), randn(3, 4, seed=t))
@@ -166,7 +166,7 @@ ONE, TWO = nn.Parameter(torch.ones(1, 1)), nn.Parameter(torch.ones(1, 1))
     ],
 )
 def test_refused_construction(params, options, error, message):
-    with pytest.raises(error, match=message):  # pytest makes an error of a warning
+    with pytest.raises(error, match=message):  # the suite makes warnings errors
         RMSprop(params, **options)
 
 
@@ -248,7 +248,7 @@ def test_coordinates_of_rosenbrock_in_turn(kind, maximize, variant, scheduled):
         if optimizer is twins.opt:
             optimizer.catch_up(p, torch.tensor([0, 1]))
             torch.testing.assert_close(p.detach(), torch.tensor(at, dtype=torch.float64), rtol=0, atol=1e-12)
-        # Both at the point where the dense run is: by themselves, the two would make much of what rounding has left.
+        # Each step starts both where the dense run is; on their own, they would amplify the differences of rounding.
         p.grad = coordinate(w, x, y, form)
         return (1 - x) ** 2 + 100 * (y - x**2) ** 2
 

@@ -272,7 +272,7 @@ def test_a_warning_of_rows_that_were_written_to_while_others_were_behind(then):
     assert len(told) == 1
     assert Path(told[0].filename).is_relative_to(Path(__file__).parents[1])  # and neither PyTorch's nor the package's
     write(twins.ours[0])
-    steps(twins, [7])  # once is enough
+    steps(twins, [7])  # it comes only once
 
 
 def test_a_step_that_the_warning_ends_has_not_begun():
@@ -281,7 +281,7 @@ def test_a_step_that_the_warning_ends_has_not_begun():
     write(table)
     before, new = table.detach().clone(), RMSprop([table])
     table.grad = random_rows(SHAPE, 2, DTYPE)
-    with pytest.raises(UserWarning, match="was written to"):  # pytest makes it one
+    with pytest.raises(UserWarning, match="was written to"):  # the suite makes warnings errors
         new.step()
     assert torch.equal(table, before)
     assert table not in new.state

@@ -39,10 +39,10 @@ def other_state(seed=9):
 
 
 def test_a_state_loaded_without_its_parameter():
-    # the rows stay where a dense run would have them by now
+    # the rows keep the values that a dense run would have by now
     twins, (_, saved) = behind(), other_state()
     for optimizer in twins.optimizers:
-        optimizer.load_state_dict(copy.deepcopy(saved))  # whose tensors would be the state of both
+        optimizer.load_state_dict(copy.deepcopy(saved))  # a copy, since load_state_dict keeps the tensors
     twins.check()
     steps(twins, range(6, 12))
     twins.check()
@@ -162,7 +162,7 @@ def test_a_second_optimizer_takes_over():
     twins.largest = {}
     steps(twins, range(6, 12))
     twins.check()
-    # and the first again, whose rows the dense algorithm leaves where they are as long as it takes no step
+    # the first again; in the dense algorithm too, its rows move only when it takes a step
     twins.opt, twins.peer = first, old
     steps(twins, range(12, 18))
     twins.check()

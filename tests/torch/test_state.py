@@ -150,7 +150,7 @@ def test_the_mode_is_saved(mode, other):
     saved = opt.state_dict()
     second.load_state_dict(saved)
     assert second.param_groups[0]["sparse_update"] == mode
-    # PyTorch's knows of no modes, and a group keeps its own
+    # PyTorch's state has no mode, and the group keeps its own
     peer = torch.optim.RMSprop([twin_of(table)], momentum=0.5)
     third = RMSprop([{"params": [twin_of(table)], "sparse_update": mode}], sparse_update=other)
     third.load_state_dict(peer.state_dict())

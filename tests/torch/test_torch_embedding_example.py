@@ -70,7 +70,7 @@ def whole(example, text, tmp_path_factory):
 
 
 def test_it_learns_and_shows_it(example, text, whole, capsys):
-    run(example, text, whole)  # which is done
+    run(example, text, whole)  # a second run in a folder whose trials are complete
     results = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (whole / "torch_embedding.png").stat().st_size > 10_000
     found = load(whole)["trials"]

@@ -31,7 +31,7 @@ def test_nan_and_infinity_stay_in_their_elements(options, kind, bad):
     names = other.keys() - {"grad_avg"}
     for found, expected in ((twins.ours[0], twins.theirs[0]), *((state[name], other[name]) for name in names)):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6, equal_nan=True)
-    # Of an infinite mean, lerp makes NaN at the next step, and our formula infinity.
+    # From an infinite mean, lerp gives NaN at the next step, and our formula gives infinity.
     for name in names & {"square_avg"} | other.keys() & {"grad_avg"}:
         assert (~torch.isfinite(state[name])).nonzero().tolist() == (~torch.isfinite(other[name])).nonzero().tolist()
         assert (~torch.isfinite(state[name])).sum() == 1
@@ -103,7 +103,7 @@ def test_sparse_values_in_the_memory_of_the_parameter():
 
 @pytest.mark.parametrize("shape", [(3, 2), (130, 130)])
 def test_parameters_that_share_memory(shape):
-    # PyTorch steps one after the other
+    # PyTorch steps them one after the other
     ours, theirs = randn(*shape), randn(*shape)
     pairs = [[nn.Parameter(table), nn.Parameter(table.view(-1))] for table in (ours, theirs)]
     opt, peer = RMSprop(pairs[0], weight_decay=0.1), torch.optim.RMSprop(pairs[1], weight_decay=0.1)
@@ -127,7 +127,7 @@ def test_steps_under_any_grad_mode(guard, first):
             with guard():
                 twins.step(*grads)
     if guard is torch.inference_mode and first == 0:
-        with guard():  # tensors of the state are its own
+        with guard():  # the state has inference tensors
             twins.check()
     else:
         twins.check()
@@ -177,7 +177,7 @@ def test_the_default_dtype_counts_the_steps(dtype):
     ],
 )
 def test_gradients_that_do_not_fit(grad, message):
-    # PyTorch checks them as they are set, but not what .data has become since
+    # PyTorch checks gradients when they are set, but not after .data has changed
     parameter, other = nn.Parameter(torch.ones(3, 2)), nn.Parameter(torch.ones(4))
     opt = RMSprop([other, parameter])
     other.grad = torch.ones(4)
