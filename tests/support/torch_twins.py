@@ -132,6 +132,11 @@ class Twins:
                 size = tensor.detach().abs().max().item() if tensor.numel() else 0.0
                 self.largest[k, name] = max(self.largest.get((k, name), 0.0), size)
 
+    def step_rows(self, seeds):
+        """Step once for each seed, with gradients of two random rows of each parameter."""
+        for seed in seeds:
+            self.step(*(random_rows(parameter.shape, 2, parameter.dtype, seed=seed) for parameter in self.ours))
+
     def check(self, tolerance=None):
         """Compare parameters and state, every row current."""
         self.opt.flush()
