@@ -1,4 +1,4 @@
-"""Hooks and the profiler of PyTorch see every step."""
+"""Hooks and the profiler see every step, also those that begin without them."""
 
 import pytest
 
@@ -19,8 +19,8 @@ def stepped():
     return optimizer
 
 
-def test_private_names_of_pytorch_exist():
-    """Without these names every step would go through PyTorch's slower wrapper."""
+def test_the_names_are_there():
+    """Or else each step takes the longer way."""
     optimizer = stepped()
     assert not is_watched(optimizer)
     assert hasattr(torch.autograd.profiler, PROFILER)
