@@ -41,8 +41,8 @@ test: .venv/with-test  ## once compiled, once as plain Python, and the kernels w
 
 test-torch: .venv/with-test .venv/with-torch  ## what asks PyTorch, which `make test` skips where it is not installed
 	$(PYTEST) $(WITH_TORCH)
-	NUMBA_DISABLE_JIT=1 $(PYTEST) tests/torch/test_halves.py
-	$(CHECK) HYPOTHESIS_PROFILE=short $(PYTEST) tests/torch/test_halves.py
+	NUMBA_DISABLE_JIT=1 $(PYTEST) tests/torch/test_half_precision.py
+	$(CHECK) HYPOTHESIS_PROFILE=short $(PYTEST) tests/torch/test_half_precision.py
 
 soak: .venv/with-test  ## ten million rows of random steps in constant memory, some minutes
 	$(BIN)/python tests/support/soak.py

@@ -1,4 +1,4 @@
-"""What must be set before Numba is imported, and how long Hypothesis may look."""
+"""Settings that must come before Numba is imported, profiles of Hypothesis, and fixtures of all tests."""
 
 import atexit
 import os
@@ -17,12 +17,13 @@ import hypothesis
 import numba
 import pytest
 
-# What tests import, and programs to be run by hand; and files that mean nothing without checks of bounds.
-collect_ignore = ["support"] if numba.config.BOUNDSCHECK else ["support", "kernels/test_bounds.py"]
+# What tests import and start; and files that mean nothing without checks of bounds.
+collect_ignore = ["programs", "support", *([] if numba.config.BOUNDSCHECK else ["kernels/test_bounds.py"])]
 if numba.config.DISABLE_JIT:
-    # Files that mean nothing without compiled kernels.
+    # Tests that make no sense without compiled kernels.
     collect_ignore += ["runtime/test_interrupts.py", "runtime/test_locking.py", "runtime/test_processes.py"]
-    # Programs that would take minutes each, and so start compiled in either run: the other one has them.
+    collect_ignore += ["runtime/test_signal_handlers.py"]
+    # Programs that would take minutes each as plain Python; the run with compiled kernels starts them.
     collect_ignore += ["mpi", "distributed/test_sharded_table.py", "distributed/test_table_checkpoints.py"]
     collect_ignore += ["examples/test_decay_maps.py", "examples/test_distributed_word_vectors.py"]
     collect_ignore += ["examples/test_knowledge_graph.py", "examples/test_nist.py"]
@@ -43,7 +44,7 @@ def _as_many_threads_as_before():
 
 @pytest.fixture(autouse=True, scope="session")
 def _an_interrupt_raises():
-    """Also where SIGINT is ignored from the start, as under nohup and in some CI; programs started from here get it."""
+    """Let Ctrl-C raise also where SIGINT was ignored from the start, as under nohup; started programs inherit it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -51,7 +52,7 @@ def _an_interrupt_raises():
 
 @pytest.fixture(autouse=True, scope="session")
 def _a_short_table_as_plain_python():
-    """The table of common gaps is filled anew at each change of a rate, which takes long as plain Python."""
+    """Make the table of skip factors short: each change of a rate fills it anew, which is slow as plain Python."""
     with pytest.MonkeyPatch.context() as patch:
         if numba.config.DISABLE_JIT:
             patch.setattr("numba_rmsprop.kernels.skip_factors.TABLE_GAPS", 64)
@@ -67,7 +68,7 @@ def threads(request):
 
 @pytest.fixture
 def no_fit_may_start(monkeypatch):
-    """Many fits must be refused before any of them starts."""
+    """Fail if a fit starts; for calls that must be refused before."""
 
     def run(*_):
         raise AssertionError("a fit has started")

@@ -1,32 +1,20 @@
-"""The example of decay times: maps near the truth, the same bits for the same seed, what outliers do."""
+"""Example decay_maps.py: maps near the truth, the same bits for the same seed, and robustness against outliers."""
 
 import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import numba
 import numpy as np
 import pytest
 import safetensors.numpy
+from example_programs import EXAMPLES, run_example
 
 THREADS = numba.config.NUMBA_NUM_THREADS
-EXAMPLES = Path(__file__).parents[2] / "examples"
+SIZES = "--size", "24", "--echoes", "12", "--sample", "20"
 
 
 def run(out, *options):
-    return subprocess.run(
-        [
-            *(sys.executable, str(EXAMPLES / "decay_maps.py"), "--out", str(out), "--size", "24", "--echoes", "12"),
-            *("--sample", "20", "--threads", "2", *options),
-        ],
-        # as plain Python it would take minutes; how it computes is the library's, which is tested both ways
-        env=os.environ | {"NUMBA_DISABLE_JIT": "0", "NUMBA_NUM_THREADS": "2"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_example("decay_maps.py", "--out", out, *SIZES, "--threads", 2, *options, NUMBA_NUM_THREADS="2")
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +27,7 @@ def fitted(tmp_path_factory):
 
 @pytest.fixture
 def example(monkeypatch):
-    monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.syspath_prepend(EXAMPLES)
     import decay_maps
 
     return decay_maps

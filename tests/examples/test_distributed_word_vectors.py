@@ -1,4 +1,4 @@
-"""The word-vector example on several ranks: the bits of the one on one process, also after a rank is killed."""
+"""Example distributed_word_vectors.py: several ranks give the bits of one process, also after one is killed."""
 
 import os
 import signal
@@ -8,19 +8,16 @@ from pathlib import Path
 
 import pytest
 import safetensors.numpy
+from example_programs import EXAMPLES, run_example, word_vectors_arguments, write_text
 from on_ranks import ENVIRONMENT, MPIEXEC, finish, needs_mpi
-from word_vectors_program import WORDS, command
 
 pytestmark = [pytest.mark.mpi, needs_mpi]
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "distributed_word_vectors.py"
-
 
 def start(text, out, ranks):
-    _, alone, *options = command(text, out)
-    assert alone.endswith("word_vectors.py")
+    program = [EXAMPLES / "distributed_word_vectors.py", *word_vectors_arguments(text, out)]
     return subprocess.Popen(
-        [MPIEXEC, "--bind-to", "none", "-n", str(ranks), sys.executable, str(EXAMPLE), *options],
+        [MPIEXEC, "--bind-to", "none", "-n", str(ranks), sys.executable, *program],
         env=os.environ | ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -36,9 +33,8 @@ def children_of(pid):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc tells which processes the ranks are")
 def test_the_bits_of_one_process_after_a_kill_and_on_another_number_of_ranks(tmp_path):
     text = tmp_path / "text.txt"
-    lines = [" ".join(WORDS[(i * j) % len(WORDS)] for j in range(1, 12)) for i in range(400)]
-    text.write_text("\n".join(lines), encoding="utf8")
-    alone = subprocess.run(command(text, tmp_path / "alone"), capture_output=True, text=True, check=False)
+    write_text(text)
+    alone = run_example("word_vectors.py", *word_vectors_arguments(text, tmp_path / "alone"))
     assert alone.returncode == 0, alone.stderr
 
     process = start(text, tmp_path / "ranks", 2)

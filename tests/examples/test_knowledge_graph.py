@@ -1,28 +1,27 @@
-"""The knowledge-graph example: it learns, the same seed gives the same bits, nothing is lost by a kill or Ctrl-C."""
+"""Example knowledge_graph.py: it learns, the same seed gives the same bits, a kill or Ctrl-C loses nothing."""
 
 import json
 import math
 import pkgutil
 import shutil
 import signal
-import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numba
 import numpy as np
 import pytest
 import safetensors.numpy
+from example_programs import EXAMPLES, start_example
+from processes import finish
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 ENTITIES = 40
 STEPS = {"next": 1, "third": 3, "seventh": 7, "opposite": 20, "eleventh": 11, "before": 39}
 
 
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory):
-    """People around a table: who sits how many seats further. A third of what is so is to be found out."""
+    """Make a graph of seats around a table, each related to seats further on; a third is held back for testing."""
     folder = tmp_path_factory.mktemp("graph")
     triples = [
         f"seat {i}\t{name}\tseat {(i + step) % ENTITIES}" for name, step in STEPS.items() for i in range(ENTITIES)
@@ -35,7 +34,7 @@ def graph(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def example():
-    """The program, which shares small work among threads, too."""
+    """Import the program, and let it share even small work among threads."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(EXAMPLES)
         import knowledge_graph
@@ -49,19 +48,8 @@ def example():
 def arguments(graph, out, *options):
     return [
         *(str(graph), "--out", str(out), "--rank", "16", "--negatives", "8", "--batch", "32", "--epochs", "20"),
-        *(
-            "--n3",
-            "0.01",
-            "--dropout",
-            "0",
-            "--learning-rate",
-            "0.03",
-            "--every",
-            "5",
-            "--checkpoint-every",
-            "3",
-            *options,
-        ),
+        *("--n3", "0.01", "--dropout", "0", "--learning-rate", "0.03", "--every", "5", "--checkpoint-every", "3"),
+        *options,
     ]
 
 
@@ -156,15 +144,14 @@ def test_it_ends_when_it_gets_no_better(example, graph, tmp_path, capsys):
 
 
 def test_a_killed_training_comes_to_the_same_bits(example, graph, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("parts.bilinear.CHUNK", 64)  # as the program has it that is killed
+    monkeypatch.setattr("parts.bilinear.CHUNK", 64)  # the value in the program that is killed below
     run(example, graph, tmp_path / "whole")
-    command = [sys.executable, str(EXAMPLES / "knowledge_graph.py"), *arguments(graph, tmp_path / "killed")]
-    killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    killed = start_example("knowledge_graph.py", *arguments(graph, tmp_path / "killed"))
     folder = tmp_path / "killed" / "checkpoint"
     while killed.poll() is None and not list(folder.glob("checkpoint-*.safetensors")):
         time.sleep(0.001)
     killed.kill()
-    killed.wait()
+    finish(killed)
     assert list(folder.glob("checkpoint-*.safetensors")), "the training ended before it could be killed"
     for other in (["--seed", "2"], ["--rank", "17"]):
         with pytest.raises(SystemExit, match="other settings or data"):
@@ -175,7 +162,7 @@ def test_a_killed_training_comes_to_the_same_bits(example, graph, tmp_path, caps
 
 
 def interrupted_at(call, function):
-    """Return the function, which sends Ctrl-C at one of its calls."""
+    """Return the function, with a Ctrl-C before its call number ``call``."""
     calls = []
 
     def called(*args, **options):
@@ -190,10 +177,10 @@ def interrupted_at(call, function):
 @pytest.mark.parametrize(
     ("where", "call", "every"),
     [
-        ("parts.link_training.Trainer.train_batch", 65, "3"),  # in an epoch
-        ("parts.link_training.Epoch.__init__", 8, "1000"),  # between two, the first for the compiler
-        ("parts.link_training.ranks", 2, "1000"),  # while the valid triples are asked for
-        ("knowledge_graph.ranks", 1, "1000"),  # and the test triples
+        ("parts.link_training.Trainer.train_batch", 65, "3"),  # within an epoch
+        ("parts.link_training.Epoch.__init__", 8, "1000"),  # between two epochs; the first call is made to compile
+        ("parts.link_training.ranks", 2, "1000"),  # while the validation triples are ranked
+        ("knowledge_graph.ranks", 1, "1000"),  # while the test triples are ranked
         (
             "parts.link_training.shutil.rmtree",
             2,
@@ -275,7 +262,7 @@ def test_what_cannot_be_trained_is_refused(example, graph, tmp_path, monkeypatch
         patch.setattr("parts.link_training.Trainer.train_batch", lambda *_: math.inf)
         with pytest.raises(SystemExit, match="the loss became inf in epoch 1; try a smaller --learning-rate"):
             run(example, graph, tmp_path / "out")
-    run(example, graph, tmp_path / "out", "--learning-rate", "0.01", "--epochs", "1")  # which nothing is in the way of
+    run(example, graph, tmp_path / "out", "--learning-rate", "0.01", "--epochs", "1")  # the smaller rate works
     (tmp_path / "file").touch()
     with pytest.raises(SystemExit, match=r"--out: expected a folder to write to, got .*file: File exists"):
         run(example, graph, tmp_path / "file")

@@ -1,15 +1,14 @@
-"""Parts of the knowledge-graph example, each against a slow way of the same: reading, ranks, gradients, candidates."""
+"""Parts of the knowledge-graph example beside slow loops: reading files, ranks, gradients, candidates."""
 
 import itertools
 import math
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from example_programs import EXAMPLES
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 OPTIONS = {
     "model": "complex", "rank": 3, "negatives": 100, "batch": 6, "answers": 100, "epochs": 1, "learning_rate": 0.01,
     "rho": 0.99, "n3": 0.0, "dropout": 0.0, "init": 0.5, "every": 1, "patience": 1, "seed": 1, "optimizer": "exact",
@@ -54,7 +53,7 @@ def test_spaces_around_a_name_make_no_other_entity(examples, folder):
     assert (graph.entities, graph.relations) == (["a", "b", "c", "d"], ["knows", "likes"])
 
 
-def test_lines_may_end_as_elsewhere_and_be_empty(examples, folder):
+def test_lines_may_end_as_on_windows_and_be_empty(examples, folder):
     (folder / "train.txt").write_bytes("\ufeffä b\tlikes\tc\r\n\r\n  \na\tlikes\tb".encode())
     graph = examples.triples.read_graph(folder)
     assert graph.entities == ["a", "b", "c", "d", "ä b"]
@@ -95,7 +94,7 @@ def test_files_that_are_not_there_are_named(examples, folder):
 
 
 def random_graph(examples, rng, entities=9, relations=2, triples=40):
-    """Return a graph of which every question has several answers."""
+    """Return a graph in which every question has several answers."""
     every = rng.permutation(list(itertools.product(range(entities), range(relations), range(entities))))[:triples]
     names = [f"e{i}" for i in range(entities)], [f"r{i}" for i in range(relations)]
     return examples.triples.Graph(*names, *np.split(every, [triples // 2, triples * 3 // 4]))
@@ -122,7 +121,7 @@ def slow_score(model, head, relation, tail, kept=None):
 
 @pytest.mark.parametrize("kind", ["complex", "distmult"])
 @pytest.mark.parametrize("at_once", [1, 2**25])
-def test_ranks_are_those_of_the_slow_way(examples, pool, monkeypatch, kind, at_once):
+def test_ranks_equal_those_of_a_slow_loop(examples, pool, monkeypatch, kind, at_once):
     monkeypatch.setattr(examples.ranking, "ASKED_BYTES", at_once)
     rng = np.random.default_rng(1)
     graph = random_graph(examples, rng)
@@ -139,7 +138,7 @@ def test_ranks_are_those_of_the_slow_way(examples, pool, monkeypatch, kind, at_o
     found = examples.ranking.ranks(model, graph, examples.triples.Answers(graph), graph.test, pool)
     np.testing.assert_array_equal(found, expected)
     assert len(set(found)) > 4
-    assert any(rank % 1 for rank in found)  # some are means
+    assert any(rank % 1 for rank in found)  # some are means over ties
 
 
 def test_no_score_is_the_worst_rank(examples, pool):
@@ -157,7 +156,7 @@ def test_the_summary(examples):
 
 
 class Noted:
-    """In place of the optimizer: notes the gradients."""
+    """Stand-in for the optimizer that keeps the gradients."""
 
     def gather(self, var, indices, out):
         out[:] = var[indices]

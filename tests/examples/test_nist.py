@@ -1,15 +1,11 @@
-"""The example of NIST's problems, on a file in NIST's form whose certified values are SciPy's."""
+"""Example nist.py, on a file in NIST's format whose certified values come from SciPy."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from example_programs import run_example
 from scipy.optimize import curve_fit
-
-EXAMPLE = Path(__file__).parents[2] / "examples" / "nist.py"
 
 
 def danwood(x, b1, b2):
@@ -18,7 +14,7 @@ def danwood(x, b1, b2):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Sixty lines of header, then the data."""
+    """Write a file of NIST's format: sixty lines of header, then the data."""
     x = np.linspace(1.3, 2.0, 8)
     y = danwood(x, 0.8, 3.5) + np.random.default_rng(0).normal(0.0, 0.02, x.size)
     starts = [1.0, 0.7], [5.0, 4.0]
@@ -34,12 +30,8 @@ def folder(tmp_path_factory):
     return path
 
 
-def run(*options):
-    return subprocess.run([sys.executable, str(EXAMPLE), *map(str, options)], capture_output=True, text=True)
-
-
 def test_it_finds_the_certified_digits(folder, tmp_path):
-    finished = run("--data", folder, "--only", "DanWood", "--out", tmp_path / "table.json")
+    finished = run_example("nist.py", "--data", folder, "--only", "DanWood", "--out", tmp_path / "table.json")
     assert finished.returncode == 0, finished.stderr
     rows = json.loads((tmp_path / "table.json").read_text(encoding="utf8"))
     assert [row["start"] for row in rows] == [1, 2]
@@ -52,7 +44,7 @@ def test_it_finds_the_certified_digits(folder, tmp_path):
 
 
 def test_missing_files_are_named(tmp_path):
-    finished = run("--data", tmp_path)
+    finished = run_example("nist.py", "--data", tmp_path)
     assert finished.returncode == 2
     assert "Misra1a.dat" in finished.stderr
     assert "27 of 27" in finished.stderr

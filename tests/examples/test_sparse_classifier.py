@@ -1,21 +1,19 @@
-"""The classifier example: its gradient, what it keeps from the text, the same bits for the same seed, Ctrl-C."""
+"""Example sparse_classifier.py: the gradient, the words it keeps, the same bits for the same seed, Ctrl-C."""
 
 import json
 import os
 import re
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.numpy
+from example_programs import EXAMPLES, run_example, start_example
+from processes import finish
 from scipy.sparse import csr_array, issparse
 
 from numba_rmsprop import RMSprop
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 WORDS = {
     "cats": ["purr", "mouse", "whiskers", "climbs", "sofa", "night"],
     "dogs": ["bark", "bone", "leash", "fetches", "kennel", "postman"],
@@ -49,55 +47,44 @@ def packages(tmp_path_factory):
     return folder
 
 
-def command(packages, out, *options):
-    return [
-        *(sys.executable, str(EXAMPLES / "sparse_classifier.py"), "--packages", str(packages), "--out", str(out)),
-        *("--fewest", "5", "--epochs", "2", "--batch", "16", *options),
-    ]
+def arguments(packages, out, *options):
+    return ["--packages", packages, "--out", out, "--fewest", "5", "--epochs", "2", "--batch", "16", *options]
+
+
+def run(*options):
+    return run_example("sparse_classifier.py", *arguments(*options))
 
 
 @pytest.fixture(scope="module")
-def environment():
-    # as plain Python it would take minutes; how it computes is the library's, which is tested both ways
-    return os.environ | {"NUMBA_DISABLE_JIT": "0"}
-
-
-def run(packages, out, environment, *options):
-    return subprocess.run(
-        command(packages, out, *options), env=environment, capture_output=True, text=True, check=False
-    )
-
-
-@pytest.fixture(scope="module")
-def trained(packages, environment, tmp_path_factory):
+def trained(packages, tmp_path_factory):
     out = tmp_path_factory.mktemp("trained")
-    done = run(packages, out, environment)
+    done = run(packages, out)
     assert done.returncode == 0, done.stderr
     return out, json.loads(done.stdout.splitlines()[-1])
 
 
-def test_the_same_seed_gives_the_same_bits(packages, trained, tmp_path, environment):
+def test_the_same_seed_gives_the_same_bits(packages, trained, tmp_path):
     tables = [(trained[0] / "classifier.safetensors").read_bytes()]
     for out, seed in [("same", "1"), ("other", "2")]:
-        done = run(packages, tmp_path / out, environment, "--seed", seed)
+        done = run(packages, tmp_path / out, "--seed", seed)
         assert done.returncode == 0, done.stderr
         tables.append((tmp_path / out / "classifier.safetensors").read_bytes())
     assert tables[0] == tables[1]
     assert tables[0] != tables[2]
 
 
-def test_what_is_learnt_and_told(packages, trained):
+def test_it_learns_and_shows_it(packages, trained):
     out, results = trained
     names = json.loads((out / "classifier.json").read_text(encoding="utf8"))
     assert names["classes"] == ["pets.cats", "pets.dogs"]
     around = ["animal", "with", "us", "as", "in", "and", "notes", "lives", "long"]
-    assert sorted(names["words"]) == sorted([*WORDS["cats"], *WORDS["dogs"], *around])  # nothing gives a class away
+    assert sorted(names["words"]) == sorted([*WORDS["cats"], *WORDS["dogs"], *around])  # no word names the class
     weights = safetensors.numpy.load_file(out / "classifier.safetensors")["weights"]
     assert weights.shape == (len(names["words"]), 2)
     read = {line for path in packages.rglob("*.py") for line in path.read_text(encoding="utf8").splitlines()}
-    assert results["docstrings"] == sum("Animal" in line for line in read)  # none comes twice
+    assert results["docstrings"] == sum("Animal" in line for line in read)  # duplicates are dropped
     assert not results["interrupted"]
-    assert results["numba_rmsprop"]["accuracy"] > 0.9  # no telling word of one class is in the other
+    assert results["numba_rmsprop"]["accuracy"] > 0.9  # the classes share no typical word
     assert results["numba_rmsprop"]["epochs"] == 2
     assert (out / "classifier.png").stat().st_size > 10_000
 
@@ -111,32 +98,29 @@ def test_what_is_learnt_and_told(packages, trained):
         (["--fewest", "1000"], "expected at least 2 subpackages with 1000 docstrings, got 0"),
     ],
 )
-def test_wrong_options_are_refused(packages, tmp_path, environment, options, message):
-    done = run(packages, tmp_path, environment, *options)
+def test_wrong_options_are_refused(packages, tmp_path, options, message):
+    done = run(packages, tmp_path, *options)
     assert done.returncode in (1, 2)
     assert message in done.stderr
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT to another process")
-def test_an_interrupted_training_shows_what_it_has(packages, tmp_path, environment):
-    training = subprocess.Popen(
-        command(packages, tmp_path, "--epochs", "1000000"),
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+def test_an_interrupted_training_shows_what_it_has(packages, tmp_path):
+    training = start_example("sparse_classifier.py", *arguments(packages, tmp_path, "--epochs", "1000000"))
     shown = b""
     while not re.search(rb"\w docstrings/s", shown):  # the progress bar; before the first batch, it shows "?"
         shown += os.read(training.stderr.fileno(), 1000) or pytest.fail(f"ended by itself: {shown}")
     training.send_signal(signal.SIGINT)
-    out, err = training.communicate(timeout=60)
-    assert training.returncode == 0, err
-    results = json.loads(out.splitlines()[-1])
+    done = finish(training)
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout.splitlines()[-1])
     assert results["interrupted"]
     assert results["numba_rmsprop"]["accuracy"] > 0.9
     assert safetensors.numpy.load_file(tmp_path / "classifier.safetensors")["weights"].any()
 
 
 class Noted:
-    """In place of the optimizer: notes the gradients."""
+    """Stand-in for the optimizer that keeps the gradients."""
 
     def gather(self, var, indices):
         return var[indices]
@@ -185,7 +169,7 @@ def test_the_gradient_is_that_of_the_mean_loss(regression):
 
 
 class Dense(RMSprop):
-    """Takes every gradient as a dense one."""
+    """Optimizer that makes every gradient dense."""
 
     def apply_gradients(self, pairs):
         return super().apply_gradients([(g.toarray() if issparse(g) else g, var) for g, var in pairs])

@@ -1,4 +1,4 @@
-"""Saving in the middle of gaps changes no later bit; a file that does not fit is refused."""
+"""Saving and loading: no later bit changes, and files that do not fit are refused."""
 
 import json
 
@@ -26,8 +26,7 @@ def test_a_loaded_run_goes_on_bit_for_bit(run, tmp_path_factory):
             opt.build([var])
             opt.save(path, include_variables=False)
             restored_var = var.copy()
-            restored = RMSprop.load(path, [restored_var], custom_objects={"<lambda>": lambda: 0.5})
-            restored._values = dict(opt._values)  # several lambdas share one name
+            restored = RMSprop.load(path, [restored_var], custom_objects=run.functions(now))
         for o, v in ((opt, var), (restored, restored_var)):
             if o is not None:
                 o.apply_gradients([(gradient_of(step, run.shape, run.dtype)[0], v)])
@@ -40,7 +39,7 @@ def test_a_loaded_run_goes_on_bit_for_bit(run, tmp_path_factory):
 def test_round_trip(tmp_path, include_variables):
     opt, variables = trained()
     opt.add_slot(variables[0], "average", "ones")
-    opt.add_slot(variables[0], "clocks", 3.0)  # as one of ours is called in the file
+    opt.add_slot(variables[0], "clocks", 3.0)  # the file has an array of this name already
     opt.add_weight("total", (2,), initializer=5.0)
     before = [var.tobytes() for var in variables]
     opt.save(tmp_path / "opt.safetensors", include_variables=include_variables)
@@ -92,7 +91,7 @@ def test_files_that_do_not_fit(tmp_path):
         RMSprop.load(tmp_path / "two", [same, same])
 
 
-def test_files_of_others(tmp_path):
+def test_files_of_other_formats(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"not a checkpoint")
     with pytest.raises(DamagedCheckpointError, match="expected a safetensors file; its 16 bytes are too few"):
@@ -117,7 +116,7 @@ def test_files_of_others(tmp_path):
 
 
 def said(i, **changes):
-    """Return a change of what the metadata says of a variable."""
+    """Return a function that changes the metadata of a variable."""
 
     def change(_, metadata):
         metadata[f"variables.{i}"] = json.dumps(json.loads(metadata[f"variables.{i}"]) | changes)
@@ -199,7 +198,7 @@ def test_an_added_slot_may_have_a_name_that_other_optimizers_use(tmp_path):
     assert (RMSprop.load(tmp_path / "opt", [table]).get_slot(table, "momentum") == 3).all()
 
 
-def test_what_could_not_be_loaded_is_not_saved(tmp_path):
+def test_nothing_is_saved_that_load_would_refuse(tmp_path):
     table = np.ones((5, 2))
     many = [float(i) for i in range(60_000)]
     for opt, message in [
@@ -235,7 +234,7 @@ def test_variables_are_saved_unless_asked_otherwise(tmp_path):
 
 
 @pytest.mark.parametrize("delta", [False, True])
-def test_variables_that_are_not_those_that_were_saved_are_warned_of(tmp_path, delta):
+def test_variables_with_other_values_than_saved_warn(tmp_path, delta):
     opt, variables = trained()
     files = [tmp_path / "opt"]
     opt.save(files[0], include_variables=False)
@@ -243,7 +242,7 @@ def test_variables_that_are_not_those_that_were_saved_are_warned_of(tmp_path, de
         opt.apply_gradients([(IndexedSlices(np.ones((1, 2), np.float32), [2]), variables[0])])
         files.append(tmp_path / "delta")
         opt.save_delta(files[1])
-    RMSprop.load(files, [var.copy() for var in variables])  # without a word
+    RMSprop.load(files, [var.copy() for var in variables])  # without a warning
     RMSprop.load(files, [var.copy(order="F") for var in variables])
     zeros = np.zeros_like(variables[0])
     with pytest.warns(UserWarning, match="do not have the values") as told:
@@ -256,7 +255,7 @@ def test_variables_that_are_not_those_that_were_saved_are_warned_of(tmp_path, de
     assert not zeros.any()
 
 
-def test_files_of_an_earlier_version_say_nothing_of_the_variables(tmp_path):
+def test_files_of_an_earlier_version_know_no_checksum_of_the_variables(tmp_path):
     opt, variables = trained()
     opt.save(tmp_path / "opt", include_variables=False)
 
@@ -271,7 +270,7 @@ def test_files_of_an_earlier_version_say_nothing_of_the_variables(tmp_path):
     assert RMSprop.load(tmp_path / "opt", [np.zeros_like(var) for var in variables]).iterations == 7
 
 
-def test_config_is_the_inverse():
+def test_from_config_reverses_get_config():
     opt, _ = trained()
     config = json.loads(json.dumps(opt.get_config()))
     assert RMSprop.from_config(config).get_config() == config

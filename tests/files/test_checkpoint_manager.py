@@ -1,4 +1,4 @@
-"""Checkpoints of a run: which are kept, which one is the latest, and that a run may be killed at any moment."""
+"""CheckpointManager: the files that it keeps, the latest one, and runs that are killed at any moment."""
 
 import itertools
 import multiprocessing
@@ -10,14 +10,14 @@ import time
 import numba
 import numpy as np
 import pytest
-from damaged_files import damage, names
-from trained_tables import state_of
+from checkpoint_files import checkpoint_names, damage
+from optimizer_internals import state_of
 
 from numba_rmsprop import CheckpointManager, IndexedSlices, RMSprop
 
 
 def step(opt, variables, t):
-    """Take step ``t`` of a run of which every step follows from its number."""
+    """Take step ``t`` of a run; the number alone determines the gradients."""
     rng = np.random.default_rng(t)
     table, bias = variables
     indices = rng.integers(0, len(table), 8)
@@ -46,7 +46,7 @@ def test_the_last_few_are_kept(tmp_path):
         step(opt, variables, t)
         path = manager.save(opt)
         assert manager.latest() == [path]
-    assert names(manager.folder) == ["000000003", "000000004", "000000005", "notes.txt"]
+    assert checkpoint_names(manager.folder) == ["000000003", "000000004", "000000005", "notes.txt"]
     copies = [np.zeros_like(var) for var in variables]
     assert state_of(RMSprop.load(manager.latest(), copies), copies) == state_of(opt, variables)
 
@@ -58,7 +58,7 @@ def test_deltas_are_kept_with_what_they_go_on_from(tmp_path):
     for t in range(8):
         step(opt, variables, t)
         manager.save(opt)
-        seen.append([name.lstrip("0") for name in names(tmp_path)])
+        seen.append([name.lstrip("0") for name in checkpoint_names(tmp_path)])
         copies = [np.zeros_like(var) for var in variables]
         assert state_of(RMSprop.load(manager.latest(), copies), copies) == state_of(opt, variables)
     assert seen == [
@@ -71,7 +71,7 @@ def test_deltas_are_kept_with_what_they_go_on_from(tmp_path):
         ["4", "5.delta", "6.delta", "7"],
         ["7", "8.delta"],
     ]
-    opt.save(tmp_path / "elsewhere")  # what was saved elsewhere is nothing to go on from here
+    opt.save(tmp_path / "elsewhere")  # a delta goes on from the manager's own file, and not from one saved elsewhere
     assert manager.save(opt).name == "checkpoint-000000009.safetensors"
 
 
@@ -122,7 +122,7 @@ def test_a_delta_goes_on_from_the_newest_file_or_is_none(tmp_path):
     step(opt, variables, 0)
     manager = CheckpointManager(tmp_path, full_every=5)
     manager.save(opt).unlink()
-    assert manager.save(opt).name == "checkpoint-000000001.safetensors"  # what it would have gone on from is gone
+    assert manager.save(opt).name == "checkpoint-000000001.safetensors"  # the file before is gone
     other = CheckpointManager(tmp_path, keep=1, full_every=5)
     another = new_optimizer()
     step(another, new_variables(), 0)
@@ -132,7 +132,7 @@ def test_a_delta_goes_on_from_the_newest_file_or_is_none(tmp_path):
     assert manager.latest() == [last]
 
 
-def test_damaged_files_do_not_count(tmp_path):
+def test_damaged_files_do_not_count_as_kept(tmp_path):
     opt, variables = new_optimizer(), new_variables()
     manager = CheckpointManager(tmp_path, keep=2)
     step(opt, variables, 0)
@@ -147,7 +147,7 @@ def test_damaged_files_do_not_count(tmp_path):
         assert manager.latest() == [paths[0]]
 
 
-def test_what_cannot_be_read_is_skipped(tmp_path):
+def test_a_folder_named_like_a_checkpoint_is_skipped(tmp_path):
     opt, variables = new_optimizer(), new_variables()
     manager = CheckpointManager(tmp_path)
     step(opt, variables, 0)
@@ -198,7 +198,7 @@ def test_kills_at_any_moment_lose_no_bit(tmp_path):
         child.start()
         if k % 4:  # the others may be killed before they have done anything
             assert has_saved.wait(timeout=60)
-        time.sleep(rng.uniform(0.005, 0.06))  # only says when to kill: whatever moment it is must do
+        time.sleep(rng.uniform(0.005, 0.06))  # only chooses the moment of the kill; every moment must do
         os.kill(child.pid, signal.SIGKILL)
         child.join()
         kills_with_left_overs += any(path.suffix == ".part" for path in tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""A file and its deltas are the state, bit for bit; a delta holds the rows that were touched."""
+"""Deltas: a file and its deltas restore the state bit for bit, and a delta holds the touched rows only."""
 
 import json
 
@@ -7,8 +7,8 @@ import pytest
 from checkpoint_files import forge
 from hypothesis import given
 from hypothesis import strategies as st
+from optimizer_internals import state_of
 from strategies import gradient_of, runs
-from trained_tables import state_of
 
 from numba_rmsprop import IndexedSlices, RMSprop
 from numba_rmsprop.files.safetensors_file import map_tensors
@@ -19,7 +19,7 @@ BETWEEN = ("gather", "gather all", "flush", "set_weights", "save", "save_delta",
 @given(run=runs(), data=st.data(), include_variables=st.booleans(), lazy=st.booleans(), small=st.booleans())
 def test_a_file_and_its_deltas_are_the_state(run, data, include_variables, lazy, small, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        if not small:  # only then may it be that a variable has no clocks and yet no need to come whole
+        if not small:  # large variables may have no row clocks and still be saved by rows
             patch.setattr("numba_rmsprop.state.slots.SMALL_ITEMS", 0)
         check_a_file_and_its_deltas(run, data, include_variables, lazy, tmp_path_factory.mktemp("run"))
 
@@ -28,13 +28,11 @@ def check_a_file_and_its_deltas(run, data, include_variables, lazy, folder):
     run.lazy = lazy
     now = [run.steps[0]]
     opt, var = run.optimizer(now), run.variable()
-    values = dict(opt._values)
     paths = []
 
     def restored():
         copy = np.full_like(var, np.nan) if include_variables else var.copy()
-        found = RMSprop.load(paths, [copy], custom_objects=dict.fromkeys(values, lambda: 0.5))
-        found._values = dict(values)
+        found = RMSprop.load(paths, [copy], custom_objects=run.functions(now))
         return found, copy
 
     def act(action):
@@ -69,7 +67,7 @@ def check_a_file_and_its_deltas(run, data, include_variables, lazy, folder):
 
 
 def table_after_two_saves(tmp_path, between, **settings):
-    """Return the arrays of a delta before which rows 3 and 5 of 1,000 were touched."""
+    """Return the arrays of a delta that was saved after rows 3 and 5 of 1,000 were touched."""
     opt, table = RMSprop(0.1, **settings), np.ones((1000, 4), np.float32)
     for row in (7, 8, 3):
         opt.apply_gradients([(IndexedSlices(np.ones((1, 4), np.float32), [row]), table)])
@@ -97,7 +95,7 @@ def test_a_delta_holds_gathered_rows_once(tmp_path):
 
     tensors = table_after_two_saves(tmp_path, gather, momentum=0.9)
     assert tensors["variables.0.rows"].tolist() == [3, 5, 11]
-    # Rows that a gather catches up, without a step since the last file.
+    # Gather catches rows up without a step since the last file.
     opt, table = RMSprop(momentum=0.9), np.ones((50, 4))
     for row in (1, 2):
         opt.apply_gradients([(IndexedSlices(np.ones((1, 4)), [row]), table)])
@@ -105,7 +103,7 @@ def test_a_delta_holds_gathered_rows_once(tmp_path):
     opt.gather(table, [2, 1])
     opt.save_delta(tmp_path / "delta")
     assert map_tensors(tmp_path / "delta")[0]["variables.0.rows"].tolist() == [1]
-    # A second delta without a step in between has nothing to say, though all its rows were caught up just before.
+    # A second delta without a step in between is empty, though all rows were caught up just before.
     opt, table = RMSprop(momentum=0.9), np.ones((50, 4))
     opt.apply_gradients([(IndexedSlices(np.ones((1, 4)), [1]), table)])
     opt.apply_gradients([(IndexedSlices(np.ones((1, 4)), [2]), table)])
@@ -197,7 +195,7 @@ def test_a_delta_does_not_overwrite_what_it_goes_on_from(tmp_path):
     again.save_delta(tmp_path / "2")
 
 
-def test_what_a_save_notes_is_ready_before_the_file_takes_its_name(tmp_path, monkeypatch):
+def test_a_save_that_runs_out_of_memory_changes_nothing(tmp_path, monkeypatch):
     opt, table = RMSprop(momentum=0.9), np.ones((50, 4))
     for row in (1, 2):
         opt.apply_gradients([(IndexedSlices(np.ones((1, 4)), [row]), table)])
@@ -234,7 +232,7 @@ def test_a_dense_step_after_a_refused_sparse_one_is_in_the_delta(tmp_path, monke
     assert state_of(found, [copy]) == state_of(opt, [table])
 
 
-def test_chains_that_do_not_fit(tmp_path):
+def test_deltas_in_a_wrong_order_are_refused(tmp_path):
     opt, table = RMSprop(momentum=0.9), np.ones((50, 4))
     with pytest.raises(ValueError, match=r"expected a file to go on from, got none; call opt\.save first"):
         opt.save_delta(tmp_path / "delta")

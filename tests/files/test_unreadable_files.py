@@ -1,16 +1,16 @@
-"""A good checkpoint that cannot be read for a moment is neither passed over nor deleted; nor is another training's."""
+"""Checkpoints that cannot be read at the moment, and those of other trainings, are neither skipped nor deleted."""
 
 import builtins
 import errno
 import io
 import mmap
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors
-from checkpoint_files import forge
-from damaged_files import damage, names
+from checkpoint_files import checkpoint_names, damage, forge
 
 from numba_rmsprop import CheckpointManager, IndexedSlices, RMSprop
 from numba_rmsprop.files import checkpoint_manager
@@ -47,7 +47,7 @@ def opening_fails(error, when=lambda path: True):
 
 
 class Failing(io.FileIO):
-    """A file on a disk that fails behind the header."""
+    """File on a disk that fails after the header."""
 
     def readinto(self, buffer):
         if self.tell() > 10_000:
@@ -62,7 +62,7 @@ FAILURES = {
         for number in NUMBERS
     },
     "mmap: ENOMEM": (mmap, "mmap", fails(OSError(errno.ENOMEM, "Cannot allocate memory"))),
-    # What the library of the format says where it can open no more files, or map none.
+    # The errors of the safetensors library when it cannot open or map a file.
     "safetensors: EMFILE": (safetensors, "safe_open", fails(FileNotFoundError("No such file or directory: x"))),
     "safetensors: ENOMEM": (safetensors, "safe_open", fails(MemoryError("Cannot allocate memory (os error 12)"))),
     "safetensors: EIO": (safetensors, "safe_open", fails(OSError("Input/output error (os error 5)"))),
@@ -71,7 +71,7 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("failure", FAILURES)
-def test_what_cannot_be_read_now_is_an_error_and_stays(tmp_path, monkeypatch, failure):
+def test_unreadable_files_raise_and_are_kept(tmp_path, monkeypatch, failure):
     opt, table = trained(9)
     manager = CheckpointManager(tmp_path, keep=2)
     files = [manager.save(opt), manager.save(opt)]
@@ -83,7 +83,7 @@ def test_what_cannot_be_read_now_is_an_error_and_stays(tmp_path, monkeypatch, fa
             manager.latest()
         numbers = [number for number in NUMBERS if errno.errorcode[number] in failure]
         assert raised.value.errno in (*numbers, errno.ENOMEM if "memory" in failure else None)
-        path = manager.save(new)  # whoever goes on without them deletes nothing that it cannot read
+        path = manager.save(new)  # a new training deletes no file that it cannot read
     assert manager.latest() == [path]
     for _ in range(3):
         train(new, other)
@@ -92,7 +92,7 @@ def test_what_cannot_be_read_now_is_an_error_and_stays(tmp_path, monkeypatch, fa
     assert RMSprop.load(files[-1], [table]).iterations == 9
 
 
-def test_a_disk_that_fails_amid_a_file_is_an_error_and_no_end_of_the_process(tmp_path, monkeypatch):
+def test_a_disk_error_within_a_file_raises_and_ends_no_process(tmp_path, monkeypatch):
     opt, table = trained(9)
     manager = CheckpointManager(tmp_path)
     path = manager.save(opt)
@@ -134,35 +134,35 @@ def test_a_new_training_keeps_the_files_of_an_older_one(tmp_path):
     assert "what is saved, with 1, does not go on from it. Its checkpoints stay" in str(told[0].message)
     assert len(told) == 1
     assert told[0].filename == __file__
-    assert names(tmp_path) == ["000000002", "000000003", "000000004"]
-    for _ in range(2):  # without another word, also when it is restarted, and has taken more steps than the older one
+    assert checkpoint_names(tmp_path) == ["000000002", "000000003", "000000004"]
+    for _ in range(2):  # no second warning, even after restarts and with more steps than the older training
         train(new, table, 6)
         manager.save(new)
         manager = CheckpointManager(tmp_path, keep=1)
         new = RMSprop.load(manager.latest(), [table])
     assert new.iterations == 13
-    assert names(tmp_path) == ["000000002", "000000003", "000000006"]
+    assert checkpoint_names(tmp_path) == ["000000002", "000000003", "000000006"]
 
 
-def test_a_training_that_goes_on_from_what_is_there_rotates(tmp_path):
+def test_a_resumed_training_deletes_old_files(tmp_path):
     old, table = trained(9)
     manager = CheckpointManager(tmp_path, keep=1)
     manager.save(old)
-    old.iterations = 0  # its schedule begins anew
+    old.iterations = 0  # as a user does to start a schedule again
     manager.save(old)
-    assert names(tmp_path) == ["000000002"]
+    assert checkpoint_names(tmp_path) == ["000000002"]
     again = RMSprop.load(manager.latest(), [table])
     train(again, table)
     CheckpointManager(tmp_path, keep=1).save(again)
-    assert names(tmp_path) == ["000000003"]
-    own = RMSprop(0.1)  # its state went another way, and it has taken as many steps
+    assert checkpoint_names(tmp_path) == ["000000003"]
+    own = RMSprop(0.1)  # another optimizer that has taken as many steps
     own.build([table])
     own.set_weights(again.get_weights())
     CheckpointManager(tmp_path, keep=1).save(own)
-    assert names(tmp_path) == ["000000004"]
+    assert checkpoint_names(tmp_path) == ["000000004"]
 
 
-def test_whoever_goes_back_keeps_what_came_later(tmp_path):
+def test_going_back_to_an_older_file_keeps_the_later_ones(tmp_path):
     old, table = trained(9)
     manager = CheckpointManager(tmp_path, keep=2)
     paths = [manager.save(old)]
@@ -175,10 +175,10 @@ def test_whoever_goes_back_keeps_what_came_later(tmp_path):
     for _ in range(3):
         train(back, table)
         manager.save(back)
-    assert names(tmp_path) == ["000000001", "000000002", "000000006"]
+    assert checkpoint_names(tmp_path) == ["000000001", "000000002", "000000006"]
 
 
-def test_whoever_goes_back_past_a_damaged_file_rotates(tmp_path):
+def test_going_back_past_a_damaged_file_still_deletes_old_ones(tmp_path):
     old, table = trained(9)
     manager = CheckpointManager(tmp_path, keep=2)
     manager.save(old)
@@ -188,7 +188,7 @@ def test_whoever_goes_back_past_a_damaged_file_rotates(tmp_path):
     with pytest.warns(UserWarning, match="skipping"):
         back = RMSprop.load(manager.latest(), [table])
     manager.save(back)
-    assert names(tmp_path) == ["000000003"]
+    assert checkpoint_names(tmp_path) == ["000000003"]
 
 
 def test_files_of_an_earlier_version_belong_to_one_training(tmp_path):
@@ -198,10 +198,10 @@ def test_files_of_an_earlier_version_belong_to_one_training(tmp_path):
     again = RMSprop.load(manager.latest(), [table])
     train(again, table)
     CheckpointManager(tmp_path, keep=1).save(again)
-    assert names(tmp_path) == ["000000002"]
+    assert checkpoint_names(tmp_path) == ["000000002"]
     with pytest.warns(UserWarning, match="holds a training"):
         CheckpointManager(tmp_path, keep=1).save(trained(1)[0])
-    assert names(tmp_path) == ["000000002", "000000003"]
+    assert checkpoint_names(tmp_path) == ["000000002", "000000003"]
 
 
 def test_a_file_that_is_whole_again_counts_again(tmp_path):
@@ -211,14 +211,14 @@ def test_a_file_that_is_whole_again_counts_again(tmp_path):
     damage(second)
     with pytest.warns(UserWarning, match="skipping"):
         assert manager.latest() == [first]
-    damage(second)  # the same bit once more
+    damage(second)  # flips the same bit back
     assert manager.latest() == [second]
     manager.save(opt)
-    assert names(tmp_path) == ["000000002", "000000003"]
+    assert checkpoint_names(tmp_path) == ["000000002", "000000003"]
 
 
 @pytest.mark.parametrize("full_every", [1, 3])
-def test_whoever_asks_beside_a_saver_gets_a_file(tmp_path, monkeypatch, full_every):
+def test_latest_finds_a_file_while_others_are_saved(tmp_path, monkeypatch, full_every):
     opt, table = trained(1)
     saver = CheckpointManager(tmp_path, keep=1, full_every=full_every)
     for _ in range(full_every):
@@ -240,16 +240,15 @@ def test_whoever_asks_beside_a_saver_gets_a_file(tmp_path, monkeypatch, full_eve
     assert RMSprop.load(found, [np.zeros_like(table)]).iterations == opt.iterations
 
 
-def test_whoever_asks_while_the_first_file_is_made_gets_it(tmp_path, monkeypatch):
+def test_latest_finds_a_first_file_that_is_saved_meanwhile(tmp_path, monkeypatch):
     opt, _ = trained(1)
     manager = CheckpointManager(tmp_path)
-    files = manager._files
 
-    def listed():
-        monkeypatch.setattr(manager, "_files", files)
-        found = files()
+    def listed(folder):
+        monkeypatch.undo()
+        found = list(folder.iterdir())
         CheckpointManager(tmp_path).save(opt)
         return found
 
-    monkeypatch.setattr(manager, "_files", listed)
+    monkeypatch.setattr(Path, "iterdir", listed)
     assert [path.name for path in manager.latest()] == ["checkpoint-000000001.safetensors"]

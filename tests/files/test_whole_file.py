@@ -1,4 +1,4 @@
-"""Where files are written: what is there already keeps its rights or is refused, and odd names are names."""
+"""Places of files: permissions, owners, links, pipes, unusual names, and folders that are made."""
 
 import os
 import socket
@@ -7,7 +7,7 @@ import stat
 import numpy as np
 import pytest
 import safetensors.numpy
-from damaged_files import names
+from checkpoint_files import checkpoint_names
 
 from numba_rmsprop import CheckpointManager, RMSprop
 from numba_rmsprop.files import whole_file
@@ -57,7 +57,7 @@ def test_a_file_that_is_replaced_keeps_its_owner_where_that_is_allowed(tmp_path,
 
 
 @posix
-def test_what_is_no_file_is_refused_and_stays(tmp_path, opt, monkeypatch):
+def test_folders_pipes_and_sockets_are_refused_and_stay(tmp_path, opt, monkeypatch):
     monkeypatch.chdir(tmp_path)  # the name of a socket must be short
     os.mkfifo("pipe")
     os.symlink("pipe", "link")
@@ -75,7 +75,7 @@ def test_what_is_no_file_is_refused_and_stays(tmp_path, opt, monkeypatch):
         for name, kind in kinds.items():
             with pytest.raises(
                 OSError, match=f"expected a regular file, got {kind}"
-            ):  # to wait for it would be for ever
+            ):  # reading a pipe without a writer would block for ever
                 RMSprop.load(name, [np.zeros(3)])
 
 
@@ -90,13 +90,13 @@ def test_a_name_may_be_as_long_as_the_system_takes(tmp_path, opt, length):
 
 
 @posix
-def test_a_name_may_be_no_text(tmp_path, opt):
+def test_a_name_may_have_bytes_that_are_no_text(tmp_path, opt):
     path = os.path.join(tmp_path, os.fsdecode(b"\xff\xfe\n"))
     opt.save(path)
     assert loads(path)
 
 
-def test_paths_that_are_none(tmp_path, opt):
+def test_paths_in_bytes_and_things_that_are_no_path(tmp_path, opt):
     opt.save(tmp_path / "opt")
 
     class InBytes:
@@ -109,7 +109,7 @@ def test_paths_that_are_none(tmp_path, opt):
                 call(path)
     with pytest.raises(TypeError, match="path: expected a string or a path-like object, got int"):
         opt.save(3)
-    assert names(tmp_path) == ["opt"]
+    assert checkpoint_names(tmp_path) == ["opt"]
 
 
 @posix
@@ -124,7 +124,7 @@ def test_a_folder_is_on_the_disk_as_soon_as_it_is_made(tmp_path, monkeypatch):
             CheckpointManager(path)
 
 
-def test_what_has_the_name_of_a_checkpoint_is_passed_over_and_stays(tmp_path, opt):
+def test_other_things_named_like_checkpoints_are_skipped_and_stay(tmp_path, opt):
     manager = CheckpointManager(tmp_path, keep=1)
     path = manager.save(opt)
     foreign = {
@@ -147,7 +147,7 @@ def test_what_has_the_name_of_a_checkpoint_is_passed_over_and_stays(tmp_path, op
     assert {found.name for found in tmp_path.iterdir()} == {*foreign, last.name}
 
 
-def test_what_cannot_be_deleted_stays_with_a_warning(tmp_path, opt, monkeypatch):
+def test_an_undeletable_file_stays_with_a_warning(tmp_path, opt, monkeypatch):
     manager = CheckpointManager(tmp_path, keep=1)
     first = manager.save(opt)
 
@@ -161,4 +161,4 @@ def test_what_cannot_be_deleted_stays_with_a_warning(tmp_path, opt, monkeypatch)
     assert len(told) == 1
     assert manager.latest() == [second]
     manager.save(opt)
-    assert names(tmp_path) == ["000000003"]
+    assert checkpoint_names(tmp_path) == ["000000003"]

@@ -1,4 +1,4 @@
-"""Losses: without arguments or with the variables, with gradients from anywhere."""
+"""Gradients of a loss: from the loss itself, from a jacobian, or from finite differences."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def test_kinds_of_losses_and_jacobians_agree():
         lambda x: (lambda y: (np.sum((y - target) ** 2), 2 * (y - target)), True),
         lambda x: (lambda: np.sum((x - target) ** 2), lambda: 2 * (x - target)),
         lambda x: (lambda: np.sum((x - target) ** 2), lambda *variables: [2 * (variables[0] - target)]),
-        lambda x: (lambda: (x - target) ** 2, None),  # summed, as TensorFlow sums
+        lambda x: (lambda: (x - target) ** 2, None),  # several losses are summed, as in TensorFlow
     ):
         x, opt = np.zeros(3), RMSprop(0.1)
         loss, jac = make(x)

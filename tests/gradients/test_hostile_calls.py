@@ -1,8 +1,8 @@
-"""What a hostile or broken program may pass: refused before anything is written. ``make fuzz`` looks for longer."""
+"""Calls of hostile or broken programs are refused before anything is written; ``make fuzz`` tries more of them."""
 
 import json
 
-import hostile
+import hostile_calls
 import numpy as np
 import pytest
 import scipy.sparse
@@ -13,28 +13,28 @@ from numba_rmsprop import IndexedSlices, RMSprop, schedules
 
 
 def source(data):
-    return hostile.Source(lambda low, high: data.draw(st.integers(low, high)))
+    return hostile_calls.Source(lambda low, high: data.draw(st.integers(low, high)))
 
 
 @given(data=st.data())
 def test_gradients(data):
-    # each further variant would be compiled
-    hostile.TARGETS["gradients"](source(data), variants=[(True, False)], dtypes=("f4",), most_calls=3)
+    # one variant, since each takes long to compile
+    hostile_calls.TARGETS["gradients"](source(data), variants=[(True, False)], dtypes=("f4",), most_calls=3)
 
 
 @given(data=st.data())
 def test_weights(data):
-    hostile.TARGETS["weights"](source(data), variants=[(True, False)])
+    hostile_calls.TARGETS["weights"](source(data), variants=[(True, False)])
 
 
 @given(data=st.data())
 def test_configs(data):
-    hostile.TARGETS["config"](source(data))
+    hostile_calls.TARGETS["config"](source(data))
 
 
 @given(data=st.data())
 def test_files(data):
-    hostile.TARGETS["load"](source(data))
+    hostile_calls.TARGETS["load"](source(data))
 
 
 def refused(grad, var, error, match):
@@ -44,7 +44,7 @@ def refused(grad, var, error, match):
     assert var.tobytes() == before
 
 
-def test_blocks_that_lie():
+def test_inconsistent_bsr_arrays():
     # SciPy would write beyond the arrays of its result
     for name, changed, error, match in [
         ("indptr", np.array([0, 9, 4], np.int32), ValueError, "indptr of the bsr array does not fit"),
@@ -58,7 +58,7 @@ def test_blocks_that_lie():
         refused(grad, np.ones((4, 4)), error, match)
 
 
-def test_diagonals_that_lie():
+def test_inconsistent_dia_arrays():
     for name, changed, match in [
         ("offsets", np.array([0, 1, 2]), "as many offsets of the dia array as rows of data"),
         ("offsets", np.array([2**32, 1]), "expected offsets of the dia array from -2147483643"),
@@ -69,14 +69,14 @@ def test_diagonals_that_lie():
         refused(grad, np.ones((4, 4)), ValueError, match)
 
 
-def test_diagonals_outside_are_empty():
+def test_diagonals_outside_the_matrix_are_empty():
     grad = scipy.sparse.dia_array((np.ones((2, 4)), [0, 9]), (4, 4))
     var = np.ones((4, 4))
     RMSprop(0.1).apply_gradients([(grad, var)])
     assert ((var < 1) == np.eye(4, dtype=bool)).all()
 
 
-def test_lists_that_lie():
+def test_inconsistent_lil_arrays():
     for name, line, match in [
         ("rows", [0], "as many columns as values"),
         ("data", [1.0, 2.0, 3.0], "as many columns as values"),
@@ -89,13 +89,13 @@ def test_lists_that_lie():
 
 
 @pytest.mark.parametrize(("key", "error"), [((0, 7), IndexError), ((0, 2**70), TypeError), ((0, 0, 0), ValueError)])
-def test_keys_that_lie(key, error):
+def test_wrong_keys_of_dok_arrays(key, error):
     grad = scipy.sparse.dok_array((3, 2))
     grad.setdefault(key, 1.0)
     refused(grad, np.ones((3, 2)), error, "of the dok array")
 
 
-def test_coordinates_that_lie():
+def test_inconsistent_coo_arrays():
     grad = scipy.sparse.coo_array(([1.0, 2.0], ([0, 2], [0, 1])), (3, 2))
     grad.data = np.ones(1)
     refused(grad, np.ones((3, 2)), ValueError, "coords of the coo array do not fit")
@@ -104,7 +104,7 @@ def test_coordinates_that_lie():
     refused(grad, np.ones((3, 2)), TypeError, r"expected coords\[0\] of the coo array to be integers")
 
 
-def test_compressed_arrays_of_other_kinds():
+def test_csr_and_csc_arrays_with_parts_of_a_wrong_kind():
     for name, changed, error in [
         ("indices", np.array([0.0, 1.0]), TypeError),
         ("data", np.ones((2, 2)), TypeError),
@@ -125,7 +125,7 @@ def test_indices_in_another_byte_order():
     assert ((var < 1) == np.eye(2, dtype=bool)).all()
 
 
-def test_slices_whose_arrays_changed():
+def test_slices_whose_arrays_were_resized():
     values, indices = np.ones((4, 2)), np.arange(4)
     grad = IndexedSlices(values, indices)
     indices.resize((2, 2), refcheck=False)
@@ -148,7 +148,7 @@ def test_slices_whose_arrays_changed():
         (-(10**400), ValueError, "expected 0 <= learning_rate, finite"),
     ],
 )
-def test_configs_that_are_none(schedule, error, match):
+def test_malformed_learning_rates_in_configs(schedule, error, match):
     config = json.loads(json.dumps(RMSprop().get_config() | {"learning_rate": schedule}))
     with pytest.raises(error, match=match):
         RMSprop.from_config(config)
@@ -158,7 +158,7 @@ def test_configs_that_are_none(schedule, error, match):
     "schedule",
     [
         schedules.ExponentialDecay(0.1, 1, 1e200),
-        schedules.ExponentialDecay(0.1, 1, 2, staircase=True),  # 2 to the step exactly has as many digits as memory
+        schedules.ExponentialDecay(0.1, 1, 2, staircase=True),  # 2**step as an exact integer would fill the memory
         schedules.CosineDecayRestarts(0.1, 1, t_mul=1.0, m_mul=2),
     ],
 )
@@ -195,7 +195,7 @@ def test_configs_that_are_no_mapping(config):
         RMSprop.from_config(config)
 
 
-def test_weights_that_lie_in_one_anothers_slots():
+def test_weights_that_share_memory_with_other_slots():
     opt, variables = RMSprop(0.1), [np.ones(2), np.ones(2)]
     opt.apply_gradients([(np.full(2, 1.0), variables[0]), (np.full(2, 2.0), variables[1])])
     iterations, first, second = opt.get_weights()

@@ -1,8 +1,9 @@
-"""What a gradient may be, and what is refused."""
+"""Kinds of gradients: dense, indexed, every format of scipy.sparse; and those that are refused."""
 
 import numpy as np
 import pytest
 import scipy.sparse
+from optimizer_internals import state_of
 from reference import Reference, assert_close
 from strategies import SPARSE_KINDS, unsorted_csr
 
@@ -155,14 +156,11 @@ def test_refused_gradients_leave_every_byte(case):
     grad, error, message = BAD[case]
     opt, var, other = RMSprop(0.1, momentum=0.9), VAR.copy(), np.ones(4, np.float32)
     opt.apply_gradients([(np.ones(4, np.float32), other), (IndexedSlices(ROW, [1]), var)])
-    before = [var.tobytes(), other.tobytes(), opt.iterations]
-    slots = opt._slots[1]
-    state = [slots.rms.tobytes(), slots.momentum.tobytes(), slots.clocks.tobytes(), slots.floor]
+    before = state_of(opt, [var, other])
     with pytest.raises(error, match=message) as caught:
         opt.apply_gradients([(np.ones(4, np.float32), other), (grad, var)])
     assert "variable 1 (float32, shape (3, 2))" in str(caught.value)
-    assert before == [var.tobytes(), other.tobytes(), opt.iterations]
-    assert state == [slots.rms.tobytes(), slots.momentum.tobytes(), slots.clocks.tobytes(), slots.floor]
+    assert state_of(opt, [var, other]) == before
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -196,15 +194,15 @@ def test_malformed_slices(values, indices, error, message):
 
 
 @pytest.mark.parametrize("form", ["csr", "csc", "coo"])
-def test_index_arrays_that_lie(form):
-    # SciPy checks them when it makes the array, and nobody afterwards
+def test_wrong_index_arrays(form):
+    # SciPy checks them only when it makes the array
     grad = scipy.sparse.coo_array(([1.0, 2.0], ([0, 2], [0, 1])), (3, 2)).asformat(form)
     (grad.coords[0] if form == "coo" else grad.indices)[1] = 1000
     with pytest.raises(IndexError, match=r"variable 0 \(float64, shape \(3, 2\)\).*indices\[1\].*1000"):
         step(grad, np.ones((3, 2)))
 
 
-def test_columns_that_lie_in_lists_and_blocks():
+def test_wrong_columns_of_lil_and_bsr_arrays():
     lists = scipy.sparse.lil_array((3, 2))
     lists[0, 1] = 1.0
     lists.rows[0] = [10**7]
@@ -226,14 +224,14 @@ def test_sparse_arrays_without_rows():
     assert step(scipy.sparse.coo_array((0, 2, 2)), np.ones((0, 2, 2))).shape == (0, 2, 2)
 
 
-def test_empty_views_of_one_array_are_apart():
+def test_empty_views_of_one_array_do_not_overlap():
     base = np.ones((3, 2))
     opt = RMSprop()
     assert opt.apply_gradients([(np.ones((0, 2)), base[:0]), (np.ones((0, 2)), base[1:1])]) == 1
 
 
 @pytest.mark.parametrize("indptr", [[0, 5, 1, 2], [0, 1, 1, 9], [1, 1, 1, 2]])
-def test_indptr_that_lies(indptr):
+def test_wrong_indptr(indptr):
     grad = scipy.sparse.csr_array(([1.0, 2.0], ([0, 2], [0, 1])), (3, 2))
     grad.indptr[:] = indptr
     with pytest.raises(ValueError, match="indptr of the csr array does not fit"):
@@ -276,12 +274,12 @@ def test_check_finite(kind, bad):
     ],
     ids=range(7),
 )
-def test_check_finite_tells_the_place_in_the_variable(grad, shape, place):
+def test_check_finite_names_the_place_in_the_variable(grad, shape, place):
     with pytest.raises(FloatingPointError, match=rf"got (nan|inf) at {place}"):
         RMSprop(check_finite=True).apply_gradients([(grad, np.ones(shape))])
 
 
-def test_check_finite_minds_only_what_is_stored():
+def test_check_finite_looks_at_stored_elements_only():
     grad = scipy.sparse.csr_array(([1.0, np.nan], [0, 1], [0, 1, 2]), (2, 2))
     grad.indptr[-1] = 1
     assert RMSprop(check_finite=True).apply_gradients([(grad, np.ones((2, 2)))]) == 1
@@ -295,3 +293,20 @@ def test_more_entries_than_kernels_can_chain(monkeypatch):
     with pytest.raises(ValueError, match="expected at most 3 entries, got 4"):
         RMSprop().apply_gradients([(scipy.sparse.coo_array(([1.0] * 4, ([0, 1, 2, 3],)), shape=(9,)), var)])
     assert (var == 1).all()
+
+
+INTEGERS = [f"{order}{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8) for order in "<>"]
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_indices_of_every_integer_dtype_and_byte_order(dtype):
+    var, expected = np.zeros((130, 2)), np.zeros((130, 2))
+    indices = np.array([0, 127, 3, 127], dtype)
+    opt, same, values = RMSprop(0.1, momentum=0.9), RMSprop(0.1, momentum=0.9), np.arange(8.0).reshape(4, 2)
+    for _ in range(2):
+        opt.apply_gradients([(IndexedSlices(values, indices), var)])
+        same.apply_gradients([(IndexedSlices(values, indices.astype(np.int64)), expected)])
+    assert opt.gather(var, indices).tobytes() == same.gather(expected, [0, 127, 3, 127]).tobytes()
+    assert var.tobytes() == expected.tobytes()
+    with pytest.raises(IndexError, match=r"indices\[1\] is 127; expected 0 <= index < 100"):
+        opt.apply_gradients([(IndexedSlices(values, indices), np.zeros((100, 2)))])

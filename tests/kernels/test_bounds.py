@@ -1,4 +1,4 @@
-"""Accesses out of bounds are seen under NUMBA_BOUNDSCHECK=1, with which alone `make test` runs this file."""
+"""Accesses out of bounds raise under NUMBA_BOUNDSCHECK=1; ``make test`` runs this file only with it."""
 
 import numba
 import numpy as np
@@ -22,7 +22,7 @@ def state(rows=ROWS):
 
 
 def ages(now=1):
-    """Clocks for more rows than there are, so that the first access out of bounds is one of the state."""
+    """Return clocks for more rows than there are, so that the first access out of bounds is to the state."""
     return np.zeros(ROWS + SPARE, np.int32), 0, now
 
 
@@ -82,13 +82,13 @@ OTHERS = {
 
 @pytest.mark.parametrize("row", [ROWS, ROWS + 1000, -1])
 @pytest.mark.parametrize("kernel", BY_ROW)
-def test_a_row_that_is_not_there_is_seen(kernel, row):
+def test_access_to_a_missing_row_raises(kernel, row):
     with pytest.raises(IndexError):
         BY_ROW[kernel](row)
 
 
 @pytest.mark.parametrize("kernel", OTHERS)
-def test_other_accesses_out_of_bounds_are_seen(kernel):
+def test_other_accesses_out_of_bounds_raise(kernel):
     with pytest.raises(IndexError):
         OTHERS[kernel]()
 

@@ -1,4 +1,4 @@
-"""Ctrl-C at any moment: a step is whole or not begun."""
+"""Ctrl-C at any moment: a call is complete or has done nothing."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 from interrupting import gradients, interrupted_at, lock_is_free, trained
-from trained_tables import state_of
+from optimizer_internals import state_of
 
 from numba_rmsprop import IndexedSlices, RMSprop
 from numba_rmsprop.files.whole_file import write_whole
@@ -16,7 +16,7 @@ from numba_rmsprop.runtime.interrupts import Uninterrupted
 
 
 def check_at_every_moment(call, settings):
-    """Interrupt ``call(opt, variables)`` at each chance; it must do nothing, or all. Return their number."""
+    """Interrupt ``call(opt, variables)`` at each chance: it must do nothing or all; return the number of chances."""
     opt, variables = trained(**settings)
     call(opt, variables)
     after = state_of(opt, variables)
@@ -58,7 +58,7 @@ def test_a_step_of_one_variable_is_whole_or_not_begun(which, settings):
         step(opt, variables)
 
     check_at_every_moment(step, settings)
-    # The second call with a variable goes another way.
+    # The second call takes over checks from the first, and so runs other code.
     opt, variables = trained(**settings)
     states = [state_of(opt, variables)]
     for _ in range(2):
@@ -74,7 +74,7 @@ def test_a_step_of_one_variable_is_whole_or_not_begun(which, settings):
 
 
 def test_interrupts_from_outside(launches):
-    """Another thread sends SIGINT all the time; whenever one comes through, the state is that after whole steps."""
+    """Send SIGINT from another thread all the time: after each, the state is that of complete steps."""
 
     def made():
         opt, variables = RMSprop(0.1, momentum=0.9), [np.ones((400, 40)), np.ones(30), np.ones((40, 4))]
@@ -163,13 +163,15 @@ def test_a_delta_is_whole_or_not_there(tmp_path):
     opt, variables = trained(momentum=0.9)
     opt.save(tmp_path / "opt")
     moment = 1
-    while interrupted_at(moment, partial(opt.save_delta, tmp_path / f"{moment}")):
-        assert {path.name for path in tmp_path.iterdir()} <= {"opt", f"{moment}"}
-        files = list(opt._saved.paths)
+    while interrupted_at(moment, partial(opt.save_delta, tmp_path / "delta")):
+        files = sorted(tmp_path.iterdir(), reverse=True)
+        assert [path.name for path in files] in (["opt"], ["opt", "delta"])
+        opt.save_delta(tmp_path / "next")  # goes on from whatever file is the last
         copies = [np.zeros_like(var) for var in variables[:-1]]
-        assert state_of(RMSprop.load(files, copies), copies) == state_of(opt, variables[:-1])
+        assert state_of(RMSprop.load([*files, tmp_path / "next"], copies), copies) == state_of(opt, variables[:-1])
         opt.save(tmp_path / "opt")
-        (tmp_path / f"{moment}").unlink(missing_ok=True)
+        for name in ("delta", "next"):
+            (tmp_path / name).unlink(missing_ok=True)
         moment += 23
     assert moment > 300
 
@@ -238,7 +240,7 @@ def test_a_handler_that_was_set_meanwhile_stays():
 
 @pytest.mark.parametrize("at", range(1, 60))
 def test_a_timeout_at_any_moment_leaves_the_handler(at):
-    """Whatever another signal's handler raises, and wherever, Ctrl-C works again after the next step."""
+    """Ctrl-C works again after a step in which the handler of another signal has raised."""
 
     def raise_timeout(*_):
         raise TimeoutError

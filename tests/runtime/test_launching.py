@@ -1,4 +1,4 @@
-"""The same bits at any number of threads, and with a launch or without."""
+"""Parallel launches: the same bits at any number of threads and without a launch, and threads that take turns."""
 
 import threading
 
@@ -125,11 +125,11 @@ def test_calls_wait_while_another_thread_launches(call, tmp_path):
 
 
 def test_steps_of_many_threads_take_turns():
-    """Each step has the rate of its own number, though rates are asked for before a thread takes its turn."""
+    """Each step uses the rate of its own number, though threads ask for it before their turn."""
 
     def rate(step):
         asked.append(step)
-        barrier.wait(timeout=60) if len(asked) <= 4 else None  # all four ask for the first step's
+        barrier.wait(timeout=60) if len(asked) <= 4 else None  # all four ask for the rate of the first step
         return 2.0**-step
 
     def train():

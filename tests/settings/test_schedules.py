@@ -1,4 +1,4 @@
-"""Schedules: Keras's formulas, arguments and configs. Expected values are worked out by hand from the documentation."""
+"""Schedules: Keras's formulas, arguments and configs; the expected values were worked out by hand."""
 
 import dataclasses
 import json
@@ -166,8 +166,8 @@ def test_every_public_schedule_is_tested():
     ],
 )
 @pytest.mark.parametrize("wrong", ["0.5", [0.5], np.ones(2), 1j], ids=str)
-def test_what_is_no_number_is_refused(make, wrong):
-    """A list times a number of steps would be a list of so many elements."""
+def test_things_that_are_no_number_are_refused(make, wrong):
+    """A list multiplied by a number of steps would fill the memory."""
     with pytest.raises(TypeError, match="expected a number for"):
         make(wrong)
     assert make(np.float32(0.5))(3) == make(np.array(0.5, np.float32))(3)

@@ -1,4 +1,4 @@
-"""What may be a setting: numbers and schedules of other libraries, configs of Keras, and names that were misspelt."""
+"""Settings: numbers and schedules of other libraries, configs of Keras, and misspelt names."""
 
 import inspect
 import json
@@ -33,7 +33,7 @@ TF_KERAS = {"jit_compile": True, "is_legacy_optimizer": False, "build_config": {
 
 
 class Number:
-    """A number as JAX, PyTorch and TensorFlow have them: an array without axes."""
+    """Number as JAX, PyTorch and TensorFlow return it: an array without axes."""
 
     def __init__(self, value, dtype="float32", shape=()):
         self.value, self.dtype, self.shape = value, dtype, shape
@@ -43,7 +43,7 @@ class Number:
 
 
 class ForeignSchedule:
-    """A schedule as Keras and optax have them, whose rates are numbers of their own."""
+    """Schedule as in Keras and optax, whose rates are numbers of their own library."""
 
     def __call__(self, step):
         return Number(0.1 / (1 + step))
@@ -82,7 +82,7 @@ def test_schedules_of_other_libraries():
     ],
     ids=lambda wrong: type(wrong).__name__,
 )
-def test_what_is_no_number(wrong):
+def test_things_that_are_no_number_are_refused(wrong):
     with pytest.raises(TypeError, match=r"^rho: expected a real number, got"):
         RMSprop(rho=wrong)
     with pytest.raises(TypeError, match=r"^learning_rate: expected a real number, got"):
@@ -117,7 +117,7 @@ def test_serialized_schedules_of_keras():
         ({"gradient_accumulation_steps": 4}, "expected gradient_accumulation_steps=None.*got 4; add up the gradients"),
     ],
 )
-def test_what_keras_can_and_this_cannot(asked, message):
+def test_features_that_only_keras_has_are_refused(asked, message):
     for make in (lambda: RMSprop(**asked), lambda: RMSprop.from_config(KERAS_3 | asked)):
         with pytest.raises(TypeError, match=message):
             make()
@@ -140,7 +140,7 @@ def test_names_that_were_misspelt_or_are_those_of_other_libraries(name):
     assert name not in vars(opt)
 
 
-def test_names_that_are_like_none():
+def test_unknown_names_without_a_likely_correction():
     with pytest.raises(TypeError, match=r"expected arguments of learning_rate, rho, .*got an unknown one, 'colour'$"):
         RMSprop(colour=1)
     opt = RMSprop()

@@ -1,4 +1,4 @@
-"""Slots and weights, as tf.keras optimizers have them."""
+"""Slots and weights, with the interface of tf.keras optimizers."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Infinite and NaN elements of rows that steps leave out: what the dense algorithm makes of them, step by step."""
+"""Infinite and NaN elements of rows that steps leave out become what the dense algorithm makes of them."""
 
 import itertools
 
@@ -11,11 +11,11 @@ from numba_rmsprop import IndexedSlices, RMSprop
 NUMBERS = [1.0, 0.0, np.inf, -np.inf, np.nan]
 MEAN_SQUARES = [0.5, np.inf, np.nan]
 GAPS = {np.float32: 25, np.float64: 165}
-"""Steps after which 0.01 to that power has vanished."""
+"""Number of steps after which 0.01 to this power is 0."""
 
 
 def settings_of(momentum, now):
-    """Return hyperparameters of which each has an effect of its own on infinity, and whether they stay the same."""
+    """Return hyperparameters that affect infinity in different ways, and whether they are constant."""
 
     def at_step_1(this, otherwise):
         return lambda: this if now[0] == 1 else otherwise
@@ -25,7 +25,7 @@ def settings_of(momentum, now):
     yield usual | {"rho": 0.0}, True
     yield usual | {"rho": at_step_1(0.0, 0.01)}, False
     yield usual | {"weight_decay": 0.0, "momentum": 1.0 * momentum}, True
-    for rate in (0.1, 0.15):  # the value is multiplied by 0, or by less
+    for rate in (0.1, 0.15):  # weight decay multiplies the value by 0, or by a negative number
         yield usual | {"learning_rate": rate}, True
         yield usual | {"learning_rate": at_step_1(rate, 0.099)}, False
     if momentum:
@@ -67,7 +67,7 @@ def test_infinity_and_nan_pass_through_gaps_as_through_dense_steps(momentum, cen
                 for opt, var, grad in zip(opts, tables, [zeros, *2 * [IndexedSlices(ones[:1], [0])]], strict=True):
                     opt.apply_gradients([(grad, var)])
             what = f"{settings}, {gap} steps"
-            if momentum or settings["weight_decay"]:  # where values fall behind at all
+            if momentum or settings["weight_decay"]:  # only then do values fall behind
                 assert (kinds(sparse.gather(table, rows)) == kinds(expected)).all(), what
             agree(sparse, table, dense, expected, what)
             dense.apply_gradients([(ones, expected)])

@@ -1,4 +1,4 @@
-"""Clipping acts on the summed gradient, in the order value, norm, global norm."""
+"""Clipping of the summed gradient: by value, then by norm, then by global norm."""
 
 import numba
 import numpy as np
@@ -60,7 +60,7 @@ def test_not_a_number_is_not_clipped_away(clips):
     assert np.isnan(other).all() == ("global_clipnorm" in clips)
 
 
-@pytest.mark.filterwarnings("ignore:overflow encountered")  # as plain Python, NumPy tells of it
+@pytest.mark.filterwarnings("ignore:overflow encountered")  # NumPy warns where the kernels run as plain Python
 def test_norms_do_not_overflow_in_float32():
     var = np.zeros(4, np.float32)
     opt = RMSprop(0.1, clipnorm=1.0, rho=0.0)

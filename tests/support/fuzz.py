@@ -1,9 +1,9 @@
 """Look for crashes and half-written calls with a coverage-guided fuzzer; ``make fuzz`` does it for all targets.
 
-``python tests/fuzz.py gradients --seconds 300`` runs one target, compiled and with bounds checked in the kernels.
-``--plain`` runs the kernels as plain Python, where the fuzzer sees into them. Without a target, all run in turn, in
-both ways. A finding is left as a file ``crash-*`` in the folder of its target in ``--corpus``;
-``python tests/fuzz.py gradients --repeat FILE`` repeats it. The targets themselves stand in ``hostile.py``.
+``python tests/support/fuzz.py gradients --seconds 300`` runs one target, compiled and with bounds checked in the
+kernels. ``--plain`` runs the kernels as plain Python, where the fuzzer sees into them. Without a target, all run in
+turn, in both ways. A finding is left as a file ``crash-*`` in the folder of its target in ``--corpus``;
+``python tests/support/fuzz.py gradients --repeat FILE`` repeats it. The targets themselves are in ``hostile_calls.py``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SEEDS = 64
 SHORT_TABLE = 4
 TARGETS = ("gradients", "weights", "config", "load")
 MEMORY_LIMIT = 4096
-"""Most MiB that a process may take: compiling takes about one quarter of it."""
+"""MiB that a process may use at most; compiling uses about a quarter of it."""
 
 
 def main():
@@ -60,7 +60,7 @@ def run(target, options):
         corpus = options.corpus or Path(folder)
         inputs = corpus / target
         inputs.mkdir(parents=True, exist_ok=True)
-        for seed in range(SEEDS):  # a target that runs out of bytes decides for the simplest
+        for seed in range(SEEDS):  # a target without bytes left makes the simplest choices
             (inputs / f"seed-{seed}").write_bytes(random.Random(seed).randbytes(400))
         # Numba's cache does not notice that bounds are checked.
         environment = os.environ | {
@@ -79,23 +79,24 @@ def fuzz(options):
     import atheris
 
     faulthandler.enable()
-    # Numba compiles what it finds in a function, and cannot compile what the instrumentation adds to one.
-    files = [] if options.plain else Path(__file__).parents[2].glob("numba_rmsprop/kernels/*.py")
-    kernels = [f"numba_rmsprop.kernels.{file.stem}" for file in files]
+    # Numba cannot compile the calls that the instrumentation adds to a function.
+    root = Path(__file__).parents[2]
+    files = [] if options.plain else (root / "numba_rmsprop" / "kernels").rglob("*.py")
+    kernels = [".".join(file.relative_to(root).with_suffix("").parts) for file in files]
     with atheris.instrument_imports(include=["numba_rmsprop"], exclude=kernels):
-        import hostile
+        import hostile_calls
     import numba_rmsprop.runtime.launching
     import numba_rmsprop.state.skipped_steps
 
-    if options.plain:  # to fill the table takes longer than all else, and longer gaps go another way
+    if options.plain:  # filling the table takes most of the time; gaps beyond it are computed in another way
         numba_rmsprop.state.skipped_steps.TABLE_GAPS = numba_rmsprop.kernels.skip_factors.TABLE_GAPS = SHORT_TABLE
 
-    target = hostile.TARGETS[options.target]
+    target = hostile_calls.TARGETS[options.target]
     serial_items = numba_rmsprop.runtime.launching.SERIAL_ITEMS
 
     def one_input(data):
         provider = atheris.FuzzedDataProvider(data)
-        source = hostile.Source(provider.ConsumeIntInRange)
+        source = hostile_calls.Source(provider.ConsumeIntInRange)
         numba_rmsprop.runtime.launching.SERIAL_ITEMS = 0 if source.rarely() else serial_items
         target(source)
 

@@ -1,4 +1,4 @@
-"""Calls that a signal handler interrupts at any instruction."""
+"""Interrupt a call at any point at which Python looks for signals."""
 
 import inspect
 import os
@@ -23,7 +23,7 @@ GRADIENTS = np.random.default_rng(0).standard_normal((6, 4))
 
 
 def trained(**settings):
-    """Return a run whose next step touches variables of every kind, strided ones and one not seen before included."""
+    """Return a run whose next step touches variables of every kind, also strided ones and one never seen before."""
     opt = RMSprop(0.1, **settings)
     strided = np.ones((6, 4, 2))[:, :2]
     variables = [np.ones((6, 4)), np.ones((6, 4)), np.ones(3), np.ones((6, 4), order="F"), strided]
@@ -46,9 +46,9 @@ def gradients(variables, t):
 
 
 def interrupted_at(moment, call, *arguments, number=signal.SIGINT):
-    """Call and let SIGINT come at the ``moment``-th chance; return whether there were as many.
+    """Call, with a SIGINT at the ``moment``-th chance; return whether there were as many chances.
 
-    The interpreter looks for signals when it enters a function and after a call.
+    Python looks for signals when it enters a function and after a call.
     """
     left = moment
 
@@ -56,8 +56,8 @@ def interrupted_at(moment, call, *arguments, number=signal.SIGINT):
         nonlocal left
         if event == "c_call":
             return  # it looks only after such a call
-        # Numba tells profilers of kernels as if they were Python. And Python drops whatever is raised while it throws a
-        # half-used generator away.
+        # Numba reports kernels to profilers as if they were Python; and Python ignores what is raised while it closes
+        # a generator.
         ours = frame.f_code.co_filename.startswith(PACKAGE) and not frame.f_code.co_filename.startswith(KERNELS)
         if ours and not frame.f_code.co_flags & inspect.CO_GENERATOR:
             left -= 1

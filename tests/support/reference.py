@@ -1,4 +1,4 @@
-"""The dense algorithm in plain NumPy float64, one line to a formula. It imports nothing of the package."""
+"""The dense algorithm in plain NumPy float64, one line for each formula. It imports nothing of the package."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def densified(values, indices, shape):
 
 
 def assert_close(actual, expected, tolerance, what="", largest=0.0):
-    """Compare up to ``tolerance`` times the largest element, or the largest that there ever was."""
+    """Compare up to ``tolerance`` times the largest element, or times ``largest`` if that is more."""
     actual, expected = np.asarray(actual, np.float64), np.asarray(expected)
     assert actual.shape == expected.shape, what
     if expected.size:

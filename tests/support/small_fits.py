@@ -1,4 +1,4 @@
-"""Functions to fit, and what many fits of them come to."""
+"""Functions to fit, and the bits of the results of many fits."""
 
 import numba
 import numpy as np
@@ -22,7 +22,7 @@ def valley(x, row):
 
 @numba.njit
 def parabola(x, row):
-    """NaN and errors where the data say so."""
+    """Return NaN or fail where the data ask for it."""
     (y,) = row
     if y > 1e6:
         raise ValueError("too far")

@@ -1,4 +1,4 @@
-"""Random mixed steps of all variants for long, against the dense algorithm, in constant memory.
+"""Take random steps of all variants for a long time, compare them with the dense algorithm, and watch the memory.
 
 ``python tests/soak.py --rows 10_000_000`` takes a few minutes and prints one line of JSON. It fails where the results
 leave the dense ones, or the memory grows. The same seed takes the same steps.
@@ -44,7 +44,7 @@ def resident_mb():
 
 
 class Trainee:
-    """An optimizer with a table and a vector, and the dense algorithm beside it."""
+    """Optimizer with a table and a vector, and beside it the dense algorithm."""
 
     def __init__(self, dtype, momentum, centered, rng):
         self.rng = rng

@@ -1,4 +1,4 @@
-"""Training runs for Hypothesis: variants, gaps, duplicates, gradients of every kind, changing hyperparameters."""
+"""Hypothesis strategies for training runs: variants, gaps, duplicates, kinds of gradients, changing rates."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SPARSE_KINDS = ("rows", "csr", "csc", "coo", "bsr", "lil", "dok", "csr_matrix")
 
 @dataclass
 class Step:
-    """What one call of apply_gradients brings, and its hyperparameters."""
+    """One call of apply_gradients: its gradient, and the hyperparameters then."""
 
     kind: str
     indices: list[int]
@@ -44,22 +44,33 @@ class Run:
     steps: list[Step] = field(default_factory=list)
 
     def optimizer(self, now):
-        """Return an optimizer whose hyperparameters are those of the step that ``now`` names."""
-        if self.constant:
-            rho, momentum = self.constants()
-            momentum = momentum if self.momentum else 0.0
-        else:
-            rho, momentum = lambda: now[0].rho, (lambda: now[0].momentum) if self.momentum else 0.0
+        """Return an optimizer whose hyperparameters are those of the step ``now[0]``."""
+        functions = self.functions(now)
+        rho, momentum = self.constants() if self.constant else (functions["rho"], functions["momentum"])
         return RMSprop(
-            lambda: now[0].lr,
+            functions["learning_rate"],
             rho=rho,
-            momentum=momentum,
+            momentum=momentum if self.momentum else 0.0,
             epsilon=1e-3,
             centered=self.centered,
             weight_decay=self.weight_decay,
             sparse_update="lazy" if self.lazy else "exact",
             **self.clips,
         )
+
+    def functions(self, now):
+        """Return the functions that give the hyperparameters of the step ``now[0]``, by their names."""
+
+        def learning_rate():
+            return now[0].lr
+
+        def rho():
+            return now[0].rho
+
+        def momentum():
+            return now[0].momentum
+
+        return {function.__name__: function for function in (learning_rate, rho, momentum)}
 
     def constants(self):
         first = self.steps[0]
@@ -96,7 +107,7 @@ class Run:
 
 
 def gradient_of(step, shape, dtype):
-    """Return a step's gradient as it is passed, and zero-filled."""
+    """Return the gradient of a step, as it is passed and as a dense array."""
     rng = np.random.default_rng(step.seed)
     if step.kind == "dense":
         dense = rng.standard_normal(shape).astype(dtype)
@@ -121,7 +132,7 @@ def gradient_of(step, shape, dtype):
 
 
 def unsorted_csr(data, rows, columns, shape):
-    """Return a CSR array whose duplicates are kept and whose columns are in no order."""
+    """Return a CSR array with duplicates, and with columns in no order."""
     order = np.argsort(rows, kind="stable")
     indptr = np.searchsorted(rows[order], np.arange(shape[0] + 1))
     return scipy.sparse.csr_array((data[order], columns[order], indptr), shape)
@@ -160,7 +171,7 @@ def runs(draw, kinds=(*SPARSE_KINDS, "dense"), lazy=False, clips=True, **fixed):
             Step(
                 kind=draw(st.sampled_from(kinds)),
                 indices=draw(indices),
-                # no two alike: after a run of equal gradients the variance is nothing but rounding
+                # no two seeds are equal: after equal gradients the variance would be nothing but rounding
                 seed=25 * draw(st.integers(0, 1000)) + len(run.steps),
                 lr=draw(st.sampled_from([0.0, 0.01, 0.1])),
                 rho=draw(st.sampled_from([0.5, 0.9, 0.99])),

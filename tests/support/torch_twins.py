@@ -1,7 +1,8 @@
-"""Parameters stepped here, and beside them copies that torch.optim.RMSprop steps on the densified gradients."""
+"""Parameters that our optimizer steps, and copies that torch.optim.RMSprop steps with the same gradients made dense."""
 
 from __future__ import annotations
 
+import io
 import itertools
 
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 
 from numba_rmsprop.torch import RMSprop
 
-# PyTorch wants to be told, or warns at whichever sparse tensor comes first; some tests make those that it would refuse.
+# PyTorch warns at the first sparse tensor if nobody has chosen; some tests make tensors that the check would refuse.
 torch.sparse.check_sparse_tensor_invariants.disable()
 
 VARIANTS = [{"momentum": momentum, "centered": centered} for momentum in (0.0, 0.9) for centered in (False, True)]
@@ -17,7 +18,7 @@ COMBINATIONS = [
     {"weight_decay": decay, "momentum": momentum, "centered": centered, "maximize": maximize}
     for decay, momentum, centered, maximize in itertools.product((0.0, 0.1), (0.0, 0.9), (False, True), (False, True))
 ]
-# What float32 rounds at each of some dozen steps, and float64; of the largest element that a tensor ever had.
+# The rounding of some dozen steps, relative to the largest element that a tensor ever had.
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12, torch.complex64: 1e-6, torch.complex128: 1e-12}
 
 
@@ -31,31 +32,44 @@ def randn(*shape, dtype=torch.float32, seed=0):
 
 
 def twin_of(tensor):
-    """Return a parameter that is equal and lies in memory of its own in the same way."""
+    """Return an equal parameter with the same strides and separate memory."""
     return nn.Parameter(torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype).copy_(tensor.detach()))
 
 
 def sparse(indices, values, shape):
-    """Return a gradient as it comes, with duplicates: one index to an entry, or a list of them for each sparse axis."""
+    """Return an uncoalesced gradient; indices are a list of rows, or one list for each sparse axis."""
     indices = torch.as_tensor(indices, dtype=torch.int64)
     indices = indices[None] if indices.ndim == 1 else indices
     return torch.sparse_coo_tensor(indices, values, shape, check_invariants=True)
 
 
 def random_rows(shape, n, dtype=torch.float32, seed=0):
-    """Return a gradient of ``n`` rows of a table, which may repeat."""
+    """Return a gradient of ``n`` random rows of a table, with duplicates."""
     rows = torch.randint(shape[0], (n,), generator=torch.Generator().manual_seed(seed))
     return sparse(rows, randn(n, *shape[1:], dtype=dtype, seed=seed + 1), shape)
 
 
 def assert_close(actual, expected, tolerance, what="", largest=0.0):
-    """Compare up to ``tolerance`` times the largest element, or the largest that there ever was."""
+    """Compare up to ``tolerance`` times the largest element, or times ``largest`` if that is more."""
     actual, expected = torch.as_tensor(actual).detach(), torch.as_tensor(expected).detach()
     assert (actual.shape, actual.dtype) == (expected.shape, expected.dtype), what
     if expected.numel():
         error = (actual - expected).abs().max().item()
         largest = max(largest, expected.abs().max().item())
         assert error <= tolerance * largest, f"{what}: off by {error:.3g}, largest {largest:.3g}"
+
+
+def stored_table(module):
+    """Return the table of an Embedding as it is; ``module.weight`` first brings every row up to date."""
+    return next(module.parameters())
+
+
+def through_a_file(saved, **options):
+    """Save with PyTorch, and load."""
+    file = io.BytesIO()
+    torch.save(saved, file)
+    file.seek(0)
+    return torch.load(file, **options)
 
 
 class Twins:
@@ -117,6 +131,11 @@ class Twins:
             for name, tensor in self._tensors(theirs, self.peer).items():
                 size = tensor.detach().abs().max().item() if tensor.numel() else 0.0
                 self.largest[k, name] = max(self.largest.get((k, name), 0.0), size)
+
+    def step_rows(self, seeds):
+        """Step once for each seed, with gradients of two random rows of each parameter."""
+        for seed in seeds:
+            self.step(*(random_rows(parameter.shape, 2, parameter.dtype, seed=seed) for parameter in self.ours))
 
     def check(self, tolerance=None):
         """Compare parameters and state, every row current."""

@@ -57,9 +57,9 @@ def test_layouts(layout, many, options, dtype):
     assert twins.ours[0].stride() == start.stride()
     for t in range(8):
         grads = [randn(*start.shape, dtype=dtype, seed=10 * t + k) for k in range(many)]
-        # As autograd may hand it over: contiguous, or in the parameter's own order.
+        # Autograd may return a gradient that is contiguous, or in the order of the parameter.
         twins.step(*(grad if t % 4 < 2 else torch.empty_like(twins.ours[0]).copy_(grad) for grad in grads))
-    # The decay may all but cancel a gradient, and what rounding leaves of it is divided by its own size.
+    # Weight decay may nearly cancel a gradient, and the rounding that is left is then divided by its own size.
     twins.check(5e-6 if dtype is torch.float32 else None)
     for name, tensor in twins.opt.state[twins.ours[0]].items():
         assert name == "step" or tensor.stride() == twins.peer.state[twins.theirs[0]][name].stride()
@@ -70,11 +70,11 @@ def test_layouts(layout, many, options, dtype):
 def test_gradients_of_any_stride(shape, options):
     twins = Twins(randn(*shape), **options)
     twins.step(randn(*shape))
-    twins.step(torch.tensor(0.5).expand(shape))  # what sum() hands back: one element, strides of 0
+    twins.step(torch.tensor(0.5).expand(shape))  # the gradient of sum(): one element with strides of 0
     twins.step(randn(*shape[::-1]).permute(*reversed(range(len(shape)))))
     twins.step(randn(*shape, 2)[..., 0])
     twins.step(randn(*shape).flip(0))
-    twins.step(torch._neg_view(randn(*shape)))  # a bit says that its elements are to be negated
+    twins.step(torch._neg_view(randn(*shape)))  # a flag of the tensor says that its elements are to be negated
     twins.check()
 
 
@@ -165,7 +165,7 @@ def test_parameters_without_a_gradient_take_no_step():
 
 @pytest.mark.parametrize("options", VARIANTS, ids=name_of)
 def test_changing_which_parameters_have_a_gradient(options):
-    # what is stepped in one launch changes from step to step
+    # other parameters are stepped together at each step
     shapes = [(3,), (4, 2), (), (130, 130), (6,)]
     twins = Twins(*(randn(*shape) for shape in shapes), **options)
     for t in range(12):

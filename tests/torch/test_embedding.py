@@ -1,7 +1,6 @@
-"""Embedding and EmbeddingBag: a forward pass returns the rows of a dense run, and so does whatever copies the table."""
+"""Embedding and EmbeddingBag: forward passes and copies of the table have the rows of a dense run."""
 
 import copy
-import io
 import pickle
 
 import pytest
@@ -11,7 +10,7 @@ torch = pytest.importorskip("torch", reason="numba_rmsprop.torch needs PyTorch")
 from torch import nn
 from torch.nn import functional
 from torch.optim import lr_scheduler
-from torch_twins import TOLERANCE, VARIANTS, assert_close, name_of, randn
+from torch_twins import TOLERANCE, VARIANTS, assert_close, name_of, randn, stored_table, through_a_file
 
 from numba_rmsprop.torch import Embedding, EmbeddingBag, RMSprop
 
@@ -20,7 +19,7 @@ MOMENTUM = {"momentum": 0.9, "lr": 0.05}
 
 
 class Models:
-    """Our module with our optimizer, and beside it PyTorch's module, dense, with PyTorch's."""
+    """Our module and optimizer, and beside them PyTorch's module, dense, with PyTorch's optimizer."""
 
     def __init__(self, kind, *args, options=MOMENTUM, **kwargs):
         own = {"Embedding": Embedding, "EmbeddingBag": EmbeddingBag}[kind]
@@ -35,7 +34,7 @@ class Models:
         return iter(((self.ours, self.opt), (self.theirs, self.peer)))
 
     def outputs(self, *args, **kwargs):
-        """Return what both give for the same input, after they were compared."""
+        """Return the outputs of both modules for the same input, after comparing them."""
         found, expected = (module(*args, **kwargs) for module, _ in self)
         assert_close(found, expected, self.tolerance, "output", largest=1.0)
         return found, expected
@@ -59,17 +58,12 @@ def indices(t, *shape, dtype=torch.int64, rows=ROWS):
 
 
 def behind(kind="Embedding", **kwargs):
-    """Return models whose rows are behind with us."""
+    """Return models; the rows of ours are behind."""
     models = Models(kind, **kwargs)
     for t in range(6):
         models.step(indices(t, *((5,) if kind == "Embedding" else (5, 2))), seed=t)
-    assert (as_it_lies(models.ours) - models.theirs.weight).abs().max() > 1e-3
+    assert (stored_table(models.ours) - models.theirs.weight).abs().max() > 1e-3
     return models
-
-
-def as_it_lies(module):
-    """Return the table without the pass over it that ``module.weight`` makes."""
-    return next(module.parameters())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -117,7 +111,7 @@ def test_inputs(given):
 @pytest.mark.parametrize("padding", [0, 5, -1])
 @pytest.mark.parametrize("kind", ["Embedding", "EmbeddingBag"])
 def test_padding(kind, padding):
-    # no gradient goes to that row; what moves it is the momentum of an earlier state
+    # the row gets no gradient; the momentum of an earlier state moves it
     models = Models(kind, padding_idx=padding)
     for module, optimizer in models:
         module.weight.grad = torch.ones(ROWS, COLUMNS, dtype=torch.float64)
@@ -135,7 +129,7 @@ def test_padding(kind, padding):
 @pytest.mark.parametrize("kind", ["Embedding", "EmbeddingBag"])
 @pytest.mark.parametrize("norm_type", [2.0, 1.0])
 def test_max_norm(kind, norm_type):
-    # the norm of a current row is what counts
+    # the norm of the row as it is now decides
     models = Models(kind, max_norm=1.0, norm_type=norm_type)
     for t in range(20):
         models.step(indices(t, 4, 2), seed=t)
@@ -238,22 +232,19 @@ def through_pickle(module):
     return pickle.loads(pickle.dumps(module))
 
 
-def through_a_file(module):
-    file = io.BytesIO()
-    torch.save(module, file)
-    file.seek(0)
-    return torch.load(file, weights_only=False)
+def through_torch_save(module):
+    return through_a_file(module, weights_only=False)
 
 
 @pytest.mark.parametrize("kind", ["Embedding", "EmbeddingBag"])
-@pytest.mark.parametrize("how", [copy.deepcopy, through_pickle, through_a_file])
+@pytest.mark.parametrize("how", [copy.deepcopy, through_pickle, through_torch_save])
 @pytest.mark.parametrize("inside", [False, True])
 def test_copies_have_current_rows(kind, how, inside):
     models = behind(kind)
     copied = how(nn.Sequential(models.ours))[0] if inside else how(models.ours)
     assert type(copied) is type(models.ours)
     assert_close(copied.weight, models.theirs.weight, 1e-12)
-    copied(torch.tensor([[3, 4]]))  # and are behind nobody's clock
+    copied(torch.tensor([[3, 4]]))  # and are no longer behind
     assert_close(copied.weight, models.theirs.weight, 1e-12)
     models.step(indices(9, 4, 2))
     models.check()
@@ -276,7 +267,7 @@ def test_loaded_rows(assign):
         module.load_state_dict({"weight": loaded.clone()}, assign=assign)
     assert torch.equal(models.ours.weight, loaded)
     assert torch.equal(models.ours(torch.arange(ROWS)), loaded)
-    if not assign:  # which makes another parameter, that no optimizer knows
+    if not assign:  # a new parameter, which no optimizer knows
         for t in range(6):
             models.step(indices(t), seed=t)
         models.check()
@@ -326,7 +317,7 @@ def fall_behind(models):
 def stale(models, change):
     """Return whether autograd refuses a graph that has saved the table before ``change``."""
     x = randn(2, COLUMNS, dtype=torch.float64).requires_grad_()
-    loss = functional.linear(x, as_it_lies(models.ours)).sum()  # saves the table for the gradient of x
+    loss = functional.linear(x, stored_table(models.ours)).sum()  # saves the table for the gradient of x
     change()
     try:
         loss.backward()
@@ -335,7 +326,7 @@ def stale(models, change):
     return False
 
 
-def test_autograd_notices_what_has_moved():
+def test_autograd_notices_rows_that_were_caught_up():
     every = torch.arange(ROWS)
     models = behind()
     models.ours(torch.tensor([0]))
@@ -348,7 +339,7 @@ def test_autograd_notices_what_has_moved():
     fall_behind(models)
     assert stale(models, models.ours.state_dict)
     fall_behind(models)
-    assert stale(models, lambda: models.opt.catch_up(as_it_lies(models.ours), every))
+    assert stale(models, lambda: models.opt.catch_up(stored_table(models.ours), every))
     version = models.ours.weight._version
     models.ours.weight.grad = torch.ones(ROWS, COLUMNS, dtype=torch.float64)
     models.opt.step()

@@ -1,23 +1,25 @@
-"""Who imports PyTorch, and who must not."""
+"""Only numba_rmsprop.torch imports PyTorch."""
 
 import importlib.util
-import subprocess
-import sys
+import json
 
 import pytest
+from processes import run
 
 
-def run(program):
-    return subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False)
+def imported(*arguments):
+    return run("import_module.py", *arguments, options=["-W", "error"])
 
 
 def test_the_package_does_not_import_pytorch():
-    done = run("import sys, numba_rmsprop; print([name for name in sys.modules if name.split('.')[0] == 'torch'])")
-    assert (done.stdout.strip(), done.stderr) == ("[]", "")
+    done = imported("numba_rmsprop")
+    assert done.stderr == ""
+    assert "torch" not in json.loads(done.stdout)["modules"]
 
 
 def test_without_pytorch():
-    done = run("import sys; sys.modules['torch'] = None; import numba_rmsprop; import numba_rmsprop.torch")
+    assert imported("numba_rmsprop", "torch").returncode == 0
+    done = imported("numba_rmsprop.torch", "torch")
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith(("ImportError", "ModuleNotFoundError"))
@@ -26,5 +28,6 @@ def test_without_pytorch():
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="numba_rmsprop.torch needs PyTorch")
 def test_public_names():
-    done = run("import numba_rmsprop.torch as ours; print(sorted(ours.__all__))")
-    assert (done.stdout.strip(), done.stderr) == ("['Embedding', 'EmbeddingBag', 'RMSprop']", "")
+    done = imported("numba_rmsprop.torch")
+    assert done.stderr == ""
+    assert json.loads(done.stdout)["names"] == ["Embedding", "EmbeddingBag", "RMSprop"]

@@ -1,4 +1,4 @@
-"""Ctrl-C at any moment of a step with PyTorch's parameters: it is whole or not begun."""
+"""Ctrl-C at any moment of a call with PyTorch's parameters: it is complete or has done nothing."""
 
 import signal
 
@@ -8,6 +8,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from interrupting import interrupted_at, lock_is_free
+from optimizer_internals import slots_of_parameter
+from torch_twins import stored_table
 
 from numba_rmsprop.torch import Embedding, RMSprop
 
@@ -32,18 +34,13 @@ def backward(table, parameters, t):
         parameter.grad = torch.full_like(parameter, t - k)
 
 
-def as_it_lies(table):
-    """Return the table without what ``table.weight`` would bring up to date."""
-    return next(table.parameters())
-
-
 def state_of(optimizer, table, parameters):
-    """Return all that later steps depend on, as bytes."""
-    held = [as_it_lies(table), *parameters]
+    """Return every bit that later steps depend on."""
+    held = [stored_table(table), *parameters]
     arrays = [parameter.detach().numpy() for parameter in held]
     for parameter in held:
         arrays += [tensor.numpy() for _, tensor in sorted(dict.items(optimizer.state.get(parameter, {})))]
-    own = optimizer._steps.known[id(held[0])].slots
+    own = slots_of_parameter(optimizer, held[0])
     return [*(array.tobytes() for array in arrays), own.clocks.tobytes(), own.steps, own.floor]
 
 
@@ -74,7 +71,7 @@ def test_a_run_goes_on_after_an_interrupt():
     whole[0].step()
     moment = 1
     while interrupted_at(moment, cut[0].step):
-        if cut[0].state[as_it_lies(cut[1])]["step"] == 3:
+        if cut[0].state[stored_table(cut[1])]["step"] == 3:
             break
         moment += 1
     for k, run in enumerate((whole, cut)):

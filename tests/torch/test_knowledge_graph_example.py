@@ -1,9 +1,8 @@
-"""The knowledge-graph example with PyTorch's optimizers, and the comparison of all of them."""
+"""Example compare_embedding_optimizers.py: the knowledge graph trained with each of several optimizers."""
 
 import json
 import signal
 import sys
-from pathlib import Path
 
 import numba
 import pytest
@@ -12,12 +11,12 @@ torch = pytest.importorskip("torch")
 if numba.config.DISABLE_JIT:
     pytest.skip("plain Python would take minutes; how it computes is tested both ways", allow_module_level=True)
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+from example_programs import EXAMPLES
 
 
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory):
-    """Seats around a table, and which of them is how many further."""
+    """Make a graph of seats around a table, each related to seats further on."""
     folder = tmp_path_factory.mktemp("graph")
     triples = [f"seat {i}\t{step} further\tseat {(i + step) % 20}" for step in (1, 2, 3, 10) for i in range(20)]
     for part, lines in (("train", triples), ("valid", triples[::4]), ("test", triples[1::4])):
@@ -92,7 +91,7 @@ def test_each_optimizer_takes_the_best_rate(example, graph, tmp_path, monkeypatc
         run(example, graph, tmp_path, *seeds, "--init", "0.1")
 
 
-def test_what_is_compared_cannot_be_given(example, graph, tmp_path, capsys):
+def test_options_that_are_compared_cannot_be_given(example, graph, tmp_path, capsys):
     for option in ("--learning-rate", "--optimizer", "--seed"):
         with pytest.raises(SystemExit):
             run(example, graph, tmp_path, f"{option}=1")

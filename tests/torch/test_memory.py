@@ -1,4 +1,4 @@
-"""Parameters and state are stepped where they lie, and autograd is told."""
+"""Parameters and state are updated in place, and autograd knows."""
 
 import gc
 import weakref
@@ -23,7 +23,7 @@ def places(twins):
 
 
 @pytest.mark.parametrize("options", VARIANTS, ids=name_of)
-def test_nothing_moves(options):
+def test_parameters_and_state_stay_in_their_memory(options):
     shapes = [(), (7,), (170, 100), (6, 5, 4, 3), (40, 3)]
     tensors = [randn(*shape) for shape in shapes]
     tensors[3] = tensors[3].to(memory_format=torch.channels_last)
@@ -50,7 +50,7 @@ def test_gradients_are_left_as_they_are():
 
 
 @pytest.mark.parametrize("shape", [(5,), (170, 100)])
-def test_what_is_written_into_the_state_counts(shape):
+def test_values_written_into_the_state_are_used(shape):
     twins = Twins(randn(*shape), **FULL)
     twins.step(randn(*shape))
     for t, name in enumerate(("square_avg", "momentum_buffer", "grad_avg")):
@@ -63,18 +63,18 @@ def test_what_is_written_into_the_state_counts(shape):
     assert twins.opt.state[twins.ours[0]]["step"] == 34
 
 
-def test_what_is_written_into_a_parameter_counts():
+def test_values_written_into_a_parameter_are_used():
     twins = Twins(randn(30, 2), momentum=0.9)
     for t in range(6):
         twins.step(random_rows((30, 2), 4, seed=t))
-        twins.opt.flush()  # or else the rows behind would be overwritten, and then move on
+        twins.opt.flush()  # rows that are behind would overwrite the values later
         for (p,) in (twins.ours, twins.theirs):
             with torch.no_grad():
                 p.clamp_(-0.5, 0.5)
     twins.check()
 
 
-def test_versions():
+def test_versions_grow_with_each_step():
     parameters = [nn.Parameter(randn(*shape)) for shape in ((), (5,), (170, 100), (30, 2), (4,))]
     opt = RMSprop(parameters, momentum=0.9)
     for p in parameters[:4]:

@@ -1,4 +1,4 @@
-"""What PyTorch's RMSprop may be asked for, misspelt options, and state dicts that are none."""
+"""Options of PyTorch's RMSprop, misspelt options, and malformed state dicts."""
 
 import copy
 import inspect
@@ -21,7 +21,7 @@ def parameters():
 
 
 @pytest.mark.parametrize("options", [NOTHING, {"foreach": True}, {"foreach": False}, {"fused": None}, {"fused": False}])
-def test_options_that_ask_for_nothing(options):
+def test_options_of_pytorch_that_change_no_number_are_taken(options):
     for opt in (RMSprop(parameters(), **options), RMSprop([{"params": parameters(), **options}])):
         opt.param_groups[0]["params"][0].grad = torch.ones(3)
         opt.step()
@@ -35,7 +35,7 @@ def test_a_state_of_pytorch_with_all_its_options():
 
 
 @pytest.mark.parametrize("name", ["capturable", "differentiable", "fused"])
-def test_options_that_ask_for_what_is_not_here(name):
+def test_options_of_pytorch_that_are_missing_are_refused(name):
     with pytest.raises(ValueError, match=f"^{name}: expected False, got True: "):
         RMSprop(parameters(), **{name: True})
     opt = RMSprop(parameters())
@@ -106,7 +106,7 @@ def test_a_tensor_as_learning_rate(lr):
 
 @pytest.fixture(scope="module")
 def trained():
-    """Return an optimizer of two parameters, rows of one of which are behind, and its state."""
+    """Return the state of an optimizer of two parameters, one with rows that are behind."""
     tables = [nn.Parameter(randn(6, 2)), nn.Parameter(randn(4))]
     opt = RMSprop(tables, momentum=0.9)
     for t in range(3):
@@ -190,7 +190,7 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize(("spoil", "error", "match"), MALFORMED.values(), ids=MALFORMED)
-def test_malformed_states_are_refused_in_words(trained, spoil, error, match):
+def test_malformed_states_are_refused_by_name(trained, spoil, error, match):
     opt, good = trained
     before = copy.deepcopy(opt.state_dict())
     saved = copy.deepcopy(good)
@@ -205,7 +205,7 @@ def test_malformed_states_are_refused_in_words(trained, spoil, error, match):
 
 
 @pytest.mark.parametrize("saved", [None, 3, [], "state.pt", RMSprop])
-def test_what_is_no_state_dict(trained, saved):
+def test_things_that_are_no_state_dict_are_refused(trained, saved):
     with pytest.raises(TypeError, match=r"state_dict: expected what RMSprop\.state_dict returned, got"):
         trained[0].load_state_dict(saved)
 
@@ -234,7 +234,7 @@ def test_a_parameter_without_a_state_is_fine(trained):
     ],
 )
 @pytest.mark.parametrize("parameters", [1, 6])
-def test_what_users_put_into_a_state_is_refused_in_words_too(parameters, name, value, error):
+def test_wrong_values_put_into_a_state_are_refused_by_name(parameters, name, value, error):
     twins = Twins(*(randn(4, seed=k) for k in range(parameters)), momentum=0.9)
     for t in range(2):
         twins.step(*(randn(4, seed=t) for _ in range(parameters)))

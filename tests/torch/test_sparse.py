@@ -12,7 +12,7 @@ from torch_twins import VARIANTS, Twins, name_of, randn, random_rows, sparse
 DTYPES = [torch.float32, torch.float64]
 WITH_MAXIMIZE = [{**options, "maximize": maximize} for options in VARIANTS for maximize in (False, True)]
 
-# Whoever does not read rows before a step is warned, which has a test of its own.
+# The warning of rows that were not read before a step has a test of its own.
 unread = pytest.mark.filterwarnings("ignore:.*rows that a step does not touch fall behind")
 
 
@@ -140,7 +140,7 @@ def test_a_momentum_that_changes_at_every_step(kind, dtype):
 @pytest.mark.parametrize("centered", [False, True])
 @pytest.mark.parametrize("reads", [False, True])
 def test_a_momentum_of_0_for_a_while(centered, reads):
-    # PyTorch leaves the buffer as it is in such a step, and goes without it
+    # without momentum, PyTorch ignores the buffer and leaves it unchanged
     twins = Twins(randn(20, 3, dtype=torch.float64), momentum=0.9, centered=centered, reads=reads)
     for t in range(30):
         twins.set(momentum=0.0 if t % 10 in (4, 5, 6) else 0.8, lr=0.01 * (1 + t % 3))
@@ -191,7 +191,7 @@ def steps(draw):
     rows = draw(st.integers(1, 8))
     step = st.fixed_dictionaries(
         {
-            # few rows a step and many without any, so that gaps of every length come about
+            # few rows a step and many steps without rows, for gaps of every length
             "rows": st.one_of(st.none(), st.just([]), st.lists(st.integers(0, rows - 1), max_size=5)),
             "kind": st.sampled_from(["rows", "rows", "coalesced", "dense"]),
             "reads": st.one_of(st.none(), st.lists(st.integers(0, rows - 1), max_size=4)),
@@ -205,10 +205,10 @@ def steps(draw):
 
 @unread
 @given(run=steps(), centered=st.booleans(), maximize=st.booleans(), dtype=st.sampled_from(DTYPES))
-def test_any_run(run, centered, maximize, dtype):
+def test_random_runs(run, centered, maximize, dtype):
     rows, run = run
     shape = rows, 3
-    # a buffer from the first step on, which PyTorch does not make later
+    # there from the first step on; PyTorch does not make it later
     twins = Twins(randn(*shape, dtype=dtype), momentum=0.5, centered=centered, maximize=maximize, eps=1e-3, reads=False)
     for t, step in enumerate([{**run[0], "kind": "dense", "rows": []}, *run]):
         if step["reads"] is not None:

@@ -8,28 +8,23 @@ import pytest
 torch = pytest.importorskip("torch", reason="numba_rmsprop.torch needs PyTorch")
 
 from torch import nn
-from torch_twins import VARIANTS, Twins, assert_close, name_of, randn, random_rows
+from torch_twins import VARIANTS, Twins, assert_close, name_of, randn
 
 from numba_rmsprop.torch import Embedding, RMSprop
 
 SHAPE, DTYPE = (20, 3), torch.float64
 
 
-def steps(twins, when):
-    for t in when:
-        twins.step(random_rows(SHAPE, 2, DTYPE, seed=t))
-
-
 def behind(**options):
-    """Return twins whose rows are behind with us."""
+    """Return twins; the rows of ours are behind."""
     twins = Twins(randn(*SHAPE, dtype=DTYPE), momentum=0.9, **options)
-    steps(twins, range(6))
+    twins.step_rows(range(6))
     assert (twins.ours[0] - twins.theirs[0]).abs().max() > 1e-3
     return twins
 
 
 def other_state(seed=9):
-    """Return what an optimizer of PyTorch has saved elsewhere."""
+    """Return a parameter and a state dict of PyTorch's optimizer from another run."""
     parameter = nn.Parameter(randn(*SHAPE, dtype=DTYPE, seed=seed))
     peer = torch.optim.RMSprop([parameter], momentum=0.9)
     for t in range(3):
@@ -38,20 +33,20 @@ def other_state(seed=9):
     return parameter.detach(), peer.state_dict()
 
 
-def test_a_state_alone():
-    # the rows stay where a dense run would have them by now
+def test_a_state_loaded_without_its_parameter():
+    # the rows keep the values that a dense run would have by now
     twins, (_, saved) = behind(), other_state()
     for optimizer in twins.optimizers:
-        optimizer.load_state_dict(copy.deepcopy(saved))  # whose tensors would be the state of both
+        optimizer.load_state_dict(copy.deepcopy(saved))  # a copy, since load_state_dict keeps the tensors
     twins.check()
-    steps(twins, range(6, 12))
+    twins.step_rows(range(6, 12))
     twins.check()
 
 
 @pytest.mark.parametrize("parameter_first", [True, False])
 @pytest.mark.parametrize("how", ["copy_", "data"])
 @pytest.mark.parametrize("then", ["step", "dense", "flush", "state_dict", "catch_up"])
-def test_a_parameter_and_its_state(parameter_first, how, then):
+def test_a_parameter_loaded_with_its_state(parameter_first, how, then):
     twins, (values, saved) = behind(), other_state()
     for optimizer, (p,) in ((twins.opt, twins.ours), (twins.peer, twins.theirs)):
         if not parameter_first:
@@ -73,10 +68,10 @@ def test_a_parameter_and_its_state(parameter_first, how, then):
     elif then == "dense":
         twins.step(randn(*SHAPE, dtype=DTYPE))
     else:
-        steps(twins, [6])
+        twins.step_rows([6])
     if then in ("flush", "state_dict", "catch_up"):
         assert torch.equal(p, values)
-    steps(twins, range(7, 12))
+    twins.step_rows(range(7, 12))
     twins.check()
 
 
@@ -87,7 +82,7 @@ def test_a_model_with_plain_embedding_and_its_state():
     for module, optimizer in zip(modules, twins.optimizers, strict=True):
         module.load_state_dict({"weight": values})
         optimizer.load_state_dict(copy.deepcopy(saved))
-    steps(twins, range(6, 9))
+    twins.step_rows(range(6, 9))
     twins.check()
 
 
@@ -103,7 +98,7 @@ def test_a_model_with_our_embedding(with_state):
         if with_state:
             optimizer.load_state_dict(copy.deepcopy(saved))
     assert torch.equal(module(torch.arange(20)), values)
-    steps(twins, range(6, 12))
+    twins.step_rows(range(6, 12))
     twins.check()
 
 
@@ -117,12 +112,12 @@ def test_replaced_tensors_of_the_state(options):
             value = randn(*SHAPE, dtype=DTYPE, seed=20 + k)
             optimizer.state[p][name] = value.abs() + 2 if name == "square_avg" else value * 0.1
         mine = twins.opt.state[twins.ours[0]][name]
-        steps(twins, range(3 * k, 3 * k + 3))
+        twins.step_rows(range(3 * k, 3 * k + 3))
         twins.check()
         assert twins.opt.state[twins.ours[0]][name] is mine
     for (p,), optimizer in ((twins.ours, twins.opt), (twins.theirs, twins.peer)):
         optimizer.state[p]["step"] = torch.tensor(40.0)
-    steps(twins, range(3))
+    twins.step_rows(range(3))
     twins.check()
     assert twins.opt.state[twins.ours[0]]["step"] == 43
 
@@ -133,7 +128,7 @@ def test_a_state_that_is_cleared():
     for optimizer in twins.optimizers:
         optimizer.state.clear()
     twins.largest = {}
-    steps(twins, range(6, 10))
+    twins.step_rows(range(6, 10))
     twins.check()
     assert twins.opt.state[twins.ours[0]]["step"] == 4
 
@@ -160,11 +155,11 @@ def test_a_second_optimizer_takes_over():
     twins.opt = RMSprop(twins.ours, momentum=0.5, lr=0.1)
     twins.peer = torch.optim.RMSprop(twins.theirs, momentum=0.5, lr=0.1)
     twins.largest = {}
-    steps(twins, range(6, 12))
+    twins.step_rows(range(6, 12))
     twins.check()
-    # and the first again, whose rows the dense algorithm leaves where they are as long as it takes no step
+    # the first again; in the dense algorithm too, its rows move only when it takes a step
     twins.opt, twins.peer = first, old
-    steps(twins, range(12, 18))
+    twins.step_rows(range(12, 18))
     twins.check()
 
 
@@ -172,7 +167,7 @@ def test_two_optimizers_in_turn():
     twins = behind()
     others = RMSprop(twins.ours, momentum=0.5), torch.optim.RMSprop(twins.theirs, momentum=0.5)
     for t in range(20):
-        steps(twins, [100 + t])
+        twins.step_rows([100 + t])
         twins.opt, twins.peer, others = *others, (twins.opt, twins.peer)
     twins.opt.flush()
     others[0].flush()
@@ -189,5 +184,5 @@ def test_the_rows_outlive_the_optimizer():
     assert_close(module.state_dict()["weight"], twins.theirs[0].detach(), 1e-12)
     twins.opt = RMSprop(twins.ours, momentum=0.9)
     twins.peer = torch.optim.RMSprop(twins.theirs, momentum=0.9)
-    steps(twins, range(4))
+    twins.step_rows(range(4))
     twins.check()

@@ -1,7 +1,6 @@
-"""The state goes to torch.optim.RMSprop and comes from there; copies, files, and what must not be loaded."""
+"""State dicts go to torch.optim.RMSprop and back; copies, files, and states that are refused."""
 
 import copy
-import io
 import pickle
 
 import pytest
@@ -9,7 +8,17 @@ import pytest
 torch = pytest.importorskip("torch", reason="numba_rmsprop.torch needs PyTorch")
 
 from torch import nn
-from torch_twins import COMBINATIONS, VARIANTS, Twins, assert_close, name_of, randn, random_rows, twin_of
+from torch_twins import (
+    COMBINATIONS,
+    VARIANTS,
+    Twins,
+    assert_close,
+    name_of,
+    randn,
+    random_rows,
+    through_a_file,
+    twin_of,
+)
 
 from numba_rmsprop.torch import Embedding, RMSprop
 
@@ -23,13 +32,6 @@ def gradient(shape, dtype, t, sparse):
 
 def give(twins, t, sparse, dtype):
     twins.give(*(gradient(shape, dtype, 10 * t + k, sparse) for k, shape in enumerate(SHAPES)))
-
-
-def through_a_file(saved):
-    file = io.BytesIO()
-    torch.save(saved, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
 
 
 # A sparse gradient with weight decay is refused.
@@ -52,7 +54,7 @@ def test_going_on_with_the_other(options, sparse, first, dtype):
             give(each, t, sparse, dtype)
         opt.step()
         uninterrupted.step()
-    peer.load_state_dict(through_a_file(opt.state_dict()))
+    peer.load_state_dict(through_a_file(opt.state_dict(), weights_only=True))
     with torch.no_grad():
         for p, q in zip(after, before, strict=True):
             p.copy_(q)
@@ -87,7 +89,7 @@ def train(opt, table, when, sparse=True):
 
 
 def assert_same_run(opt, table, other, copied):
-    """Both go on to the same bits."""
+    """Check that both go on to the same bits."""
     assert copied is not table
     assert copied.data_ptr() != table.data_ptr()
     train(opt, table, range(5, 12))
@@ -122,7 +124,7 @@ def test_copies_of_a_model_and_its_optimizer(how):
 @pytest.mark.parametrize("options", VARIANTS, ids=name_of)
 def test_files(options):
     opt, table = trained(options)
-    saved = through_a_file({"opt": opt.state_dict(), "table": table.detach()})
+    saved = through_a_file({"opt": opt.state_dict(), "table": table.detach()}, weights_only=True)
     copied = nn.Parameter(torch.zeros(30, 4, dtype=torch.float64))
     with torch.no_grad():
         copied.copy_(saved["table"])
@@ -131,7 +133,7 @@ def test_files(options):
     assert_same_run(opt, table, other, copied)
 
 
-def test_what_is_loaded_is_copied():
+def test_loaded_tensors_are_copied():
     opt, table = trained({"momentum": 0.9})
     other = RMSprop([twin_of(table)])
     other.load_state_dict(copy.deepcopy(opt.state_dict()))
@@ -148,7 +150,7 @@ def test_the_mode_is_saved(mode, other):
     saved = opt.state_dict()
     second.load_state_dict(saved)
     assert second.param_groups[0]["sparse_update"] == mode
-    # PyTorch's knows of no modes, and a group keeps its own
+    # PyTorch's state has no mode, and the group keeps its own
     peer = torch.optim.RMSprop([twin_of(table)], momentum=0.5)
     third = RMSprop([{"params": [twin_of(table)], "sparse_update": mode}], sparse_update=other)
     third.load_state_dict(peer.state_dict())

@@ -1,9 +1,8 @@
-"""The PyTorch example: it learns, the same seed gives the same bits, and Ctrl-C loses nothing that was saved."""
+"""Example torch_embedding.py: it learns, the same seed gives the same bits, and Ctrl-C loses no checkpoint."""
 
 import json
 import signal
 import sys
-from pathlib import Path
 
 import numba
 import pytest
@@ -12,7 +11,8 @@ torch = pytest.importorskip("torch")
 if numba.config.DISABLE_JIT:
     pytest.skip("plain Python would take minutes; how it computes is tested both ways", allow_module_level=True)
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+from example_programs import EXAMPLES
+
 WORDS = [f"{first}{second}" for first in ("ca", "do", "hi", "ra", "so") for second in ("ll", "n", "t", "w")]
 
 
@@ -27,7 +27,7 @@ def text(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def example():
-    """The module; in this process, since each new one would import torch for seconds."""
+    """Import the program in this process, since each new one would take seconds to import torch."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(EXAMPLES)
         import torch_embedding
@@ -70,7 +70,7 @@ def whole(example, text, tmp_path_factory):
 
 
 def test_it_learns_and_shows_it(example, text, whole, capsys):
-    run(example, text, whole)  # which is done
+    run(example, text, whole)  # a second run in a folder whose trials are complete
     results = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (whole / "torch_embedding.png").stat().st_size > 10_000
     found = load(whole)["trials"]

@@ -1,4 +1,4 @@
-"""What surrounds an optimizer in a training loop: schedulers, groups, closures, hooks, clipping, loss scaling."""
+"""An optimizer in a training loop: schedulers, groups, closures, hooks, clipping, loss scaling."""
 
 import pytest
 
@@ -24,7 +24,7 @@ SCHEDULERS = {
 }
 
 
-# Two of them cycle the momentum, which must be there.
+# Two of them change the momentum, so there must be one.
 SCHEDULED = [
     (scheduler, options)
     for scheduler in SCHEDULERS
@@ -82,7 +82,7 @@ def test_groups(kind):
 
 
 def test_options_of_a_group_may_change():
-    # not the variant, which decides on the state: PyTorch fails where the momentum or the mean appears later
+    # not momentum and centered: PyTorch fails if their state appears later
     twins = Twins(randn(40, 3), momentum=0.9, centered=True)
     changes = [{"alpha": 0.9}, {"eps": 1e-2}, {"maximize": True}, {"weight_decay": 0.3}, {"momentum": 0.0}, {"lr": 0.5}]
     for t, change in enumerate([{}, *changes, {"momentum": 0.5}, {"maximize": False}]):
@@ -170,7 +170,7 @@ def test_zero_grad(sparse, to_none):
     for t in range(6):
         for optimizer in twins.optimizers:
             optimizer.zero_grad(set_to_none=to_none)
-        if t % 3 == 2:  # no backward pass: a step with zeros, or none at all
+        if t % 3 == 2:  # without a backward pass, gradients are zero or None
             twins.opt.catch_up(twins.ours[0], torch.arange(12))
             twins.step()
             continue

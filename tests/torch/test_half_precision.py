@@ -14,14 +14,14 @@ from numba_rmsprop.torch import Embedding, RMSprop
 
 FULL = {"momentum": 0.9, "centered": True}
 halves = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-# Kernels are compiled for each: the dtypes differ in how they are read and written, and not in the rule.
+# Kernels are compiled for each dtype; they differ in reading and writing, and not in the rule.
 variants = pytest.mark.parametrize(
     ("dtype", "options"), [(torch.bfloat16, {}), (torch.bfloat16, FULL), (torch.float16, FULL)]
 )
 
 
 class Rounded:
-    """A half beside a float32 parameter that PyTorch steps, and that is rounded to the half after each step."""
+    """Half-precision parameter, and beside it a float32 one that PyTorch steps and the test then rounds."""
 
     def __init__(self, tensor, **options):
         self.ours = twin_of(tensor)
@@ -43,7 +43,7 @@ class Rounded:
             self.largest = torch.maximum(self.largest, self.theirs.abs())
 
     def check(self, ulps=1, share=0.01, tolerance=1e-5):
-        """Compare; what float32 leaves on the other side of a tie is rounded to the next half, if seldom.
+        """Compare. A few elements may differ by one rounding, where float32 falls on the other side of a tie.
 
         ``ulps`` are those of the largest number that an element ever was.
         """
@@ -63,7 +63,7 @@ class Rounded:
 @variants
 @pytest.mark.parametrize("more", [{}, {"maximize": True}, {"weight_decay": 0.1}], ids=["", "maximize", "weight_decay"])
 def test_dense_steps(more, dtype, options):
-    # one that would be batched, and one for all threads; the decay sees a parameter that may be a rounding apart
+    # one shape for a batch and one for all threads; with decay, the parameters may differ by a rounding
     tolerance = 1e-3 if more.get("weight_decay") else 1e-6
     for shape in ((30, 20), (170, 100)):
         run = Rounded(randn(*shape).to(dtype), **options, **more)
@@ -94,7 +94,7 @@ def test_layouts(layout, dtype):
 
 @variants
 def test_sparse_steps(dtype, options):
-    # the row that moves by its momentum alone is rounded once it is caught up, and not at each step that it misses
+    # a row that only its momentum moves is rounded when it is caught up, and not at each step
     moves = "momentum" in options
     for shape, n in (((40, 6), 8), ((3000, 8), 1200), ((50,), 9)):
         run = Rounded(randn(*shape).to(dtype), **options)
@@ -182,7 +182,7 @@ def test_the_state_keeps_its_float32(dtype):
 
 @halves
 def test_going_on_with_pytorchs(dtype):
-    # whose state is of the parameter's dtype
+    # PyTorch's state has the dtype of the parameter
     parameter, opt = trained(dtype)
     peer = torch.optim.RMSprop([twin_of(parameter)])
     peer.load_state_dict(copy.deepcopy(opt.state_dict()))

@@ -1,4 +1,4 @@
-"""The cases with which tf.keras, Keras 3, PyTorch and optax test their RMSprop, stated anew for ours.
+"""The cases with which tf.keras, Keras 3, PyTorch and optax test their RMSprop.
 
 Expected numbers come from each library's published formula, by hand or in NumPy; nothing is imported from them.
 """
@@ -213,7 +213,7 @@ def test_formulas_of_peers(dtype, momentum, centered, inside, sparse):
 
 
 def test_a_learning_rate_of_0_does_not_stop_the_momentum():
-    # as in Keras and optax; PyTorch, whose learning rate multiplies the momentum, would stay at 0.5
+    # as in Keras and optax; in PyTorch the learning rate multiplies the momentum, so var would stay at 0.5
     var, opt = np.array([1.0]), RMSprop(lambda step: [0.5, 0.0][step], 0.0, momentum=0.5, epsilon_in_sqrt=False)
     for _ in range(2):
         opt.apply_gradients([(np.array([3.0]), var)])

@@ -1,4 +1,4 @@
-"""The cases with which PyTorch tests its RMSprop and its SparseAdam, stated anew for ours."""
+"""The cases with which PyTorch tests its RMSprop and its SparseAdam."""
 
 import copy
 
@@ -27,7 +27,7 @@ options = pytest.mark.parametrize("options", OPTIONS, ids=name_of)
 
 
 def regression(seed=0, shape=(10, 5)):
-    """Return parameters of a linear model and what computes its loss."""
+    """Return the parameters of a linear model, and a function that computes its loss."""
     weight, bias = nn.Parameter(randn(*shape, seed=seed)), nn.Parameter(randn(shape[0], seed=seed + 1))
     x = randn(shape[1], seed=seed + 2)
     return [weight, bias], lambda: (weight.mv(x) + bias).pow(2).sum()
@@ -35,7 +35,7 @@ def regression(seed=0, shape=(10, 5)):
 
 @options
 @pytest.mark.parametrize("contiguous", [True, False])
-def test_the_loss_goes_the_right_way(options, contiguous):
+def test_the_loss_falls(options, contiguous):
     (weight, bias), _ = regression()
     if not contiguous:
         weight = nn.Parameter(randn(10, 5, 2)[..., 0])
@@ -66,7 +66,7 @@ def test_the_loss_goes_the_right_way(options, contiguous):
         ],
     ],
 )
-def test_the_loss_goes_the_right_way_with_groups_and_schedulers(options, makers):
+def test_the_loss_falls_with_groups_and_schedulers(options, makers):
     (weight, bias), loss_of = regression()
     rate = options.get("lr", 0.01)
     opt = RMSprop([{"params": [weight]}, {"params": [bias], "lr": rate * 10}], **options)
@@ -85,7 +85,7 @@ def test_the_loss_goes_the_right_way_with_groups_and_schedulers(options, makers)
 
 @options
 def test_a_model_with_a_parameter_of_size_0(options):
-    # whose gradient is of size 0 too, between those of others
+    # its gradient is of size 0 too
     twins = Twins(randn(1), randn(5, 0), randn(0), randn(3, 4), **options)
     for t in range(6):
         twins.step(randn(1, seed=t), torch.empty(5, 0), torch.empty(0), randn(3, 4, seed=t))
@@ -166,7 +166,7 @@ ONE, TWO = nn.Parameter(torch.ones(1, 1)), nn.Parameter(torch.ones(1, 1))
     ],
 )
 def test_refused_construction(params, options, error, message):
-    with pytest.raises(error, match=message):  # pytest makes an error of a warning
+    with pytest.raises(error, match=message):  # the suite makes warnings errors
         RMSprop(params, **options)
 
 
@@ -248,7 +248,7 @@ def test_coordinates_of_rosenbrock_in_turn(kind, maximize, variant, scheduled):
         if optimizer is twins.opt:
             optimizer.catch_up(p, torch.tensor([0, 1]))
             torch.testing.assert_close(p.detach(), torch.tensor(at, dtype=torch.float64), rtol=0, atol=1e-12)
-        # Both at the point where the dense run is: by themselves, the two would make much of what rounding has left.
+        # Each step starts both where the dense run is; on their own, they would amplify the differences of rounding.
         p.grad = coordinate(w, x, y, form)
         return (1 - x) ** 2 + 100 * (y - x**2) ** 2
 

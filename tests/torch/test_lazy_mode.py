@@ -1,4 +1,4 @@
-"""Sparse gradients that are refused, of which one is warned, and those in lazy mode."""
+"""Lazy mode, and sparse gradients that are refused or warned of."""
 
 import warnings
 
@@ -15,9 +15,9 @@ from numba_rmsprop.torch.parameter_state import ParameterState
 
 
 def snapshot(opt):
-    """Return everything that a refused step must leave as it was."""
+    """Return all that a refused step must leave unchanged."""
     parameters = [p for group in opt.param_groups for p in group["params"]]
-    # as it lies: opt.state[p] itself would bring it up to date
+    # opt.state[p] itself would bring it up to date
     entries = [dict.items(opt.state[p]) if p in opt.state else None for p in parameters]
     states = [None if entry is None else {name: t.clone() for name, t in entry} for entry in entries]
     return [p.detach().clone() for p in parameters], states, [p._version for p in parameters]
@@ -42,7 +42,7 @@ def refused(opt, error, match):
 
 @pytest.fixture(params=[False, True], ids=["at the first step", "later"])
 def three(request):
-    """Three parameters whose last gradient will be refused after the others were looked at."""
+    """Return three parameters; the gradient of the last will be refused after the others were checked."""
     parameters = [nn.Parameter(randn(*shape)) for shape in ((4,), (6, 2), (6, 2))]
     opt = RMSprop(parameters, momentum=0.9)
     for k, p in enumerate(parameters):
@@ -90,7 +90,7 @@ def test_indices_out_of_bounds_along_any_axis(three, indices):
 @pytest.mark.parametrize("form", [torch.Tensor.to_sparse_csr, torch.Tensor.to_sparse_csc, torch.Tensor.to_mkldnn])
 @pytest.mark.filterwarnings("ignore:Sparse (CSR|CSC) tensor support")
 def test_other_layouts(form):
-    """PyTorch itself refuses them as ``grad`` as yet, so only the check of ours is asked."""
+    """PyTorch does not accept them as ``grad`` yet, so the test calls our check alone."""
     own = ParameterState(nn.Parameter(randn(6, 2)), {}, RMSprop([nn.Parameter(randn(1))]).param_groups[0], "parameter")
     with pytest.raises(TypeError, match=r"gradient of parameter .*expected a strided or sparse COO tensor"):
         as_gradient(form(randn(6, 2)), own)
@@ -112,20 +112,20 @@ def take(opt, parameter, t, read=None):
     opt.step()
 
 
-def test_the_warning():
+def test_rows_stepped_without_being_read_warn_once():
     parameter = nn.Parameter(randn(20, 2))
     opt = RMSprop([parameter], momentum=0.9)
     take(opt, parameter, 0)  # nothing was behind
     with pytest.warns(UserWarning, match=r"parameter 0 of group 0 .*Embedding.*catch_up.*flush") as told:
         take(opt, parameter, 1)
-    assert told[0].filename == __file__  # where step was called
+    assert told[0].filename == __file__  # the line that called step
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        take(opt, parameter, 2)  # once is enough
+        take(opt, parameter, 2)  # it comes only once
 
 
 @pytest.mark.parametrize("reading", ["catch_up", "flush", "state_dict", "dense", "no momentum", "lazy"])
-def test_no_warning(reading):
+def test_ways_of_stepping_that_do_not_warn(reading):
     parameter = nn.Parameter(randn(20, 2))
     lazy = "lazy" if reading == "lazy" else "exact"
     opt = RMSprop([parameter], momentum=0.0 if reading == "no momentum" else 0.9, sparse_update=lazy)
@@ -143,20 +143,20 @@ def test_no_warning(reading):
 
 
 def test_a_refused_step_comes_before_the_warning():
-    # or else a warning that is an error would leave half a step
+    # a warning that is an error must not leave half a step
     parameters = [nn.Parameter(randn(4)), nn.Parameter(randn(20, 2))]
     opt = RMSprop(parameters, momentum=0.9)
     parameters[0].grad = randn(4)
     take(opt, parameters[1], 0)
     parameters[1].grad = random_rows((20, 2), 2, seed=1)
     before = snapshot(opt)
-    with pytest.raises(UserWarning, match="fall behind"):  # pytest makes it one
+    with pytest.raises(UserWarning, match="fall behind"):  # the suite makes warnings errors
         opt.step()
     assert_unchanged(opt, before)
 
 
 class Lazy:
-    """Rows that torch.optim.RMSprop steps one by one, each as a parameter of its own, when they are touched."""
+    """Rows that torch.optim.RMSprop steps as separate parameters, only when they are touched."""
 
     def __init__(self, table, **options):
         self.rows = [twin_of(row) for row in table]
@@ -206,7 +206,7 @@ def test_lazy_groups_beside_exact_ones():
 
 
 def test_the_mode_may_change():
-    # what rows have missed until then is made up for
+    # rows are first brought up to date
     twins = Twins(randn(20, 3, dtype=torch.float64), momentum=0.9)
     for t in range(5):
         twins.step(random_rows((20, 3), 3, torch.float64, seed=t))

@@ -1,4 +1,4 @@
-"""Numbers beyond the ordinary, memory that is shared, modes of PyTorch."""
+"""Extreme numbers, tensors that share memory, tensors of size 0, and modes of PyTorch."""
 
 import threading
 
@@ -31,7 +31,7 @@ def test_nan_and_infinity_stay_in_their_elements(options, kind, bad):
     names = other.keys() - {"grad_avg"}
     for found, expected in ((twins.ours[0], twins.theirs[0]), *((state[name], other[name]) for name in names)):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6, equal_nan=True)
-    # Of an infinite mean, lerp makes NaN at the next step, and our formula infinity.
+    # From an infinite mean, lerp gives NaN at the next step, and our formula gives infinity.
     for name in names & {"square_avg"} | other.keys() & {"grad_avg"}:
         assert (~torch.isfinite(state[name])).nonzero().tolist() == (~torch.isfinite(other[name])).nonzero().tolist()
         assert (~torch.isfinite(state[name])).sum() == 1
@@ -81,7 +81,7 @@ def test_a_gradient_that_is_the_parameter_itself(options, shape):
 @pytest.mark.parametrize("first", [0, 1])
 @pytest.mark.parametrize("when", [0, 2])
 def test_a_gradient_in_the_memory_of_another_parameter(first, parameters, when):
-    # what PyTorch reads there depends on which parameter it steps before; so with us
+    # the result depends on which parameter is stepped first, in PyTorch as here
     twins = Twins(*(randn(6, seed=k) for k in range(parameters)), momentum=0.9)
     for t in range(when + 1):
         twins.give(*(randn(6, seed=10 * t + k) for k in range(parameters)))
@@ -103,7 +103,7 @@ def test_sparse_values_in_the_memory_of_the_parameter():
 
 @pytest.mark.parametrize("shape", [(3, 2), (130, 130)])
 def test_parameters_that_share_memory(shape):
-    # PyTorch steps one after the other
+    # PyTorch steps them one after the other
     ours, theirs = randn(*shape), randn(*shape)
     pairs = [[nn.Parameter(table), nn.Parameter(table.view(-1))] for table in (ours, theirs)]
     opt, peer = RMSprop(pairs[0], weight_decay=0.1), torch.optim.RMSprop(pairs[1], weight_decay=0.1)
@@ -117,7 +117,7 @@ def test_parameters_that_share_memory(shape):
 
 @pytest.mark.parametrize("guard", [torch.no_grad, torch.enable_grad, torch.inference_mode])
 @pytest.mark.parametrize("first", [0, 2])
-def test_under_guards(guard, first):
+def test_steps_under_any_grad_mode(guard, first):
     twins = Twins(randn(5), randn(170, 100), randn(30, 2), **FULL)
     for t in range(4):
         grads = randn(5, seed=t), randn(170, 100, seed=t), random_rows((30, 2), 4, seed=t)
@@ -127,7 +127,7 @@ def test_under_guards(guard, first):
             with guard():
                 twins.step(*grads)
     if guard is torch.inference_mode and first == 0:
-        with guard():  # tensors of the state are its own
+        with guard():  # the state has inference tensors
             twins.check()
     else:
         twins.check()
@@ -177,7 +177,7 @@ def test_the_default_dtype_counts_the_steps(dtype):
     ],
 )
 def test_gradients_that_do_not_fit(grad, message):
-    # PyTorch checks them as they are set, but not what .data has become since
+    # PyTorch checks gradients when they are set, but not after .data has changed
     parameter, other = nn.Parameter(torch.ones(3, 2)), nn.Parameter(torch.ones(4))
     opt = RMSprop([other, parameter])
     other.grad = torch.ones(4)

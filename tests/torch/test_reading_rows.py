@@ -1,7 +1,6 @@
-"""Rows that are behind are read in other ways than by a forward pass: right, or with a warning."""
+"""Rows that are behind, read in other ways than by a forward pass: they are up to date, or there is a warning."""
 
 import copy
-import io
 import pickle
 import warnings
 from pathlib import Path
@@ -10,11 +9,12 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="numba_rmsprop.torch needs PyTorch")
 
+from optimizer_internals import known_parameters
 from torch import nn
 from torch._subclasses import FakeTensorMode
 from torch.nn import functional
 from torch.nn.utils import parametrize, prune
-from torch_twins import Twins, assert_close, randn, random_rows, twin_of
+from torch_twins import Twins, assert_close, randn, random_rows, through_a_file, twin_of
 
 from numba_rmsprop.torch import Embedding, EmbeddingBag, RMSprop
 
@@ -23,15 +23,10 @@ MOMENTUM = {"momentum": 0.9}
 EVERY = torch.arange(20)
 
 
-def steps(twins, when):
-    for t in when:
-        twins.step(random_rows(SHAPE, 2, DTYPE, seed=t))
-
-
 def behind(**options):
-    """Return twins whose state is behind with us, and with momentum their rows."""
+    """Return twins; the state of ours is behind, and with momentum its rows are too."""
     twins = Twins(randn(*SHAPE, dtype=DTYPE), **options)
-    steps(twins, range(6))
+    twins.step_rows(range(6))
     return twins
 
 
@@ -72,7 +67,7 @@ def test_the_state_is_current_however_it_is_read(read, options):
 def test_a_kept_entry_is_current_after_more_steps():
     twins = behind(**MOMENTUM)
     entry = twins.opt.state[twins.ours[0]]
-    steps(twins, range(6, 12))
+    twins.step_rows(range(6, 12))
     expected = twins.peer.state[twins.theirs[0]]
     assert entry is twins.opt.state[twins.ours[0]]
     assert entry == {**entry}
@@ -88,11 +83,11 @@ def test_counting_the_steps_is_no_reading_of_rows():
     assert torch.equal(dict.__getitem__(twins.opt.state[twins.ours[0]], "square_avg"), before)
 
 
-def test_what_is_written_into_a_state_that_was_behind_counts():
+def test_values_written_into_a_state_that_was_behind_are_used():
     twins = behind(**MOMENTUM)
     for (p,), optimizer in ((twins.ours, twins.opt), (twins.theirs, twins.peer)):
         optimizer.state[p]["momentum_buffer"].mul_(0.5)
-    steps(twins, range(6, 9))
+    twins.step_rows(range(6, 9))
     twins.check()
 
 
@@ -101,10 +96,7 @@ def test_states_are_saved_as_plain_dicts():
     saved = twins.opt.state_dict()
     assert type(saved["state"][0]) is dict
     for kept in (saved, twins.opt.state[twins.ours[0]]):
-        file = io.BytesIO()
-        torch.save(kept, file)
-        file.seek(0)
-        torch.load(file, weights_only=True)
+        through_a_file(kept, weights_only=True)
 
 
 @pytest.mark.parametrize("options", [{}, MOMENTUM], ids=["default", "momentum"])
@@ -120,7 +112,7 @@ def test_a_vocabulary_that_grows(options):
     for t in range(6, 12):
         twins.step(random_rows((25, 3), 4, DTYPE, seed=t))
     twins.check()
-    assert len(twins.opt._steps.known) == 1  # the smaller table is let go
+    assert len(known_parameters(twins.opt)) == 1  # the smaller table is forgotten
 
 
 def average(module, kept):
@@ -136,7 +128,7 @@ def test_a_table_that_is_used_directly_between_steps(use):
     twins = behind(**MOMENTUM)
     kept = [table.detach().clone() for (table,) in (twins.theirs, twins.theirs)]
     for t in range(6, 14):
-        steps(twins, [t])
+        twins.step_rows([t])
         with torch.no_grad():
             for module, each in zip(modules(twins), kept, strict=True):
                 use(module, each)
@@ -165,7 +157,7 @@ def test_a_parametrized_table():
     ours, theirs = modules(twins)
     for module in (ours, theirs):
         parametrize.register_parametrization(module, "weight", nn.Tanh())
-    steps(twins, range(6, 9))
+    twins.step_rows(range(6, 9))
     assert_close(ours(EVERY), theirs(EVERY), 1e-12)
 
 
@@ -189,7 +181,7 @@ def test_transforms_of_functions(transform):
     ours, theirs = modules(twins)
     given = torch.tensor([[0, 1], [2, 3]])
     assert_close(transform(ours, given), transform(theirs, given), 1e-12)
-    steps(twins, range(6, 9))
+    twins.step_rows(range(6, 9))
     twins.check()
 
 
@@ -207,7 +199,7 @@ def test_fake_indices_and_those_without_memory(kind):
     given = torch.tensor([[0, 1], [2, 3]])
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         assert ours(mode.from_tensor(given)).shape == theirs(mode.from_tensor(given)).shape
-    steps(twins, range(6, 9))
+    twins.step_rows(range(6, 9))
     without_memory = copy.deepcopy(ours).to("meta")
     assert without_memory(given.to("meta")).shape == ours(given).shape
     assert_close(ours(given), theirs(given), 1e-12)
@@ -241,7 +233,7 @@ def test_another_optimizer_that_decays_weights():
             if t % 2:
                 twins.step(randn(*SHAPE, dtype=DTYPE, seed=t))
             else:
-                steps(twins, [t])
+                twins.step_rows([t])
     both[0].flush()
     assert_close(twins.ours[0], twins.theirs[0], 1e-12)
 
@@ -259,7 +251,7 @@ def write(table):
 @pytest.mark.parametrize(
     "then",
     [
-        lambda twins: steps(twins, [6]),
+        lambda twins: twins.step_rows([6]),
         lambda twins: modules(twins)[0](EVERY),
         lambda twins: twins.opt.flush(),
         lambda twins: twins.step(randn(*SHAPE, dtype=DTYPE)),
@@ -273,9 +265,9 @@ def test_a_warning_of_rows_that_were_written_to_while_others_were_behind(then):
     with pytest.warns(UserWarning, match=r"parameter 0 of group 0 .*was written to.*flush\(\).*catch_up") as told:
         then(twins)
     assert len(told) == 1
-    assert Path(told[0].filename).parent == Path(__file__).parent  # and neither PyTorch's nor ours
+    assert Path(told[0].filename).is_relative_to(Path(__file__).parents[1])  # and neither PyTorch's nor the package's
     write(twins.ours[0])
-    steps(twins, [7])  # once is enough
+    twins.step_rows([7])  # it comes only once
 
 
 def test_a_step_that_the_warning_ends_has_not_begun():
@@ -284,7 +276,7 @@ def test_a_step_that_the_warning_ends_has_not_begun():
     write(table)
     before, new = table.detach().clone(), RMSprop([table])
     table.grad = random_rows(SHAPE, 2, DTYPE)
-    with pytest.raises(UserWarning, match="was written to"):  # pytest makes it one
+    with pytest.raises(UserWarning, match="was written to"):  # the suite makes warnings errors
         new.step()
     assert torch.equal(table, before)
     assert table not in new.state
@@ -299,11 +291,11 @@ def test_no_warning_of_rows_that_were_caught_up_to_be_written_to():
         with torch.no_grad():
             for table in (ours, theirs):
                 table[rows] = functional.normalize(table[rows], dim=1)
-        steps(twins, [t])
+        twins.step_rows([t])
     twins.check()
 
 
-def test_the_warning_of_a_plain_embedding_names_who_called(recwarn):
+def test_the_warning_of_a_plain_embedding_points_at_the_caller(recwarn):
     table = nn.Embedding(20, 3, sparse=True)
     optimizer = RMSprop(table.parameters(), **MOMENTUM)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 5)  # wraps step

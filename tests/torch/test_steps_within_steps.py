@@ -1,4 +1,4 @@
-"""Code of users that steps the same optimizer while it steps: the outer step takes its own gradients."""
+"""Hooks, closures and rates that step the optimizer while it steps: the outer step keeps its own gradients."""
 
 import pytest
 
@@ -23,7 +23,7 @@ def twins_of(groups=1, **options):
 
 
 def nested(optimizer, parameters, seed):
-    """Step with other gradients, once, and put back those that were there."""
+    """Take one step with other gradients, then put the gradients back."""
     before = [p.grad for p in parameters]
     for k, p in enumerate(parameters):
         grad = random_rows(p.shape, 4, seed=seed) if p.shape == (20, 3) else randn(*p.shape, seed=seed + k)
@@ -44,7 +44,7 @@ def test_hooks_that_step(register, options):
 
         def hook(opt, *_, parameters=parameters, nests=nests):
             if nests:
-                twins.opt.flush()  # or else a warning asks who has read the rows
+                twins.opt.flush()  # avoids the warning of rows that nobody has read
                 nested(opt, parameters, 10 * nests.pop())
                 twins.opt.flush()
 
@@ -65,7 +65,7 @@ def test_a_closure_that_steps():
 
 
 def test_hooks_of_tensors_that_step():
-    # as where the optimizer is a part of the backward pass
+    # as when the optimizer steps in the backward pass
     twins = Twins(*(randn(4, seed=k) for k in range(6)), momentum=0.9)
     for parameters, optimizer in ((twins.ours, twins.opt), (twins.theirs, twins.peer)):
         for p in parameters:
@@ -77,7 +77,7 @@ def test_hooks_of_tensors_that_step():
 
 
 class Rate:
-    """A learning rate that steps when it is asked for."""
+    """Learning rate that takes a step when it is read."""
 
     def __init__(self, step):
         self.step = step
@@ -92,7 +92,7 @@ class Rate:
 
 
 def test_a_learning_rate_that_steps():
-    # in the second group, when the first has been looked at
+    # in the second group, after the first was checked
     twins = twins_of(groups=2)
     grads = [randn(4, seed=k) for k in range(10)]
     for _ in range(3):

@@ -1,9 +1,10 @@
-"""Memory that is not what it was, and indices in memory that a step writes: right numbers, or a refusal."""
+"""Tensors whose memory has moved, and indices in memory that a step writes: right numbers, or an error."""
 
 import pytest
 
 torch = pytest.importorskip("torch", reason="numba_rmsprop.torch needs PyTorch")
 
+from optimizer_internals import slots_of_parameter
 from torch import nn
 from torch_twins import Twins, assert_close, randn, random_rows, sparse
 
@@ -14,7 +15,7 @@ MOMENTUM = {"momentum": 0.9}
 
 
 def permutation(n):
-    """Return a table whose elements are, as int64, its row numbers backwards: each step changes them."""
+    """Return a table whose elements, read as int64, are its row numbers in reverse order."""
     return torch.arange(n - 1, -1, -1).view(torch.float64)[:, None]
 
 
@@ -54,7 +55,7 @@ def test_indices_in_the_memory_of_another_parameter_and_of_a_state(steps_before)
         assert (table == table[0]).all()
 
 
-def test_indices_to_catch_up_in_the_memory_that_is_caught_up():
+def test_indices_to_catch_up_in_the_memory_that_catching_up_writes():
     n = 6
     twins = Twins(torch.zeros(n, 1, dtype=torch.float64), **MOMENTUM)
     twins.step(sparse(range(n), torch.ones(n, 1, dtype=torch.float64), (n, 1)))
@@ -62,7 +63,7 @@ def test_indices_to_catch_up_in_the_memory_that_is_caught_up():
     buffer = dict.__getitem__(twins.opt.state[twins.ours[0]], "momentum_buffer")
     buffer.copy_(permutation(n))
     twins.opt.catch_up(twins.ours[0], buffer.view(torch.int64))
-    own = twins.opt._steps.known[id(twins.ours[0])].slots
+    own = slots_of_parameter(twins.opt, twins.ours[0])
     assert (own.clocks == own.steps).all()
 
 

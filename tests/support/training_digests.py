@@ -1,4 +1,4 @@
-"""Every kind of step on every kernel, for programs that run in processes of their own."""
+"""A training with every kind of step, and digests of its results, to compare threads and processes."""
 
 import hashlib
 import threading
@@ -12,7 +12,8 @@ from numba_rmsprop.runtime import launching
 LAUNCHED = launching.SERIAL_ITEMS
 SLOTS = ("rms", "momentum")
 SHAPES = (20_000,), (4_500,), (4_500,), (2_000, 8), (2_000, 8)
-"""Alone, small ones together, and tables for rows and CSR, each beyond what is looped over serially."""
+"""One variable alone, two small ones that are stepped together, and tables for rows and CSR, all large enough for a
+parallel launch."""
 
 
 def make_optimizer():
@@ -20,7 +21,7 @@ def make_optimizer():
 
 
 def train(opt, seed):
-    """Take dense, indexed and CSR steps, gather in between, and flush; return the variables, and what was gathered."""
+    """Take dense, indexed and CSR steps, gather in between, and flush; return the variables and the gathered rows."""
     rng = np.random.default_rng(seed)
     variables = [np.ones(shape, np.float32) for shape in SHAPES]
     rows = variables[3]
@@ -38,12 +39,12 @@ def train(opt, seed):
 
 
 def digest(opt, arrays):
-    """Return a digest of what :func:`train` returned, and of the slots."""
+    """Return a digest of the results of :func:`train` and of the slots."""
     slots = [opt.get_slot(var, name) for var in arrays[: len(SHAPES)] for name in SLOTS]
     return hashlib.sha256(b"".join(array.tobytes() for array in [*arrays, *slots])).hexdigest()
 
 
-def trained(seed):
+def train_and_digest(seed):
     opt = make_optimizer()
     return digest(opt, train(opt, seed))
 

@@ -1,4 +1,4 @@
-"""Many small parameters, which are looked at together: until one of them is no longer what it was."""
+"""Many small parameters, which are checked and stepped together until one of them changes."""
 
 import pytest
 
@@ -16,7 +16,7 @@ def grads(t):
 
 
 def settled(**options):
-    """Return twins that have taken enough steps to be known."""
+    """Return twins that have taken enough steps to be stepped together."""
     twins = Twins(*(randn(*shape, seed=k) for k, shape in enumerate(SHAPES)), **options)
     for t in range(3):
         twins.step(*grads(t))
@@ -133,7 +133,7 @@ def no_momentum(twins):
 @pytest.mark.parametrize("large", [False, True])
 def test_changes_between_steps(change, large):
     twins = settled(**FULL)
-    if large:  # and beside them one that is stepped by itself
+    if large:  # beside the small ones, one that is stepped alone
         twins.opt.param_groups[0]["params"].append(nn.Parameter(randn(170, 100)))
         twins.opt.param_groups[0]["params"][-1].grad = randn(170, 100)
         twins.opt.step()
