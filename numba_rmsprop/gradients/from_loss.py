@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays.variables import FloatArray, Label, as_array
-from ..settings.hyperparameters import required_arguments
+from ..settings.hyperparameters import needs_arguments
 from .kinds import IndexedSlices, as_known
 
 FINITE_DIFFERENCE_LIMIT = 1000
@@ -50,7 +50,7 @@ def gradients_of(
 
 
 def _call(function: Callable[..., Any], variables: Sequence[FloatArray]) -> Any:
-    return function(*variables) if required_arguments(function) else function()
+    return function(*variables) if needs_arguments(function) else function()
 
 
 def _as_list(gradients: Any, variables: Sequence[FloatArray]) -> list[Any]:
