@@ -10,11 +10,11 @@ from torch import Tensor
 
 from ..runtime.locking import in_turn
 from . import stale_rows
-from .hooks import is_watched
 from .options import check_names, check_options, check_state_dict
 from .parameter_state import SLOTS, Entry, ParameterState, check_parameter
 from .steps import Group, Steps
 from .tensor_views import STORED_AS, describe
+from .undocumented import without_idle_hooks
 
 
 class RMSprop(torch.optim.Optimizer):
@@ -123,6 +123,7 @@ class RMSprop(torch.optim.Optimizer):
         check_options({**defaults, "capturable": capturable, "differentiable": differentiable, "fused": fused})
         super().__init__(params, defaults)
 
+    @without_idle_hooks
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step; a call that raises leaves every parameter and state as it was.
 
@@ -145,24 +146,13 @@ class RMSprop(torch.optim.Optimizer):
         IndexError
             If a sparse gradient has an index out of bounds.
         """
-        if not is_watched(self):
-            return self._step(closure)
-        return self._watched_step() if closure is None else self._watched_step(closure)
-
-    # PyTorch wraps a step that lacks this, to call hooks and to tell its profiler: 30 us, as long as the rest of a step
-    # on few rows. So that is done where there are any, or the profiler is on.
-    step.hooked = True  # type: ignore[attr-defined]
-
-    def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        rates = self._steps.rates_of(self.param_groups)  # which may run users' code, and so takes no lock
+        rates = self._steps.rates_of(self.param_groups)  # this may run users' code, and so takes no lock
         in_turn(self._steps.take, self.param_groups, self.state, rates)
         return loss
-
-    _watched_step = torch.optim.Optimizer.profile_hook_step(_step)
 
     def catch_up(self, parameter: Tensor, indices: Tensor) -> None:
         """Bring rows of a parameter up to date, which steps with sparse gradients have left behind.

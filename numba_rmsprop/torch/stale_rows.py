@@ -15,6 +15,7 @@ from ..runtime.caller_warnings import warn
 from ..runtime.interrupts import Call
 from ..state.slots import Slots
 from .tensor_views import as_array, describe, in_order
+from .undocumented import version_of
 
 
 class Table:
@@ -43,7 +44,8 @@ class Table:
         self._axes = axes
         self._pointers = self._where()
         self.was_read = False
-        self.version = self._announced = -1
+        self.version: int | None = -1
+        self._announced: int | None = -1
         self._asked_at = -1
         self._has_warned = False
 
@@ -129,7 +131,8 @@ class Table:
         if not self._slots.has_clocks:
             return []
         # Versions are counted before the step is taken, which may be interrupted in between.
-        self._announced = version_of(parameter) + (not parameter.is_inference())
+        version = version_of(parameter)
+        self._announced = None if version is None else version + 1
         return [(setattr, self, "was_read", False), (setattr, self, "version", self._announced)]
 
     def note_write(self, parameter: Tensor) -> None:
@@ -165,11 +168,6 @@ def _numbers(indices: Tensor) -> NDArray[np.int64] | None:
     except (RuntimeError, TypeError):
         return None
     return found
-
-
-def version_of(parameter: Tensor) -> int:
-    """Return what autograd counts writes by; tensors made in inference mode have no such count."""
-    return 0 if parameter.is_inference() else int(parameter._version)
 
 
 # A table lives on as long as its parameter: what rows have missed is part of their value, also where the optimizer is
