@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from .arrays.noted_layouts import layout_is_known
 from .arrays.variables import FloatArray, Label, Occupied, as_variable, describe, may_be_variable, memory_key
 from .files import checkpoint
-from .files.whole_file import as_path
+from .files.atomic_file import as_path
 from .gradients.from_loss import check_call, gradients_of
 from .gradients.kinds import Dense, Gradient, as_gradient, as_indices, as_known, check_finite, check_rows, is_known
 from .gradients.pairs import as_list, as_variables, check_pairs, refuse_duplicates, without_none
