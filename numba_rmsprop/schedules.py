@@ -67,15 +67,7 @@ def _plain(value: Any) -> Any:
 
 
 def _check_numbers(schedule: Any, *positive: str, at_least_0: Sequence[str] = ()) -> None:
-    """Check that all fields are finite numbers within their bounds, and turn numbers of other libraries into floats.
-
-    Raises
-    ------
-    TypeError
-        If a field is not a number.
-    ValueError
-        If a number is not finite or out of bounds.
-    """
+    """Raise unless all fields are finite numbers within their bounds; turn numbers of other libraries into floats."""
     kind = type(schedule).__name__
     for field in dataclasses.fields(schedule):
         value = getattr(schedule, field.name)

@@ -12,12 +12,8 @@ import numpy as np
 def as_float(name: str, value: Any) -> float:
     """Return a real number as a float, which may be infinite or NaN.
 
-    Objects with ``__float__`` and without axes count as numbers: 0-d arrays of NumPy, JAX, PyTorch or TensorFlow.
-
-    Raises
-    ------
-    TypeError
-        If it is not a real number.
+    Objects with ``__float__`` and without axes count as numbers: 0-d arrays of NumPy, JAX, PyTorch or TensorFlow. For
+    anything else, raise TypeError.
     """
     if type(value) is float:
         return value

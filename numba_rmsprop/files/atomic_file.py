@@ -73,13 +73,7 @@ def write_atomically(
 
 
 def as_path(path: Any) -> str:
-    """Return a path as a string.
-
-    Raises
-    ------
-    TypeError
-        If it is neither a string nor a path-like object, or is bytes.
-    """
+    """Return a path as a string; raise TypeError if it is neither a string nor a path-like object, or is bytes."""
     found = path.__fspath__() if isinstance(path, os.PathLike) else path
     if not isinstance(found, str):
         advice = "; pass os.fsdecode(path)" if isinstance(found, bytes) else ""

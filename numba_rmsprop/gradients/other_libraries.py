@@ -19,13 +19,7 @@ PROTOCOLS = ("dtype", "__array__", "__array_interface__", "__array_struct__", "_
 
 
 def read(grad: Any, label: object) -> Any:
-    """Return a gradient as ``SliceParts``, a scipy.sparse array, an ndarray, or Python numbers.
-
-    Raises
-    ------
-    TypeError
-        If it cannot be read, or has a mask.
-    """
+    """Return a gradient as ``SliceParts``, a scipy.sparse array, an ndarray or Python numbers; or raise TypeError."""
     try:
         found = _sparse_parts(grad)
     except Exception as error:  # any library's code may have run

@@ -24,17 +24,14 @@ def check_pairs(pairs: list[Any]) -> list[tuple[Any, FloatArray]]:
     checked = []
     for i, pair in enumerate(pairs):
         # Other iterables of two items are refused: an array, or a generator that computes the gradient.
-        if not isinstance(pair, tuple | list):
-            got = f"{len(pair)} items of an array" if isinstance(pair, np.ndarray) and pair.ndim else type_name(pair)
+        items = tuple(pair) if isinstance(pair, tuple | list) else None
+        if items is None or len(items) != 2:
+            got = type_name(pair) if items is None else f"{len(items)} items ({type(pair).__name__})"
+            if isinstance(pair, np.ndarray) and pair.ndim:
+                got = f"{len(pair)} items of an array"
             raise TypeError(
-                f"grads_and_vars[{i}]: expected a pair (gradient, variable), got {got}; expected a tuple or list, and "
-                "a list of them, as in [(gradient, variable)]"
-            )
-        items = tuple(pair)
-        if len(items) != 2:
-            raise TypeError(
-                f"grads_and_vars[{i}]: expected a pair (gradient, variable), got {len(items)} items "
-                f"({type(pair).__name__}); pass a list of pairs: opt.apply_gradients([(gradient, variable)])"
+                f"grads_and_vars[{i}]: expected a pair (gradient, variable), a tuple or a list, got {got}; "
+                "pass a list of pairs: opt.apply_gradients([(gradient, variable)])"
             )
         if not isinstance(items[1], np.ndarray):
             raise TypeError(

@@ -31,17 +31,7 @@ INT32_MAX = 2**31 - 1
 
 
 def check_stored(grad: Any, label: Label) -> None:
-    """Check that the arrays of a sparse array fit together, with all indices in range.
-
-    Raises
-    ------
-    TypeError
-        If one of them is not an array, or indices are not integers.
-    ValueError
-        If they do not fit together.
-    IndexError
-        If an index is out of range.
-    """
+    """Raise TypeError, ValueError or IndexError unless the arrays of a sparse array fit together."""
     for name, axes in LAYOUTS[grad.format].items():
         array = getattr(grad, name)
         if isinstance(array, np.ma.MaskedArray):

@@ -20,8 +20,6 @@ Made = TypeVar("Made")
 def serialize(value: Any) -> Any:
     """Return a hyperparameter in a form that JSON can hold.
 
-    Examples
-    --------
     >>> serialize(schedules.InverseTimeDecay(0.1, 10, 0.5))["class_name"]
     'InverseTimeDecay'
     """
@@ -33,15 +31,7 @@ def serialize(value: Any) -> Any:
 
 
 def deserialize(value: Any, custom_objects: Mapping[str, Any] | None, parameter: str) -> Any:
-    """Return the hyperparameter that :func:`serialize` described.
-
-    Raises
-    ------
-    TypeError
-        If the config of a schedule is not a mapping.
-    ValueError
-        If a schedule has no config, or a class or function is neither in this library nor in ``custom_objects``.
-    """
+    """Return the hyperparameter that :func:`serialize` described; raise if it is incomplete or its class is unknown."""
     if not isinstance(value, Mapping):
         return value
     known = dict(custom_objects or {})
@@ -72,10 +62,7 @@ def deserialize(value: Any, custom_objects: Mapping[str, Any] | None, parameter:
 def arguments_in(config: Any, class_name: str) -> Mapping[str, Any]:
     """Return the constructor's arguments from a config, which may be one of Keras, with or without its class name.
 
-    Raises
-    ------
-    TypeError
-        If the config is not a mapping, or asks for something that only Keras has.
+    Raise TypeError if it is not a mapping, or asks for something that only Keras has.
     """
     if not isinstance(config, Mapping):
         raise TypeError(f"config: expected a mapping, got {type(config).__name__}")

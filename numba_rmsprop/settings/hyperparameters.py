@@ -21,15 +21,7 @@ POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR
 
 
 def check_number(name: str, value: Any) -> float:
-    """Return the value of a hyperparameter as a float.
-
-    Raises
-    ------
-    TypeError
-        If it is not a real number.
-    ValueError
-        If it is not finite, or out of bounds.
-    """
+    """Return the value of a hyperparameter as a float; raise unless it is a finite number within its bounds."""
     number, high = as_float(name, value), UPPER_BOUNDS.get(name, math.inf)
     if not (0 <= number <= high and math.isfinite(number)):
         upper = f" <= {high:g}" if name in UPPER_BOUNDS else ", finite"
@@ -73,15 +65,9 @@ def at_step(function: Callable[..., float], step: int) -> Callable[[], float]:
     """Return a learning rate as a function without arguments, to call at a step.
 
     The learning rate is called with the step if it has a positional argument that has no default, or an argument with
-    the name ``step``. It is called without arguments if it has no positional ones.
+    the name ``step``. It is called without arguments if it has no positional ones. In between, where all positional
+    arguments have defaults and other names, raise TypeError: one of them may be for the step or not.
 
-    Raises
-    ------
-    TypeError
-        If its positional arguments all have defaults and other names: then it may want the step or not.
-
-    Examples
-    --------
     >>> at_step(lambda t: 1 / (1 + t), 3)(), at_step(lambda step=0: 1 / (1 + step), 3)(), at_step(lambda: 0.1, 3)()
     (0.25, 0.25, 0.1)
     """

@@ -223,19 +223,17 @@ class WeightStore(KnownVariables):
 
 
 def _initial(initializer: Initializer, shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> NDArray[Any]:
-    fills = {"zeros": 0.0, "ones": 1.0}
+    label, fills = f"initializer of {name!r}", {"zeros": 0.0, "ones": 1.0}
     if callable(initializer):
-        value = np.array(as_array(initializer(shape, dtype=dtype), f"initializer of {name!r}"), dtype)
+        value = np.array(as_array(initializer(shape, dtype=dtype), label), dtype)
         if value.shape != shape:
-            raise ValueError(f"initializer of {name!r}: expected shape {shape}, got {value.shape}")
+            raise ValueError(f"{label}: expected shape {shape}, got {value.shape}")
         return value
     if isinstance(initializer, str):
         if initializer not in fills:
-            raise ValueError(
-                f"initializer of {name!r}: expected 'zeros', 'ones', a number or a callable, got {initializer!r}"
-            )
-        return np.full(shape, fills[initializer], dtype)
-    return np.full(shape, as_array(initializer, f"initializer of {name!r}"), dtype)
+            raise ValueError(f"{label}: expected 'zeros', 'ones', a number or a callable, got {initializer!r}")
+        initializer = fills[initializer]
+    return np.full(shape, as_array(initializer, label), dtype)
 
 
 def _check_iterations(value: Any) -> int:

@@ -138,13 +138,7 @@ device, dtype
         weight = self._table()
         with stale_rows.forward(weight, input, writes=self.max_norm is not None):
             return functional.embedding(
-                input,
-                weight,
-                self.padding_idx,
-                self.max_norm,
-                self.norm_type,
-                self.scale_grad_by_freq,
-                self.sparse,
+                input, weight, self.padding_idx, self.max_norm, self.norm_type, self.scale_grad_by_freq, self.sparse
             )
 
 
@@ -214,15 +208,7 @@ include_last_offset, padding_idx, device, dtype
     ) -> Self:
         """Return bags of these rows, as torch.nn.EmbeddingBag.from_pretrained does."""
         made: Self = super().from_pretrained(
-            embeddings,
-            freeze,
-            max_norm,
-            norm_type,
-            scale_grad_by_freq,
-            mode,
-            sparse,
-            include_last_offset,
-            padding_idx,
+            embeddings, freeze, max_norm, norm_type, scale_grad_by_freq, mode, sparse, include_last_offset, padding_idx
         )
         return made
 

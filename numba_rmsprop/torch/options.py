@@ -37,21 +37,9 @@ SIMILARITY = 0.85
 
 
 def check_options(group: dict[str, Any], where: str = "") -> None:
-    """Check those options that a group has.
+    """Raise TypeError or ValueError for a wrong option of a group, which ``where`` names at the beginning of messages.
 
-    Parameters
-    ----------
-    group : dict
-        The options.
-    where : str
-        The beginning of messages, which names the group.
-
-    Raises
-    ------
-    TypeError
-        If an option should be a number and is not.
-    ValueError
-        If a number is negative or NaN, the mode is unknown, or an option is not supported.
+    Options that the group does not have are not checked.
     """
     for key, reason in UNSUPPORTED.items():
         if group.get(key):
@@ -78,16 +66,9 @@ def check_names(options: Iterable[str]) -> None:
 
 
 def check_state_dict(found: dict[str, Any], groups: list[dict[str, Any]]) -> None:
-    """Check a state dict that is about to be loaded into an optimizer with these groups.
+    """Raise TypeError or ValueError unless a state dict fits the groups of the optimizer that is about to load it.
 
     PyTorch itself checks the number of groups, and of parameters in each.
-
-    Raises
-    ------
-    TypeError
-        If something has a wrong type.
-    ValueError
-        If something is missing, has a wrong value or shape, or belongs to no parameter.
     """
     for key, kind in (("param_groups", list), ("state", dict)):
         if not isinstance(found.get(key), kind):

@@ -217,7 +217,7 @@ def test_one_array_in_place_of_a_list(tmp_path):
     again = np.empty_like(table)
     assert RMSprop.load(tmp_path / "state.safetensors", again).iterations == 1
     assert again.tobytes() == table.tobytes()
-    with pytest.raises(TypeError, match=r"got 100 items of an array; expected a tuple or list, and a list of them"):
+    with pytest.raises(TypeError, match=r"got 100 items of an array; pass a list of pairs"):
         opt.apply_gradients((table, table))
 
 
