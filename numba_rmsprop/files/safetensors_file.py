@@ -274,7 +274,7 @@ def _checksum(chunks: Iterable[bytes | memoryview], write: Callable[[Any], objec
 
 
 def _header(tensors: Mapping[str, Tensor], metadata: dict[str, str], checksums: dict[str, int]) -> bytes:
-    """Return the length and the header, padded; without checksums it has the same length, and zeros in their place."""
+    """Return the length of the header, and the header; a missing checksum is written as zeros of the same length."""
     sums = {f"crc32 {name}": _hexadecimal(checksums.get(name, 0)) for name in tensors}
     entries: dict[str, Any] = {"__metadata__": {"crc32": _hexadecimal(0), **metadata, **sums}}
     begin = 0

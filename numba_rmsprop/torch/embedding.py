@@ -10,8 +10,8 @@ from torch.nn import functional
 from . import stale_rows
 
 
-class _Current(nn.Module):
-    """The common part of both: a table whose rows are caught up before they are read."""
+class _CurrentTable(nn.Module):
+    """The common part of both modules: a table whose rows are caught up before they are read."""
 
     weight: Tensor
 
@@ -51,7 +51,7 @@ class _Current(nn.Module):
         super()._load_from_state_dict(*args, **kwargs)
 
 
-class Embedding(_Current, nn.Embedding):
+class Embedding(_CurrentTable, nn.Embedding):
     """An nn.Embedding with sparse gradients whose forward pass catches up the rows that it reads.
 
     With momentum, a sparse step of :class:`~numba_rmsprop.torch.RMSprop` in exact mode leaves behind the rows that it
@@ -142,7 +142,7 @@ device, dtype
             )
 
 
-class EmbeddingBag(_Current, nn.EmbeddingBag):
+class EmbeddingBag(_CurrentTable, nn.EmbeddingBag):
     """An nn.EmbeddingBag with sparse gradients whose forward pass catches up the rows that it reads.
 
     See :class:`Embedding`. PyTorch has no sparse gradients for ``mode="max"``. With ``per_sample_weights`` that require

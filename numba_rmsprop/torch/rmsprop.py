@@ -179,7 +179,7 @@ class RMSprop(torch.optim.Optimizer):
         if indices.numel() and not (indices.min() >= 0 and indices.max() < rows):
             raise IndexError(f"indices: expected 0 <= index < {rows}, got {int(indices.min())} to {int(indices.max())}")
         for table in self._tables(parameter, own):
-            table.ask(parameter, indices)
+            table.catch_up_to_write(parameter, indices)
 
     def flush(self, *parameters: Tensor) -> None:
         """Bring every row of some parameters up to date, or of all, and of their state.

@@ -42,11 +42,11 @@ class Table:
         self._slots = slots
         self._tensors = tensors
         self._axes = axes
-        self._pointers = self._where()
+        self._pointers = self._data_pointers()
         self.was_read = False
         self.version: int | None = -1
         self._announced: int | None = -1
-        self._asked_at = -1
+        self._written_at = -1
         self._has_warned = False
 
     @property
@@ -55,14 +55,14 @@ class Table:
 
         ``share_memory_``, or sending a tensor to another process, moves the storage and frees the old one.
         """
-        pointers = self._where()
+        pointers = self._data_pointers()
         if pointers != self._pointers:
             arrays = {name: in_order(as_array(tensor), self._axes) for name, tensor in self._tensors.items()}
             self._slots.lie_at(arrays.pop("var"), arrays)
             self._pointers = pointers
         return self._slots
 
-    def _where(self) -> list[int]:
+    def _data_pointers(self) -> list[int]:
         return [tensor.data_ptr() for tensor in self._tensors.values()]
 
     def catch_up(self, parameter: Tensor, indices: Tensor) -> None:
@@ -72,7 +72,7 @@ class Table:
         if not slots.has_values_behind:
             return
         self.look_for_writes(parameter)
-        rows = _numbers(indices)
+        rows = _as_rows(indices)
         if rows is None:
             self.flush(parameter)
             return
@@ -98,21 +98,21 @@ class Table:
             self.note_write(parameter)
         self._forget(parameter)  # all rows stay current until the next sparse step
 
-    def ask(self, parameter: Tensor, indices: Tensor) -> None:
+    def catch_up_to_write(self, parameter: Tensor, indices: Tensor) -> None:
         """Catch up some rows for a caller that may write to them; this is no reason for a warning."""
         self.catch_up(parameter, indices)
-        self._asked_at = self._slots.steps
+        self._written_at = self._slots.steps
 
     def look_for_writes(self, parameter: Tensor) -> None:
         """Warn, once, if the program has written to the parameter while rows were behind."""
         slots = self._slots
-        if self._has_warned or not slots.has_values_behind or self._asked_at == slots.steps:
+        if self._has_warned or not slots.has_values_behind or self._written_at == slots.steps:
             return
         if self.was_changed(parameter):
             self._has_warned = True
             warn(
-                f"{describe(slots.name, parameter)} was written to while rows were behind, and what these have missed "
-                "moves what was written. Before you write, call optimizer.flush(), or "
+                f"{describe(slots.name, parameter)} was written to while rows were behind, and the steps that "
+                "these have missed are applied to what was written. Before you write, call optimizer.flush(), or "
                 "optimizer.catch_up(parameter, indices) for the rows that you write to"
             )
 
@@ -156,7 +156,7 @@ class Table:
         return version_of(parameter) not in (self.version, self._announced)
 
 
-def _numbers(indices: Tensor) -> NDArray[np.int64] | None:
+def _as_rows(indices: Tensor) -> NDArray[np.int64] | None:
     """Return indices as an array, or None if they cannot be read, so that they may mean any row.
 
     This happens under torch.vmap and torch.func, in fake mode, and when torch.fx traces.

@@ -273,7 +273,7 @@ def test_a_warning_of_rows_that_were_written_to_while_others_were_behind(then):
     with pytest.warns(UserWarning, match=r"parameter 0 of group 0 .*was written to.*flush\(\).*catch_up") as told:
         then(twins)
     assert len(told) == 1
-    assert Path(told[0].filename).is_relative_to(Path(__file__).parents[1])  # and neither PyTorch's nor ours
+    assert Path(told[0].filename).is_relative_to(Path(__file__).parents[1])  # and neither PyTorch's nor the package's
     write(twins.ours[0])
     steps(twins, [7])  # once is enough
 
