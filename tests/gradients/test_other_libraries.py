@@ -129,7 +129,7 @@ REFUSED = {
     "text in lists": ([["1", "2"]] * 4, "got list"),
     "None in lists": ([[None, 1.0]] * 4, "got list"),
     "ragged lists": ([[1.0], [1.0, 2.0]], "got list"),
-    "wrong slices": (Slices(VALUES, [0.5, 1.5], None), "as .*test_other_libraries.Slices: indices of .*expected integers"),
+    "wrong slices": (Slices(VALUES, [0.5, 1.5], None), "as .*libraries.Slices: indices of .*expected integers"),
     "no conversion": (Scattered(None), "got .*test_other_libraries.Scattered"),
     "another dtype": (Readable(DENSE.astype(float)), "expected dtype float32, got float64"),
 }
