@@ -30,7 +30,7 @@ def check_pairs(pairs: list[Any]) -> list[tuple[Any, FloatArray]]:
             if isinstance(pair, np.ndarray) and pair.ndim:
                 got = f"{len(pair)} items of an array"
             raise TypeError(
-                f"grads_and_vars[{i}]: expected a pair (gradient, variable), a tuple or a list, got {got}; "
+                f"grads_and_vars[{i}]: expected a pair (gradient, variable), got {got}; "
                 "pass a list of pairs: opt.apply_gradients([(gradient, variable)])"
             )
         if not isinstance(items[1], np.ndarray):

@@ -1,8 +1,8 @@
 """Reference counts, which tell whether the program still holds a variable of its optimizer.
 
 Python counts the references to each object. An optimizer knows its own: its slots hold the variable, and each view
-holds the array that it is a view of. Any others are the program's. A debugger or a forgotten frame can only add
-references, so a variable that seems to be held by nobody else is held by nobody else.
+holds the array that it is a view of. Any others are the program's. A debugger or a forgotten frame can only add some,
+so a variable without other references can be dropped safely.
 """
 
 from __future__ import annotations
