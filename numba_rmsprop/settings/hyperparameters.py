@@ -64,16 +64,18 @@ def evaluate_learning_rate(value: Any, decay: float, step: int) -> float:
 def at_step(function: Callable[..., float], step: int) -> Callable[[], float]:
     """Return a learning rate as a function without arguments, to call at a step.
 
-    The learning rate is called with the step if it has a positional argument that has no default, or an argument with
-    the name ``step``. It is called without arguments if it has no positional ones. In between, where all positional
-    arguments have defaults and other names, raise TypeError: one of them may be for the step or not.
+    The learning rate is called with the step if it has a positional argument without a default, or an argument named
+    ``step``. It is called without the step if it has no positional arguments. If all positional arguments have defaults
+    and other names, raise TypeError, since one of them may be meant for the step.
 
     >>> at_step(lambda t: 1 / (1 + t), 3)(), at_step(lambda step=0: 1 / (1 + step), 3)(), at_step(lambda: 0.1, 3)()
     (0.25, 0.25, 0.1)
     """
-    if isinstance(function, LearningRateSchedule) or needs_arguments(function):
+    if isinstance(function, LearningRateSchedule):
         return partial(function, step)
     parameters = _parameters(function)
+    if any(map(_is_required, parameters.values())):
+        return partial(function, step)
     if "step" in parameters and parameters["step"].kind is not inspect.Parameter.POSITIONAL_ONLY:
         return partial(function, step=step)
     optional = [name for name, parameter in parameters.items() if parameter.kind in POSITIONAL]
@@ -88,11 +90,12 @@ def at_step(function: Callable[..., float], step: int) -> Callable[[], float]:
 
 def needs_arguments(function: Callable[..., Any]) -> bool:
     """Return whether a callable has positional arguments without a default, or ``*args``."""
-    return any(
-        parameter.kind is parameter.VAR_POSITIONAL
-        or (parameter.kind in POSITIONAL and parameter.default is parameter.empty)
-        for parameter in _parameters(function).values()
-    )
+    return any(map(_is_required, _parameters(function).values()))
+
+
+def _is_required(parameter: inspect.Parameter) -> bool:
+    has_default = parameter.default is not parameter.empty
+    return parameter.kind is parameter.VAR_POSITIONAL or (parameter.kind in POSITIONAL and not has_default)
 
 
 def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:

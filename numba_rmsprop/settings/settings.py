@@ -86,7 +86,7 @@ class Settings:
 
     @property
     def centered(self) -> bool:
-        """Whether steps are divided by the standard deviation; fixed when the optimizer was made."""
+        """True if steps are divided by the standard deviation; fixed when the optimizer was made."""
         return bool(self._values["centered"])
 
     @property
@@ -101,7 +101,7 @@ class Settings:
 
     @property
     def epsilon_in_sqrt(self) -> bool | None:
-        """Whether epsilon is added inside the root, or None for yes with momentum and no without; fixed."""
+        """True if epsilon is added inside the root, None if only with momentum; fixed when the optimizer was made."""
         return self._values["epsilon_in_sqrt"]  # type: ignore[no-any-return]
 
     def _settings(self) -> dict[str, Any]:
