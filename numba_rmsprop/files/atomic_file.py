@@ -67,7 +67,7 @@ def write_atomically(
             for file in opened:
                 with suppress(OSError):
                     file.close()
-            os.unlink(temporary)  # it is not there if the interrupt came before the first or after the last step
+            os.unlink(temporary)  # it does not exist before it is opened, nor after it is renamed
         raise
     sync_folder(os.path.dirname(final))
 

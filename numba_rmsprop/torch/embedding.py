@@ -11,7 +11,10 @@ from . import stale_rows
 
 
 class _CurrentTable(nn.Module):
-    """The common part of both modules: a table whose rows are caught up before they are read."""
+    """The common part of both modules: a table whose rows are caught up before they are read.
+
+    It overrides methods with an underscore that PyTorch's own modules override, too, such as ``_apply`` in nn.LSTM.
+    """
 
     weight: Tensor
 
