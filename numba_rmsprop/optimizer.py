@@ -15,14 +15,14 @@ from numpy.typing import ArrayLike, NDArray
 from .arrays.noted_layouts import layout_is_known
 from .arrays.variables import FloatArray, Label, Occupied, as_variable, describe, may_be_variable, memory_key
 from .files import checkpoint
-from .files.whole_file import as_path
+from .files.atomic_file import as_path
 from .gradients.from_loss import check_call, gradients_of
 from .gradients.kinds import Dense, Gradient, as_gradient, as_indices, as_known, check_finite, check_rows, is_known
 from .gradients.pairs import as_list, as_variables, check_pairs, refuse_duplicates, without_none
 from .runtime.caller_warnings import warn
 from .runtime.interrupts import Call, Uninterrupted
 from .runtime.locking import carry_out, in_turn
-from .settings.config import deserialize, made_of_some, serialize, settings_in, takes_all
+from .settings.config import accepts_all, arguments_in, construct, deserialize, serialize
 from .settings.option_names import ARGUMENTS, refuse_unknown
 from .settings.settings import Settings
 from .settings.step_numbers import StepRates
@@ -467,11 +467,11 @@ class RMSprop(Settings, WeightStore):
         A subclass is made by its own constructor, of the settings that it takes, and then has all of them.
         """
         settings = {
-            name: deserialize(value, custom_objects, name) for name, value in settings_in(config, cls.__name__).items()
+            name: deserialize(value, custom_objects, name) for name, value in arguments_in(config, cls.__name__).items()
         }
-        if takes_all(cls, settings):
+        if accepts_all(cls, settings):
             return cls(**settings)
-        opt = made_of_some(cls, settings)
+        opt = construct(cls, settings)
         opt._take_over(RMSprop(**settings))
         return opt
 

@@ -1,8 +1,8 @@
 """Learning-rate schedules, with the names, arguments and formulas of tf.keras.optimizers.schedules.
 
-A schedule is any callable from a step (an int, 0 at the first) to a float. Those here are frozen dataclasses, so
-that they compare by value and travel through ``get_config``; derive from :class:`LearningRateSchedule` for one of
-your own that does so too.
+A schedule is any callable that takes the step (an int, 0 at the first) and returns a float. The schedules here are
+frozen dataclasses: they compare by value, and ``get_config`` describes them. Derive from
+:class:`LearningRateSchedule` to write one of your own.
 
 References
 ----------
@@ -16,6 +16,7 @@ import dataclasses
 import math
 import numbers
 import sys
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -28,8 +29,8 @@ from .arrays.real_numbers import as_float
 class LearningRateSchedule(abc.ABC):
     """A learning rate that depends on the step.
 
-    Derive from it, as a dataclass or with a ``get_config`` of your own, and hand the class to ``from_config`` in
-    ``custom_objects`` to read it back.
+    Derive from it as a dataclass, or with a ``get_config`` of your own. To read it back, pass the class to
+    ``from_config`` in ``custom_objects``.
 
     Examples
     --------
@@ -49,9 +50,9 @@ class LearningRateSchedule(abc.ABC):
         """Return the learning rate of step ``step``, 0 at the first."""
 
     def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments, as JSON can hold them."""
+        """Return the constructor's arguments, in a form that JSON can hold."""
         if not dataclasses.is_dataclass(self):
-            raise NotImplementedError(f"{type(self).__name__} is no dataclass, so it must define get_config itself")
+            raise NotImplementedError(f"{type(self).__name__} is not a dataclass, so it must define get_config itself")
         return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self) if field.init}
 
     @classmethod
@@ -61,52 +62,42 @@ class LearningRateSchedule(abc.ABC):
 
 
 def _plain(value: Any) -> Any:
-    """Return a number of NumPy's as Python's, which JSON can hold."""
+    """Return a number of NumPy as one of Python, which JSON can hold."""
     return value.item() if isinstance(value, np.generic | np.ndarray) and value.ndim == 0 else value
 
 
 def _check_numbers(schedule: Any, *positive: str, at_least_0: Sequence[str] = ()) -> None:
-    """Raise unless all fields are finite numbers, some of them above 0 or not below it; make Python's of foreign ones.
-
-    Raises
-    ------
-    TypeError
-        If one is no number.
-    ValueError
-        If one is out of its bounds.
-    """
+    """Raise unless all fields are finite numbers within their bounds; turn numbers of other libraries into floats."""
     kind = type(schedule).__name__
     for field in dataclasses.fields(schedule):
         value = getattr(schedule, field.name)
-        if field.name == "name" or (value is None and field.default is None):
+        if field.name == "name" or isinstance(value, bool | np.bool) or (value is None and field.default is None):
             continue
-        given = value if isinstance(value, tuple) else (value,)
-        if any(isinstance(number, np.ma.MaskedArray) for number in given):
+        items = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(item, np.ma.MaskedArray) for item in items):
             raise TypeError(f"{kind}: {field.name} has a mask; fill it first, as with filled(0)")
         try:
-            found = [as_float(field.name, number) for number in given]
+            found = [as_float(field.name, item) for item in items]
         except TypeError:
-            if isinstance(value, (bool, np.bool)):
-                continue
             raise TypeError(f"{kind}: expected a number for {field.name}, got {value!r:.100}") from None
         if not all(map(math.isfinite, found)) and field.name != "boundaries":
             raise ValueError(f"{kind}: expected a finite number for {field.name}, got {value!r}")
-        if not isinstance(value, (tuple, numbers.Real, np.ndarray)):
+        if not isinstance(value, tuple | numbers.Real | np.ndarray):
             object.__setattr__(schedule, field.name, found[0])
-    for names, bound in ((positive, "> 0"), (at_least_0, ">= 0")):
-        for name in names:
-            value = getattr(schedule, name)
-            if not (value > 0 or (value == 0 and bound == ">= 0")):
-                raise ValueError(f"{kind}: expected {name} {bound}, got {value!r}")
+    for name in (*positive, *at_least_0):
+        value = getattr(schedule, name)
+        if not (value > 0 or (value == 0 and name in at_least_0)):
+            raise ValueError(f"{kind}: expected {name} {'>=' if name in at_least_0 else '>'} 0, got {value!r}")
 
 
-def _elapsed(step: int, steps: float) -> float:
-    """Return ``step / steps``, finite."""
-    return min(step / steps, sys.float_info.max)
+def _elapsed(step: int, steps: float, whole: bool = False) -> float:
+    """Return ``step / steps``, made finite, or its whole part."""
+    elapsed = min(step / steps, sys.float_info.max)
+    return math.floor(elapsed) if whole else elapsed
 
 
 def _between(low: float, value: float, high: float) -> float:
-    """Return a value that rounding, or the end of a decay, may have put just outside of its range."""
+    """Return a value, clipped to a range that rounding or the end of a decay may have taken it out of."""
     return min(max(value, min(low, high)), max(low, high))
 
 
@@ -114,7 +105,7 @@ def _between(low: float, value: float, high: float) -> float:
 class ExponentialDecay(LearningRateSchedule):
     """Multiply by ``decay_rate`` every ``decay_steps`` steps.
 
-    ``initial_learning_rate * decay_rate ** (step / decay_steps)``; with ``staircase``, the exponent's whole part.
+    ``initial_learning_rate * decay_rate ** (step / decay_steps)``, with the exponent rounded down if ``staircase``.
 
     Examples
     --------
@@ -133,16 +124,14 @@ class ExponentialDecay(LearningRateSchedule):
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of step ``step``."""
-        exponent = _elapsed(step, self.decay_steps)
-        # As an integer, the rate would be raised to a whole power exactly, with as many digits as that takes.
-        return self.initial_learning_rate * float(self.decay_rate) ** (
-            math.floor(exponent) if self.staircase else exponent
-        )
+        # A power of two integers would be exact, with as many digits as that takes.
+        factor: float = float(self.decay_rate) ** _elapsed(step, self.decay_steps, self.staircase)
+        return self.initial_learning_rate * factor
 
 
 @dataclass(frozen=True)
 class PiecewiseConstantDecay(LearningRateSchedule):
-    """Hold ``values[i]`` up to and with step ``boundaries[i]``, and the last value after the last boundary.
+    """Keep ``values[i]`` up to and including step ``boundaries[i]``, and the last value after the last boundary.
 
     Examples
     --------
@@ -169,12 +158,12 @@ class PiecewiseConstantDecay(LearningRateSchedule):
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of step ``step``."""
-        return self.values[sum(step > boundary for boundary in self.boundaries)]
+        return self.values[bisect_left(self.boundaries, step)]
 
     def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments, as JSON can hold them."""
-        lists = {"boundaries": self.boundaries, "values": self.values}
-        return {name: [_plain(number) for number in numbers] for name, numbers in lists.items()} | {"name": self.name}
+        """Return the constructor's arguments, in a form that JSON can hold."""
+        boundaries, values = (list(map(_plain, field)) for field in (self.boundaries, self.values))
+        return {"boundaries": boundaries, "values": values, "name": self.name}
 
 
 @dataclass(frozen=True)
@@ -182,7 +171,7 @@ class PolynomialDecay(LearningRateSchedule):
     """Go from ``initial_learning_rate`` to ``end_learning_rate`` in ``decay_steps`` steps, along a polynomial.
 
     ``(initial - end) * (1 - step / decay_steps) ** power + end``, and ``end_learning_rate`` afterwards. With
-    ``cycle``, ``decay_steps`` is first multiplied by the smallest whole number that brings it to ``step`` or above.
+    ``cycle``, ``decay_steps`` is replaced by its smallest multiple that is ``step`` or more.
 
     Examples
     --------
@@ -208,16 +197,16 @@ class PolynomialDecay(LearningRateSchedule):
             length = self.decay_steps
             step = min(step, length)
         span = self.initial_learning_rate - self.end_learning_rate
-        # A length that is no whole number may have been rounded to just below the step.
+        # A length that is not a whole number may have been rounded to just below the step.
         remaining: float = max(1 - step / length, 0) ** self.power
         return _between(self.initial_learning_rate, span * remaining + self.end_learning_rate, self.end_learning_rate)
 
 
 @dataclass(frozen=True)
 class InverseTimeDecay(LearningRateSchedule):
-    """Divide by one more ``decay_rate`` every ``decay_steps`` steps.
+    """Divide by a number that grows by ``decay_rate`` every ``decay_steps`` steps.
 
-    ``initial_learning_rate / (1 + decay_rate * step / decay_steps)``; with ``staircase``, the quotient's whole part.
+    ``initial_learning_rate / (1 + decay_rate * (step / decay_steps))``, the quotient rounded down if ``staircase``.
 
     Examples
     --------
@@ -236,18 +225,16 @@ class InverseTimeDecay(LearningRateSchedule):
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of step ``step``."""
-        elapsed = _elapsed(step, self.decay_steps)
-        return self.initial_learning_rate / (1 + self.decay_rate * (math.floor(elapsed) if self.staircase else elapsed))
+        return self.initial_learning_rate / (1 + self.decay_rate * _elapsed(step, self.decay_steps, self.staircase))
 
 
 @dataclass(frozen=True)
 class CosineDecay(LearningRateSchedule):
-    """Follow half a cosine down to ``alpha`` times where it starts, after an optional linear warm-up.
+    """Fall along half a cosine to ``alpha`` times the first rate, after an optional linear warm-up.
 
-    With s the steps since the warm-up, at most ``decay_steps``, and r the rate where the decay starts
-    (``warmup_target``, or ``initial_learning_rate`` without one):
-    ``r * ((1 - alpha) * (1 + cos(pi * s / decay_steps)) / 2 + alpha)``. The warm-up rises linearly from
-    ``initial_learning_rate`` to ``warmup_target`` in ``warmup_steps`` steps.
+    The warm-up goes linearly from ``initial_learning_rate`` to ``warmup_target`` in ``warmup_steps`` steps. The decay
+    starts at r, which is ``warmup_target``, or ``initial_learning_rate`` if there is none. With s steps since then, at
+    most ``decay_steps``, the rate is ``r * ((1 - alpha) * (1 + cos(pi * s / decay_steps)) / 2 + alpha)``.
 
     References
     ----------
@@ -286,10 +273,10 @@ class CosineDecay(LearningRateSchedule):
 
 @dataclass(frozen=True)
 class CosineDecayRestarts(LearningRateSchedule):
-    """Follow half a cosine down, then start again, each period ``t_mul`` times longer and ``m_mul`` times lower.
+    """Fall along half a cosine again and again; each period is ``t_mul`` times as long and ``m_mul`` times as high.
 
-    With m = ``m_mul ** i`` in period i, of which the fraction f is over:
-    ``initial_learning_rate * ((1 - alpha) * m * (1 + cos(pi * f)) / 2 + alpha)``.
+    In period i, of which the fraction f is over, the rate is
+    ``initial_learning_rate * ((1 - alpha) * m_mul ** i * (1 + cos(pi * f)) / 2 + alpha)``.
 
     References
     ----------
@@ -324,12 +311,12 @@ class CosineDecayRestarts(LearningRateSchedule):
         return _between(ends[0], rate, ends[1]) if height <= 1 else rate
 
     def _period(self, elapsed: float) -> tuple[int, float]:
-        """Return the period, and the fraction of it that is over; ``elapsed`` is in first periods."""
+        """Return the period, and the fraction of it that is over; ``elapsed`` is in units of the first period."""
         growth = self.t_mul - 1
         if growth == 0:
             return math.floor(elapsed), elapsed - math.floor(elapsed)
         period = math.floor(math.log1p(min(elapsed * growth, sys.float_info.max)) / math.log1p(growth))
-        # The quotient of logarithms can fall beside a whole number, at the step of a restart.
+        # At the step of a restart, rounding can put the quotient of logarithms beside a whole number.
         while self._start(period) > elapsed:
             period -= 1
         while self._start(period + 1) <= elapsed:
@@ -340,7 +327,7 @@ class CosineDecayRestarts(LearningRateSchedule):
     def _start(self, period: int) -> float:
         growth = float(self.t_mul) - 1
         try:
-            # Near 1, powers differ too little from 1 to be told apart; elsewhere whole ones are exact.
+            # Near 1, a power would lose its digits when 1 is subtracted; elsewhere, whole powers are exact.
             power = math.expm1(period * math.log1p(growth)) if growth < 1e-3 else float(self.t_mul) ** period - 1
         except OverflowError:
             return math.inf

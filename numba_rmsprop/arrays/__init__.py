@@ -1,1 +1,1 @@
-"""Arrays and numbers as callers hand them over."""
+"""Checks of arrays and numbers in arguments."""

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays.variables import FloatArray
+from ..files.atomic_file import check_regular
 from ..files.checkpoint import AnyPath, heading, read
 from ..files.checkpoint_validation import Contents, check_contents, in_file
 from ..files.safetensors_file import DamagedCheckpointError
-from ..files.whole_file import check_regular
 from ..mpi.ranks import Ranks
 from ..optimizer import RMSprop
 from ..runtime.interrupts import Uninterrupted

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..files.atomic_file import is_there, make_folder, sync_folder, write_atomically
 from ..files.checkpoint import AnyPath, heading, read
-from ..files.checkpoint_manager import Heading, run_in
-from ..files.safetensors_file import PASSED_OVER, DamagedCheckpointError, not_now
-from ..files.whole_file import is_there, make_folder, sync_folder, write_whole
+from ..files.checkpoint_manager import Heading, choose_run
+from ..files.safetensors_file import NO_CHECKPOINT, DamagedCheckpointError, cannot_read_now
 from ..mpi.ranks import Ranks
 from ..optimizer import RMSprop
 from ..runtime.caller_warnings import warn
@@ -158,7 +158,7 @@ class TableCheckpoints:
             ]
             if missing:
                 raise OSError(f"{missing[0]} is not to be seen; expected a folder on a file system that all ranks see")
-            write_whole(path / MANIFEST, lambda file: file.write(text.encode()))
+            write_atomically(path / MANIFEST, lambda file: file.write(text.encode()))
             sync_folder(os.fspath(self.folder))
 
         self._together("the manifest", write_manifest)
@@ -215,10 +215,10 @@ class TableCheckpoints:
                     if k % self._ranks.size == self._ranks.rank and read(file).identity != identity:
                         raise DamagedCheckpointError(f"{file}: expected the file of this checkpoint, got another")
                 found.append(saved)
-            except (*PASSED_OVER, FileNotFoundError) as error:
+            except (*NO_CHECKPOINT, FileNotFoundError) as error:
                 return str(error), True
             except (OSError, MemoryError) as error:
-                return str(not_now(path.name, error)), False
+                return str(cannot_read_now(path.name, error)), False
             return "", False
 
         told = [(words, certain) for words, certain in self._together(f"a look at {path.name}", check) if words]
@@ -259,7 +259,7 @@ class TableCheckpoints:
         iterations = max([table.iterations for table in tables.values()] or [optimizer.iterations if optimizer else 0])
         own = next((table.run for table in tables.values() if table.run is not None), None)
         finished = [path for _, path in sorted(self._all()) if is_there(path / MANIFEST) and path not in self._damaged]
-        return run_in(self.folder, Heading(None, own, iterations), [_heading(path) for path in finished])
+        return choose_run(self.folder, Heading(None, own, iterations), [_heading(path) for path in finished])
 
     def _delete_old(self, run: str) -> None:
         """Delete the checkpoints of a run that are no longer kept; what cannot be read, or is of another, stays."""

@@ -23,6 +23,7 @@ from ..runtime.caller_warnings import warn
 from ..runtime.locking import check_undisturbed, has_changed, in_turn, mark, undisturbed
 from ..state.changed_rows import Changes, Saved
 from ..state.slots import Slots
+from .atomic_file import as_path
 from .checkpoint_validation import Contents, check_contents, in_file, in_order, parse
 from .safetensors_file import (
     DamagedCheckpointError,
@@ -32,7 +33,6 @@ from .safetensors_file import (
     map_tensors,
     write_tensors,
 )
-from .whole_file import as_path
 
 if TYPE_CHECKING:
     from ..optimizer import RMSprop

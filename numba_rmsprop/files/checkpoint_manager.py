@@ -1,4 +1,4 @@
-"""The last few checkpoints of a run, in a folder."""
+"""Rotating checkpoints: a folder that keeps the last few of a training run."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..runtime.caller_warnings import warn
 from ..state.changed_rows import Saved
+from .atomic_file import make_folder
 from .checkpoint import AnyPath, heading, read, save
-from .safetensors_file import PASSED_OVER, DamagedCheckpointError, not_now
-from .whole_file import make_folder
+from .safetensors_file import NO_CHECKPOINT, DamagedCheckpointError, cannot_read_now
 
 if TYPE_CHECKING:
     from ..optimizer import RMSprop
@@ -24,9 +24,10 @@ LEFT_OVER = re.compile(NAME.pattern + r"\.[0-9a-f]+\.part")
 
 
 class Heading(NamedTuple):
-    """What is to be known of a checkpoint without reading it all; of what is trained, as it was last saved or loaded.
+    """The identity of a checkpoint, its training run, and its number of iterations.
 
-    ``run`` is what the checkpoints of one training have in common, over all its restarts.
+    The checkpoints of one training have the same ``run``, also after restarts. For an optimizer, ``identity`` and
+    ``run`` are those of the checkpoint that it was last saved to or loaded from.
     """
 
     identity: str | None
@@ -34,11 +35,12 @@ class Heading(NamedTuple):
     iterations: int
 
 
-def run_in(folder: Path, now: Heading, there: Sequence[Heading | None]) -> str:
-    """Return the run that a checkpoint belongs to in a folder: of those that are there, if it goes on from the newest.
+def choose_run(folder: Path, now: Heading, there: Sequence[Heading | None]) -> str:
+    """Return the run of a new checkpoint in a folder: that of the checkpoints there, if it continues them.
 
-    It does if it was loaded from that or saved as that; or else if the newest of its run, or the newest at all where
-    none is of its run, has no more iterations. Otherwise another run begins, and a warning tells that the others stay.
+    It does so if the optimizer was loaded from the newest one or saved to it. It also does if it has at least as many
+    iterations as the newest one of its own run, or as the newest one at all if none is of its run. Otherwise a new run
+    begins, and a warning says that the other checkpoints stay.
     """
     newest = there[-1] if there else None
     if newest is not None and newest.identity == now.identity:
@@ -58,20 +60,21 @@ def run_in(folder: Path, now: Heading, there: Sequence[Heading | None]) -> str:
 
 
 class CheckpointManager:
-    """Saves an optimizer to numbered files in a folder, of which it keeps the last few.
+    """Numbered checkpoints of an optimizer in a folder, of which the last few are kept.
 
-    One manager at a time saves to a folder.
+    Only one manager at a time may save to a folder.
 
     Parameters
     ----------
     folder : path-like
-        Made if it is not there. Files in it with other names are left alone. Each training wants one of its own.
+        The folder, which is made if it does not exist. Give each training its own. Files with other names are left
+        alone.
     keep : int, default 3
-        How many checkpoints to keep, with the files that they go on from.
+        The number of checkpoints to keep, with the files that their deltas build on.
     full_every : int, default 1
-        With 1, each checkpoint is a file of its own. With n, after a full file come n - 1 deltas.
+        With 1, each checkpoint is a full file. With n, each full file is followed by n - 1 deltas.
     include_variables : bool, default True
-        Save the variables as well.
+        Save the variables, too.
 
     Raises
     ------
@@ -108,24 +111,24 @@ class CheckpointManager:
         make_folder(self.folder)
 
     def __repr__(self) -> str:
-        """Return the folder, and what is kept in it."""
+        """Return the arguments of the constructor."""
         return f"<CheckpointManager({str(self.folder)!r}, keep={self.keep}, full_every={self.full_every})>"
 
     def save(self, opt: RMSprop) -> Path:
-        """Save ``opt``, then delete what is no longer kept; return the new file.
+        """Save an optimizer, delete checkpoints that are no longer kept, and return the new file.
 
-        Files of another training are kept: those that are there when an optimizer is saved that does not go on from
-        them, since it has taken fewer steps and was not loaded from the newest. A warning says so.
+        Checkpoints of another training stay, with a warning: an optimizer that has taken fewer steps than the newest
+        one, and was not loaded from it, does not continue it.
 
         Raises
         ------
         OSError, TypeError
-            As in :meth:`RMSprop.save`; nothing is deleted then.
+            As in :meth:`RMSprop.save`. Nothing is deleted then.
         """
         files = self._files()
         paths = [path for _, path in files]
         newest, path = files[-1] if files else (0, self.folder)
-        # A delta goes on from this manager's last file, if nothing was saved by or to anything else meanwhile.
+        # A delta builds on the last file of this manager. Nothing else may have been saved here, or by ``opt``, since.
         delta = self._deltas + 1 < self.full_every and self._last == (opt._saved, path)
         number = newest + 1
         path = self.folder / f"checkpoint-{number:09d}{DELTA_ENDING if delta else ENDING}"
@@ -142,57 +145,62 @@ class CheckpointManager:
         return path
 
     def latest(self) -> list[Path]:
-        """Return the newest checkpoint whose every byte is right, as :meth:`RMSprop.load` takes it.
+        """Return the newest checkpoint that is not damaged, for :meth:`RMSprop.load`.
 
-        A file, with its deltas in order; an empty list if there is none. Newer ones that are damaged, or no checkpoints
-        at all, are passed over, with a warning each. Another process may save meanwhile; it may also have deleted what
-        is returned here by the time it is loaded, unless it keeps more than one.
+        Every byte of it is checked. Newer files that are damaged, or are not checkpoints, are skipped with a warning.
+        Another process may save at the same time. If it keeps only one checkpoint, it may delete the one that is
+        returned here before you load it.
+
+        Returns
+        -------
+        list of Path
+            A full file and its deltas, in order; empty if there is no checkpoint.
 
         Raises
         ------
         OSError
-            If a file cannot be read now, for want of memory, descriptors, a permission or a disk. It may be a good one,
-            so none before it is taken in its place.
+            If a file cannot be read now, for lack of memory, descriptors, permission or a working disk. It may be a
+            good one, so no older one is returned in its place.
         ValueError
             If a file was written by a newer version of the library.
         """
         while True:
             files = self._files()
             paths = [path for _, path in files]
-            passed: dict[Path, Exception] = {}
+            skipped: dict[Path, Exception] = {}
             try:
-                chain = self._newest_whole(paths, passed)
+                chain = self._newest_whole(paths, skipped)
             except OSError:
                 if self._files() == files:
                     raise
-                continue  # another process has deleted what was about to be read
-            if (chain and not passed) or self._files() == files:
+                continue  # another process has deleted the file
+            if (chain and not skipped) or self._files() == files:
                 break
-        self._damaged = (self._damaged - set(chain)) | set(passed)
-        for path, error in passed.items():
+        self._damaged = (self._damaged - set(chain)) | set(skipped)
+        for path, error in skipped.items():
             earlier = paths[paths.index(path) - 1].name if path != paths[0] else "nothing"
             warn(f"skipping {path.name}, going back to {earlier}: {error}")
         return chain
 
-    def _newest_whole(self, paths: list[Path], passed: dict[Path, Exception]) -> list[Path]:
-        """Return the newest file that is whole, after all that it goes on from; note those that are not."""
+    def _newest_whole(self, paths: list[Path], skipped: dict[Path, Exception]) -> list[Path]:
+        """Return the newest undamaged file after those that it builds on; note the files that are skipped."""
         for count in range(len(paths), 0, -1):
             try:
                 return self._chain(paths[:count])
-            except PASSED_OVER as error:
-                passed[paths[count - 1]] = error
+            except NO_CHECKPOINT as error:
+                skipped[paths[count - 1]] = error
             except (OSError, MemoryError) as error:
-                raise not_now(paths[count - 1].name, error) from error
+                raise cannot_read_now(paths[count - 1].name, error) from error
         return []
 
     def _chain(self, files: list[Path]) -> list[Path]:
-        """Return the last file, after all that it goes on from; every byte is checked."""
+        """Return the last file after all those that it builds on; every byte is checked."""
         chain = [files[-1]]
         follows = read(chain[0]).follows
         for path in reversed(files[:-1]):
             if not follows:
                 break
-            with suppress(*PASSED_OVER):
+            with suppress(*NO_CHECKPOINT):
                 found = heading(path)
                 if found.get("identity") == follows:
                     read(path)
@@ -203,19 +211,19 @@ class CheckpointManager:
         return chain
 
     def _files(self) -> list[tuple[int, Path]]:
-        """Return the files of the folder with their numbers, in order."""
+        """Return the numbers and the paths of all checkpoints, in order."""
         matches = [(NAME.fullmatch(path.name), path) for path in self.folder.iterdir()]
         return sorted((int(match[1]), path) for match, path in matches if match)
 
     def _run_of(self, opt: RMSprop, paths: list[Path]) -> str:
-        """Return of which run a file of ``opt`` will be."""
+        """Return the run of the next checkpoint of ``opt``."""
         there = [self._heading(path) for path in paths if path not in self._damaged]
         before = opt._saved
         identity, run = (None, None) if before is None else (before.identity, before.run)
-        return run_in(self.folder, Heading(identity, run, opt.iterations), there)
+        return choose_run(self.folder, Heading(identity, run, opt.iterations), there)
 
     def _heading(self, path: Path) -> Heading | None:
-        """Return what a file says of its run; None where it says nothing, or cannot be read now."""
+        """Return the heading of a file; None if it has none or cannot be read now."""
         if path not in self._headings:
             try:
                 said = heading(path)
@@ -225,9 +233,9 @@ class CheckpointManager:
         return self._headings[path]
 
     def _delete_old(self, run: str) -> None:
-        """Delete files of a run that no kept checkpoint needs, and what processes left that were killed while saving.
+        """Delete files of a run that no kept checkpoint needs, and what saves left that were killed.
 
-        What cannot be read, or is of another run, stays: who knows what it is.
+        Files that cannot be read, or belong to another run, stay.
         """
         files = [path for _, path in self._files()]
         self._headings = {path: known for path, known in self._headings.items() if path in files}

@@ -1,11 +1,11 @@
-"""Safetensors files, whose every byte is checked when they are read.
+"""Safetensors files with checksums: every byte is checked when they are read.
 
 The format is that of https://github.com/huggingface/safetensors: the length of a JSON header (8 bytes), the header, and
-the arrays one after the other, so that any other tool can read it and nothing in it can run. The library of that name
-reads the header. It would copy each array before writing it, and knows no checksums, so the writing is done here.
+the arrays one after the other. Any other tool can read it, and nothing in it can run. The library of that name reads
+the header. It is not used to write, since it has no checksums, and would copy arrays that are not contiguous.
 
-The header's metadata begins with ``crc32``, the header's own checksum, taken with eight zeros in its place; the
-checksum of array ``x`` is the metadata ``crc32 x``. All are CRC-32 as zlib computes it, in eight hexadecimal digits.
+The metadata in the header begins with ``crc32``, the checksum of the header with eight zeros in that place. The
+checksum of an array ``x`` is the metadata ``crc32 x``. All are CRC-32 as in zlib, in eight hexadecimal digits.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ import math
 import mmap
 import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from io import BufferedReader
+from itertools import chain
 from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 import safetensors
 from numpy.typing import NDArray
 
-from .whole_file import NotAFileError, check_regular, write_whole
+from .atomic_file import NotAFileError, check_regular, write_atomically
 
 DTYPES = {
     "BOOL": np.dtype(np.bool),
@@ -42,55 +43,56 @@ DTYPES = {
     "F64": np.dtype("<f8"),
     "C64": np.dtype("<c8"),
 }
-"""What the format calls the dtypes it knows."""
+"""The dtypes of the format, by their names there."""
 
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 CHUNK_ITEMS = 1 << 19
-"""Elements that are copied at a time where an array is not contiguous."""
+"""The most elements that are copied at a time from an array that is not contiguous."""
 
 MAX_HEADER = 100_000_000
-"""Bytes of a header: readers of the format refuse longer ones."""
+"""The most bytes of a header: readers of the format refuse longer ones."""
 
-BLANK = "0" * 8
-OPENING = b'{"__metadata__":{"crc32":"'
+OPENING, BLANK = b'{"__metadata__":{"crc32":"', b"0" * 8
+"""The beginning of a header, and the place of its checksum."""
+
 ALIGNMENT = 8
 
 
 @dataclass(frozen=True)
 class SomeRows:
-    """Rows of an array, which are copied only while they are written."""
+    """Some rows of an array, which are copied only while they are written."""
 
     array: NDArray[Any]
     rows: NDArray[np.int64]
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The array's."""
+        """The dtype of the array."""
         return self.array.dtype
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """As of ``array[rows]``."""
+        """The shape of ``array[rows]``."""
         return (len(self.rows), *self.array.shape[1:])
 
 
 Tensor: TypeAlias = NDArray[Any] | SomeRows
 
 Entry: TypeAlias = tuple[str, np.dtype[Any], list[int]]
-"""Name, dtype and shape of an array in a file."""
+"""The name, dtype and shape of an array in a file."""
 
 
 class DamagedCheckpointError(ValueError):
-    """A file is no whole checkpoint: cut short, changed, or never one."""
+    """A file is not a whole checkpoint: it was cut short, was changed, or never was one."""
 
 
-PASSED_OVER = (DamagedCheckpointError, IsADirectoryError, NotAFileError)
-"""What says of a file, for good, that it is no checkpoint. Whatever else goes wrong may go right the next time."""
+NO_CHECKPOINT = (DamagedCheckpointError, IsADirectoryError, NotAFileError)
+"""Errors which show that a file is not a checkpoint. After any other error, the next attempt may succeed."""
 
 
-def not_now(name: str, error: OSError | MemoryError) -> OSError:
-    """Return the error for a checkpoint that may be a good one, but cannot be read."""
+def cannot_read_now(name: str, error: OSError | MemoryError) -> OSError:
+    """Return the error for a checkpoint that cannot be read, and may still be good."""
     number = errno.ENOMEM if isinstance(error, MemoryError) else error.errno
     words = (
         f"{name} cannot be read now, which does not mean that it is damaged, so nothing was passed over: "
@@ -107,36 +109,36 @@ def write_tensors(
     on_written: Callable[[], None] = lambda: None,
     on_rename: Callable[[], None] = lambda: None,
 ) -> None:
-    """Write arrays to ``path``, which is the old file until the new one is whole and on the disk.
+    """Write a file of arrays, which replaces an old one only when it is complete and on the disk.
 
     Parameters
     ----------
     path : path-like
-        Where to; through a symbolic link, to where it leads.
+        The file to write, or a symbolic link to it.
     tensors : mapping of str to ndarray or SomeRows
-        Of any strides. They are copied by chunks, if at all.
+        The arrays. Those that are not contiguous are copied in chunks.
     metadata : dict of str to str
-        What else the file says.
+        Texts to store in the header.
     on_written : callable
-        Called when all arrays have been written; it may raise, and then there is no file.
+        Called when all arrays have been written. If it raises, no file is made.
     on_rename : callable
-        Called when the file takes its name; nothing interrupts between the two.
+        Called when the file has taken its name. No signal handler runs between the two.
 
     Raises
     ------
     TypeError
-        If the format has no name for a dtype.
+        If the format has no such dtype.
     ValueError
-        If names and metadata are longer than readers of the format take.
+        If names and metadata are longer than readers of the format accept.
     OSError
-        As from :func:`write_whole`.
+        As from :func:`write_atomically`.
     """
     for name, tensor in tensors.items():
         if _little_endian(tensor.dtype) not in DTYPE_NAMES:
             raise TypeError(
                 f"{name}: safetensors files cannot hold dtype {tensor.dtype}; expected one of {list(DTYPE_NAMES)}"
             )
-    # Wide items first, so that each array begins at a multiple of its item's size.
+    # Large items first, so that each array begins at a multiple of its item size.
     ordered = dict(sorted(tensors.items(), key=lambda item: -item[1].dtype.itemsize))
     blank = _header(ordered, metadata, {})
     if len(blank) - 8 > MAX_HEADER:
@@ -144,46 +146,49 @@ def write_tensors(
 
     def write(file: BinaryIO) -> None:
         file.write(blank)
-        checksums = {name: _write(file, tensor) for name, tensor in ordered.items()}
+        checksums = {name: _checksum(_chunks(tensor), file.write) for name, tensor in ordered.items()}
         file.seek(0)
         file.write(_header(ordered, metadata, checksums))
         on_written()
 
-    write_whole(path, write, on_rename)
+    write_atomically(path, write, on_rename)
 
 
 def checksum(array: NDArray[Any]) -> int:
-    """Return the CRC-32 of an array's elements in C order, as in a file of ours."""
-    found = 0
-    for chunk in _chunks(array):
-        found = zlib.crc32(chunk, found)
-    return found
+    """Return the CRC-32 of an array's elements in C order, which is its checksum in a file."""
+    return _checksum(_chunks(array))
 
 
 def map_tensors(
     path: str | os.PathLike[str], accept: Callable[[dict[str, str]], None] | None = None
 ) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
-    """Return the arrays and metadata of a file, after checking its header.
+    """Return the arrays and the metadata of a file, after checking its header.
 
-    The arrays are read-only views of the file, which is mapped and not loaded. With ``accept``, which gets the metadata
-    and may refuse the file, every byte is checked too.
+    The arrays are read-only views of the file, which is mapped into memory.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+    accept : callable, optional
+        Called with the metadata; it raises to refuse the file. With it, every byte of the arrays is checked, too.
 
     Raises
     ------
     DamagedCheckpointError
-        If it is no safetensors file, or a checksum does not fit or is missing.
+        If it is not a safetensors file, or a checksum is wrong or missing.
     OSError
         If it cannot be read.
     """
     while True:
-        check_regular(path, os.stat(path).st_mode)  # to open a pipe would wait for ever
+        check_regular(path, os.stat(path).st_mode)  # opening a pipe would wait for ever
         with open(path, "rb") as file:
-            sealed = _check_header(file, path)
+            has_checksum = _check_header(file, path)
             entries, metadata = _entries(path)
-            # The library opens the path by itself, where another process may have put a new file meanwhile.
+            # The library opens the path again, and another process may have replaced the file before it did.
             if not os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
                 continue
-            if not sealed:
+            if not has_checksum:
                 metadata.pop("crc32", None)
             if accept is not None:
                 accept(metadata)
@@ -201,20 +206,20 @@ def map_tensors(
 def _verify(
     file: BufferedReader, entries: list[Entry], metadata: Mapping[str, str], path: str | os.PathLike[str]
 ) -> None:
-    """Compare all arrays of a file that :func:`write_tensors` wrote, read from behind its header, with their checksums.
+    """Check all arrays of a file, which is at the end of its header.
 
-    They are read and not mapped: where the disk fails, the system then says so and does not end the process.
+    They are read and not mapped: if the disk fails, a read raises an error, where a mapping ends the process.
     """
     if "crc32" not in metadata:
         raise DamagedCheckpointError(f"{path}: the header has no checksum; the file is damaged, or was rewritten")
     for name, dtype, shape in entries:
-        found = _read_checksum(file, math.prod(shape) * dtype.itemsize)
+        found = _checksum(_read(file, math.prod(shape) * dtype.itemsize))
         if metadata.get(f"crc32 {name}") != _hexadecimal(found):
             raise DamagedCheckpointError(f"{path}: the checksum of {name!r} does not fit; the file is damaged")
 
 
 def _entries(path: str | os.PathLike[str]) -> tuple[list[Entry], dict[str, str]]:
-    """Return name, dtype and shape of each array in the order of the file, and the metadata."""
+    """Return the name, dtype and shape of each array, in the order of the file, and the metadata."""
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             entries = []
@@ -228,14 +233,14 @@ def _entries(path: str | os.PathLike[str]) -> tuple[list[Entry], dict[str, str]]
             metadata = dict(file.metadata() or {})
     except safetensors.SafetensorError as error:
         raise DamagedCheckpointError(f"{path}: expected a whole safetensors file; {error}") from error
-    except FileNotFoundError as error:  # which the library says of whatever it cannot open
+    except FileNotFoundError as error:  # the library raises it for all files that it cannot open
         os.stat(path)
         raise OSError(f"{path}: is there, but could not be opened once more; no descriptors left?") from error
     return entries, metadata
 
 
 def _check_header(file: BufferedReader, path: str | os.PathLike[str]) -> bool:
-    """Compare the header with its checksum, return whether it begins with one, and leave the file behind it."""
+    """Read the header, check it if it begins with a checksum, and return whether it does."""
     size = os.fstat(file.fileno()).st_size
     length = int.from_bytes(file.read(8), "little")
     if length > size - 8:
@@ -243,27 +248,35 @@ def _check_header(file: BufferedReader, path: str | os.PathLike[str]) -> bool:
     opening = file.read(len(OPENING))
     if opening != OPENING:
         return False
-    checksum = file.read(len(BLANK))
-    found = zlib.crc32(OPENING + BLANK.encode())
-    found = _read_checksum(file, length - len(OPENING) - len(BLANK), found)
-    if checksum != _hexadecimal(found).encode():
+    expected = file.read(len(BLANK))
+    rest = _read(file, length - len(OPENING) - len(BLANK))
+    if expected != _hexadecimal(_checksum(chain([OPENING, BLANK], rest))).encode():
         raise DamagedCheckpointError(f"{path}: the checksum of the header does not fit; the file is damaged")
     return True
 
 
-def _read_checksum(file: BufferedReader, count: int, found: int = 0) -> int:
-    """Return the checksum, begun with one found before, of the next bytes of a file, or of as many as there are."""
+def _read(file: BufferedReader, count: int) -> Iterator[memoryview]:
+    """Yield the next ``count`` bytes of a file, or as many as there are, in chunks that share one buffer."""
     buffer = memoryview(bytearray(min(max(count, 0), 1 << 20)))
     while count > 0 and (length := file.readinto(buffer[:count])):
-        found = zlib.crc32(buffer[:length], found)
+        yield buffer[:length]
         count -= length
+
+
+def _checksum(chunks: Iterable[bytes | memoryview], write: Callable[[Any], object] | None = None) -> int:
+    """Return the CRC-32 of bytes, each chunk of which is written to a file on the way."""
+    found = 0
+    for chunk in chunks:
+        found = zlib.crc32(chunk, found)
+        if write is not None:
+            write(chunk)
     return found
 
 
-def _header(tensors: Mapping[str, Tensor], metadata: dict[str, str], checksums: dict[str, str]) -> bytes:
-    """Return the beginning of the file, of the same length whatever the checksums."""
-    sums = {f"crc32 {name}": checksums.get(name, BLANK) for name in tensors}
-    entries: dict[str, Any] = {"__metadata__": {"crc32": BLANK, **metadata, **sums}}
+def _header(tensors: Mapping[str, Tensor], metadata: dict[str, str], checksums: dict[str, int]) -> bytes:
+    """Return the length of the header, and the header; a missing checksum is written as zeros of the same length."""
+    sums = {f"crc32 {name}": _hexadecimal(checksums.get(name, 0)) for name in tensors}
+    entries: dict[str, Any] = {"__metadata__": {"crc32": _hexadecimal(0), **metadata, **sums}}
     begin = 0
     for name, tensor in tensors.items():
         end = begin + math.prod(tensor.shape) * tensor.dtype.itemsize
@@ -272,42 +285,26 @@ def _header(tensors: Mapping[str, Tensor], metadata: dict[str, str], checksums: 
         begin = end
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % ALIGNMENT)
-    checksum = _hexadecimal(zlib.crc32(text)).encode()
-    return len(text).to_bytes(8, "little") + text.replace(OPENING + BLANK.encode(), OPENING + checksum, 1)
+    own = _hexadecimal(zlib.crc32(text)).encode()
+    return len(text).to_bytes(8, "little") + OPENING + own + text[len(OPENING + own) :]
 
 
-def _write(file: BinaryIO, tensor: Tensor) -> str:
-    """Write an array's elements in C order and return their checksum."""
-    checksum = 0
-    for chunk in _rows_in_chunks(tensor) if isinstance(tensor, SomeRows) else _chunks(tensor):
-        checksum = zlib.crc32(chunk, checksum)
-        file.write(chunk)
-    return _hexadecimal(checksum)
-
-
-def _rows_in_chunks(tensor: SomeRows) -> Iterator[memoryview]:
-    at_once = max(1, CHUNK_ITEMS // max(1, math.prod(tensor.shape[1:])))
-    for begin in range(0, len(tensor.rows), at_once):
-        yield from _chunks(tensor.array[tensor.rows[begin : begin + at_once]])
-
-
-def _chunks(array: NDArray[Any]) -> Iterator[memoryview]:
-    """Return the elements in C order, little-endian, as bytes, piece by piece."""
-    dtype = _little_endian(array.dtype)
-    if array.flags.c_contiguous and array.dtype == dtype:
-        flat = array.reshape(-1)
-        for begin in range(0, flat.size, CHUNK_ITEMS):
-            yield flat[begin : begin + CHUNK_ITEMS].view(np.uint8).data
+def _chunks(tensor: Tensor) -> Iterator[memoryview]:
+    """Yield the elements of an array in C order, little-endian, as bytes."""
+    if isinstance(tensor, SomeRows):
+        at_once = max(1, CHUNK_ITEMS // max(1, math.prod(tensor.shape[1:])))
+        for begin in range(0, len(tensor.rows), at_once):
+            yield from _chunks(tensor.array[tensor.rows[begin : begin + at_once]])
         return
     pieces = np.nditer(
-        array,
+        tensor,
         flags=["external_loop", "buffered", "zerosize_ok"],
         order="C",
-        op_dtypes=[dtype],
+        op_dtypes=[_little_endian(tensor.dtype)],
         casting="equiv",
         buffersize=CHUNK_ITEMS,
     )
-    for piece in pieces:
+    for piece in pieces:  # a view where the array is contiguous
         yield np.ascontiguousarray(piece).view(np.uint8).data
 
 

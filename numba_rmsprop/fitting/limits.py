@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ..kernels.fits.loop import Constants, Limits
 from ..optimizer import RMSprop
 from ..settings.hyperparameters import check_number, evaluate_learning_rate
-from ..settings.option_names import hint
+from ..settings.option_names import suggestion
 from .options import as_count, as_real, falling_rate
 
 RATES = 1e-2, 1e-8
@@ -53,7 +53,7 @@ def as_optimizer(learning_rate: Any, maxiter: int, hyperparameters: dict[str, An
         if name not in HYPERPARAMETERS:
             options = ("learning_rate", "maxiter", *HYPERPARAMETERS)
             raise TypeError(
-                f"{name}: expected one of {', '.join(options)}, got an unknown argument{hint(name, options)}"
+                f"{name}: expected one of {', '.join(options)}, got an unknown argument{suggestion(name, options)}"
             )
         if callable(value):
             raise TypeError(f"{name}: expected a number, the same for all steps, got {value!r}")

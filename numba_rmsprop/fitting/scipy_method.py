@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..runtime.caller_warnings import warn
-from ..settings.option_names import ARGUMENTS, meant
+from ..settings.option_names import ARGUMENTS, closest_name
 from .differences import METHODS, Differences
 from .iterate import Iterate, WatchedRMSprop
 from .loop import Fit, Rules, as_dense
@@ -228,7 +228,7 @@ def _warn(hess: Any, hessp: Any, unknown: dict[str, Any]) -> None:
         from scipy.optimize import OptimizeWarning
 
         options = [*CONSTRUCTOR, *inspect.signature(rmsprop).parameters]
-        told = ((name, meant(name, options)) for name in unknown)
+        told = ((name, closest_name(name, options)) for name in unknown)
         listed = ", ".join(f"{name} (did you mean {other}?)" if other else name for name, other in told)
         warn(f"Unknown solver options: {listed}", OptimizeWarning)
 

@@ -1,1 +1,1 @@
-"""What a gradient may be, checked."""
+"""Gradients of every accepted kind, checked and converted."""

@@ -1,4 +1,4 @@
-"""From a loss to gradients: the user's own, or central finite differences."""
+"""Gradients of a loss: computed by the user, or by central finite differences."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays.variables import FloatArray, Label, as_array
-from ..settings.hyperparameters import required_arguments
+from ..settings.hyperparameters import needs_arguments
 from .kinds import IndexedSlices, as_known
 
 FINITE_DIFFERENCE_LIMIT = 1000
-"""Most elements, over all variables, whose gradient is taken by finite differences: two calls of the loss for each."""
+"""The most elements, over all variables, for finite differences, which call the loss twice for each."""
 
 
 def check_call(loss: Any, variables: Sequence[FloatArray], jac: Any) -> None:
-    """Raise TypeError or ValueError for what can be refused before the loss is called."""
+    """Raise TypeError or ValueError for wrong arguments, before the loss is called."""
     if not callable(loss):
         raise TypeError(
             f"loss: expected a callable, which takes no arguments or the variables, got {type(loss).__name__}"
@@ -39,22 +39,24 @@ def gradients_of(
     """Return one gradient for each variable; the arguments are those of ``RMSprop.minimize``."""
     if grad_loss is not None:
         grad_loss = as_array(grad_loss, "grad_loss")
-    if jac is True:
+    if callable(jac):
+        gradients = _call(jac, variables)
+    elif jac is True:
         result = _call(loss, variables)
         if not isinstance(result, tuple) or len(result) != 2:
             raise TypeError(f"loss: expected (value, gradients), since jac=True, got {type(result).__name__}")
-        return _scaled(_as_list(result[1], variables), variables, grad_loss)
-    if callable(jac):
-        return _scaled(_as_list(_call(jac, variables), variables), variables, grad_loss)
-    return _finite_differences(loss, variables, grad_loss)
+        gradients = result[1]
+    else:
+        return _finite_differences(loss, variables, grad_loss)
+    return _scaled(_as_list(gradients, variables), variables, grad_loss)
 
 
 def _call(function: Callable[..., Any], variables: Sequence[FloatArray]) -> Any:
-    return function(*variables) if required_arguments(function) else function()
+    return function(*variables) if needs_arguments(function) else function()
 
 
 def _as_list(gradients: Any, variables: Sequence[FloatArray]) -> list[Any]:
-    if not isinstance(gradients, (list, tuple)):
+    if not isinstance(gradients, list | tuple):
         gradients = [gradients]
     if len(gradients) != len(variables):
         raise ValueError(f"expected {len(variables)} gradients, one for each variable, got {len(gradients)}")
@@ -83,7 +85,7 @@ def _times(gradient: Any, factor: float, var: FloatArray) -> Any:
 def _finite_differences(loss: Callable[..., Any], variables: Sequence[FloatArray], grad_loss: Any) -> list[Any]:
     """Return ``(loss(x + h) - loss(x - h)) / 2h`` for each element x, with h the cube root of the dtype's precision.
 
-    The variables are changed in place, since a loss without arguments reads them itself, and are put back exactly.
+    The elements are changed in place, so that a loss without arguments sees the change, and are then restored exactly.
     """
 
     def value() -> float:
@@ -107,5 +109,5 @@ def _differentiate(value: Callable[[], float], var: FloatArray) -> NDArray[Any]:
             below, lower = float(flat[i]), value()
         finally:
             flat[i] = here
-        out[i] = (upper - lower) / (above - below)  # by the steps as they were rounded
+        out[i] = (upper - lower) / (above - below)  # the distance as it was rounded
     return gradient

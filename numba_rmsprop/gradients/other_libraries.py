@@ -1,4 +1,4 @@
-"""Gradients of other libraries, read by what they say of themselves; none of these is imported."""
+"""Gradients of other libraries, which are recognized by their attributes and never imported."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..arrays.variables import as_array, type_name
 
 SliceParts: TypeAlias = tuple[NDArray[Any], NDArray[Any], tuple[int, ...] | None]
-"""Values, indices and the shape of the whole."""
+"""Values, indices, and the shape of the dense array."""
 
 EXPECTED = "an array, IndexedSlices(values, indices) or a scipy.sparse array"
 
@@ -19,16 +19,10 @@ PROTOCOLS = ("dtype", "__array__", "__array_interface__", "__array_struct__", "_
 
 
 def read(grad: Any, label: object) -> Any:
-    """Return a gradient as ``SliceParts``, a scipy.sparse array, an ndarray, or numbers of Python.
-
-    Raises
-    ------
-    TypeError
-        If it cannot be read, or has a mask; the message names its type.
-    """
+    """Return a gradient as ``SliceParts``, a scipy.sparse array, an ndarray or Python numbers; or raise TypeError."""
     try:
         found = _sparse_parts(grad)
-    except Exception as error:  # whose code has run is not known
+    except Exception as error:  # any library's code may have run
         raise _refusal(grad, label, f", which says: {error!s:.200}") from error
     if found is not None:
         return found
@@ -52,7 +46,7 @@ def _refusal(grad: Any, label: object, said: str = "") -> TypeError:
 
 
 def _sparse_parts(grad: Any) -> Any:
-    """Return a sparse array as ``SliceParts`` or a scipy.sparse array; None for what is none."""
+    """Return a sparse array as ``SliceParts`` or a scipy.sparse array, and anything else as None."""
     if hasattr(grad, "dense_shape"):  # tf.IndexedSlices, and tf.SparseTensor, whose indices have two axes
         values, indices = as_array(grad.values, "values"), as_array(grad.indices, "indices")
         shape = None if grad.dense_shape is None else tuple(as_array(grad.dense_shape, "dense_shape").tolist())
@@ -68,7 +62,7 @@ def _sparse_parts(grad: Any) -> Any:
 
 
 def _parts_of_tensor(tensor: Any) -> Any:
-    """Return a sparse tensor of PyTorch as it is stored: PyTorch itself does not check its indices."""
+    """Return a sparse tensor of PyTorch with its stored indices, which PyTorch has not checked."""
     shape = tuple(tensor.shape)
     if str(tensor.layout) == "torch.sparse_csr" and len(shape) == 2:
         parts = as_array(tensor.values(), "values"), tensor.col_indices().numpy(), tensor.crow_indices().numpy()

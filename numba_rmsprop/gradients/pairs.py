@@ -1,4 +1,4 @@
-"""The pairs and variables of a call, checked."""
+"""Checks of the (gradient, variable) pairs and the variables of a call."""
 
 from __future__ import annotations
 
@@ -12,29 +12,26 @@ from ..state.slots import Slots
 
 
 def as_list(grads_and_vars: Any) -> list[Any]:
-    """Return an iterable of pairs as a list; raise TypeError if it is none."""
+    """Return an iterable of pairs as a list; raise TypeError if it is not iterable."""
     try:
-        return list(grads_and_vars)  # one of our own, which keeps the gradients alive
+        return list(grads_and_vars)  # a new list, which keeps the gradients alive
     except TypeError as error:
         raise TypeError(f"grads_and_vars: expected (gradient, variable) pairs, got {grads_and_vars!r}") from error
 
 
 def check_pairs(pairs: list[Any]) -> list[tuple[Any, FloatArray]]:
-    """Return (gradient, variable) pairs as tuples; raise TypeError if they are not such pairs."""
+    """Return (gradient, variable) pairs as tuples; raise TypeError if they are no pairs."""
     checked = []
     for i, pair in enumerate(pairs):
-        # Not any iterable of two, which may be an array, or make its gradient only when it is asked.
-        if not isinstance(pair, (tuple, list)):
-            got = f"{len(pair)} items of an array" if isinstance(pair, np.ndarray) and pair.ndim else type_name(pair)
+        # Other iterables of two items are refused: an array, or a generator that computes the gradient.
+        items = tuple(pair) if isinstance(pair, tuple | list) else None
+        if items is None or len(items) != 2:
+            got = type_name(pair) if items is None else f"{len(items)} items ({type(pair).__name__})"
+            if isinstance(pair, np.ndarray) and pair.ndim:
+                got = f"{len(pair)} items of an array"
             raise TypeError(
-                f"grads_and_vars[{i}]: expected a pair (gradient, variable), got {got}; expected a tuple or list, and "
-                "a list of them, as in [(gradient, variable)]"
-            )
-        items = tuple(pair)
-        if len(items) != 2:
-            raise TypeError(
-                f"grads_and_vars[{i}]: expected a pair (gradient, variable), got {len(items)} items "
-                f"({type(pair).__name__}); pass a list of pairs: opt.apply_gradients([(gradient, variable)])"
+                f"grads_and_vars[{i}]: expected a pair (gradient, variable), got {got}; "
+                "pass a list of pairs: opt.apply_gradients([(gradient, variable)])"
             )
         if not isinstance(items[1], np.ndarray):
             raise TypeError(
@@ -46,7 +43,7 @@ def check_pairs(pairs: list[Any]) -> list[tuple[Any, FloatArray]]:
 
 
 def without_none(pairs: list[tuple[Any, FloatArray]]) -> list[tuple[Any, FloatArray]]:
-    """Return the pairs that have a gradient, with a warning for others; raise ValueError if none has."""
+    """Return the pairs that have a gradient, and warn of the others; raise ValueError if none has one."""
     missing = [describe(f"grads_and_vars[{i}]", var) for i, (grad, var) in enumerate(pairs) if grad is None]
     if len(missing) == len(pairs):
         raise ValueError(f"grads_and_vars: expected a gradient for at least one variable, got None for {missing}")
@@ -68,6 +65,6 @@ def refuse_duplicates(found: list[Slots]) -> None:
 
 
 def as_variables(var_list: Any) -> list[FloatArray]:
-    """Return one variable, or a sequence of them, as a list of variables that were checked."""
+    """Return one variable or a sequence of them as a list, after checking each."""
     variables = [var_list] if hasattr(var_list, "__array__") else list(var_list)
     return [as_variable(var, f"var_list[{i}]") for i, var in enumerate(variables)]

@@ -1,4 +1,7 @@
-"""What a scipy.sparse array stores, checked: SciPy trusts it in its conversions, and kernels must be able to."""
+"""Checks of scipy.sparse gradients, whose arrays anyone can replace or write into.
+
+SciPy does not check them again in its conversions, and kernels would read and write out of bounds.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ LAYOUTS = {
     "lil": {"rows": 1, "data": 1},
     "dok": {},
 }
-"""How many axes the arrays of each format have."""
+"""The arrays of each format, and the number of their axes."""
 
 NO_VALUES, NOWHERE = np.empty((0, 1), np.float32), Occupied([])
 INT32, INT64 = np.dtype(np.int32), np.dtype(np.int64)
@@ -28,17 +31,7 @@ INT32_MAX = 2**31 - 1
 
 
 def check_stored(grad: Any, label: Label) -> None:
-    """Check the arrays of a sparse array, which anyone may have exchanged or written into since it was made.
-
-    Raises
-    ------
-    TypeError
-        If they are no arrays, or the indices no integers.
-    ValueError
-        If they do not fit one another.
-    IndexError
-        If an index is out of range.
-    """
+    """Raise TypeError, ValueError or IndexError unless the arrays of a sparse array fit together."""
     for name, axes in LAYOUTS[grad.format].items():
         array = getattr(grad, name)
         if isinstance(array, np.ma.MaskedArray):
@@ -61,9 +54,9 @@ def check_stored(grad: Any, label: Label) -> None:
 
 
 def readable(array: NDArray[Any], occupied: Occupied | None = None) -> NDArray[Any]:
-    """Return an array as a kernel can read it that writes what is occupied: itself, or a copy.
+    """Return an array, or a copy, that a kernel can read: C-contiguous, aligned, and apart from occupied memory.
 
-    Whatever a launch reads and does not own lies apart from what it writes, or is copied.
+    A kernel that writes occupied memory must not read an argument from there.
     """
     flags = array.flags
     if not (flags.c_contiguous and flags.aligned):
@@ -72,7 +65,7 @@ def readable(array: NDArray[Any], occupied: Occupied | None = None) -> NDArray[A
 
 
 def _integers(array: Any, name: str, grad: Any, label: Label) -> NDArray[np.integer]:
-    """Return indices as an array that kernels can read."""
+    """Return indices as an array of int32 or int64 that kernels can read."""
     if type(array) is np.ndarray and array.ndim == 1 and (array.dtype is INT32 or array.dtype is INT64):
         return readable(array)
     if isinstance(array, np.ma.MaskedArray):
@@ -115,7 +108,7 @@ def _check_diagonals(grad: Any, label: Label) -> None:
     offsets = _integers(grad.offsets, "offsets", grad, label)
     if len(offsets) != len(grad.data):
         raise ValueError(f"{label}: expected as many offsets of the dia array as rows of data")
-    # A diagonal outside is empty; but SciPy adds row and offset as 32-bit numbers.
+    # A diagonal may lie outside of the array and is then empty, but SciPy adds offsets to rows in 32 bits.
     limit = INT32_MAX - max(grad.shape)
     if offsets.size and not (-limit <= offsets.min() and offsets.max() <= limit):
         raise ValueError(f"{label}: expected offsets of the dia array from -{limit} to {limit}")

@@ -1,1 +1,1 @@
-"""How a call is made whole: locks, signal handlers held off, launches, and warnings at the caller's line."""
+"""Calls that take effect as a whole: locks, deferred signal handlers, launches, and warnings at the user's line."""

@@ -1,4 +1,4 @@
-"""Warnings at the line that is the user's."""
+"""Warnings that point to the user's own line."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import sys
 import warnings
 
 LIBRARIES = frozenset({__name__.partition(".")[0], "contextlib", "scipy", "torch"})
-"""What may stand between the user's line and the one that warns."""
+"""Packages whose frames may lie between the user's line and the one that warns."""
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warn, as if the user's own line did: the nearest caller that is none of the ``LIBRARIES``."""
+    """Warn at the user's line, which is the nearest caller outside of the ``LIBRARIES``."""
     level = 2
     frame = sys._getframe(1)
     while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in LIBRARIES:

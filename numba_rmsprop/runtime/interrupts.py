@@ -1,8 +1,8 @@
-"""Signal handlers held off while arrays and the numbers that belong to them are written together."""
+"""Signal handlers that are deferred while arrays, and the numbers that belong to them, are written together."""
 
 from __future__ import annotations
 
-# The public module turns numbers into enums and back: 10 us for two calls, and without it 0.5 us.
+# The public module `signal` converts numbers to enums and back: two calls take 10 us, and 0.5 us here.
 import _signal
 import operator
 import threading
@@ -21,10 +21,10 @@ SIGINT: int = _signal.SIGINT
 SIGNALS: tuple[int, ...] = tuple(map(int, sorted(_signal.valid_signals())))
 
 _came: deque[tuple[int, FrameType | None]] = deque()
-"""Signals that came while their handlers were held off."""
+"""Signals that came while their handlers were deferred."""
 
 _held: dict[int, Handler] = {}
-"""The handlers that are held off."""
+"""The handlers that are deferred."""
 
 
 def _note(number: int, frame: FrameType | None) -> None:
@@ -32,19 +32,19 @@ def _note(number: int, frame: FrameType | None) -> None:
 
 
 def call_in_one_go(calls: Iterable[Call]) -> None:
-    """Make some calls of compiled functions and builtins between which no signal handler runs.
+    """Call compiled functions and builtins one after the other, without any signal handler in between.
 
-    Python runs handlers between its own instructions, of which there are none here. It takes 0.5 us, where to hold
-    handlers off takes 6 us.
+    Python runs handlers between instructions of Python code, and there are none here. This takes 0.5 us, where
+    :class:`Uninterrupted` takes 6 us.
     """
     deque(starmap(operator.call, calls), 0)
 
 
 class Uninterrupted:
-    """A context in which no signal handler runs that is written in Python: each is called once the context is left.
+    """A context that defers signal handlers written in Python: they are called when the context is left.
 
-    Python runs such handlers in the main thread, between any two of its instructions; in another thread this does
-    nothing, and within another such context neither. Signals without such a handler do what they always do.
+    Python runs such handlers in the main thread, between any two of its instructions. In other threads, and within
+    another such context, this does nothing. Signals without a Python handler act as always.
     """
 
     __slots__ = ("_holds",)
@@ -59,7 +59,7 @@ class Uninterrupted:
         try:
             self._holds = Uninterrupted._anywhere = True
             _hold()
-        except BaseException:  # a handler has raised before it was held off
+        except BaseException:  # a handler has raised before it was deferred
             self.__exit__()
             raise
 
@@ -77,12 +77,12 @@ def _hold() -> None:
 
 
 def _release() -> None:
-    """Let signals do again what they did, and do it for each that came meanwhile, also where one of them raises."""
+    """Put the handlers back, and call them for the signals that came meanwhile, even if one of them raises."""
     try:
         for number, handler in list(_held.items()):
-            if _signal.getsignal(number) is _note:  # and not one that was set meanwhile
+            if _signal.getsignal(number) is _note:  # no other handler was set meanwhile
                 _signal.signal(number, handler)
-            _held.pop(number, None)  # a handler that has run since may have held off and let go, too
+            _held.pop(number, None)  # a handler that ran just now may have deferred and put back handlers, too
         while _came:
             number, frame = _came.popleft()
             now = _signal.getsignal(number)
@@ -94,14 +94,14 @@ def _release() -> None:
 
 
 def waiting() -> list[int]:
-    """Return the signals that have come and wait for a context of :class:`Uninterrupted` to be left, in order."""
-    if not _came or threading.get_ident() != threading.main_thread().ident:  # which alone runs handlers
+    """Return the signals that wait for a context of :class:`Uninterrupted` to be left, in the order they came."""
+    if not _came or threading.get_ident() != threading.main_thread().ident:  # no other thread runs handlers
         return []
     return [number for number, _ in _came]
 
 
 def call_waiting() -> None:
-    """Call their handlers now, within the context, where all is whole: one may raise."""
+    """Call the handlers of waiting signals now, at a point where nothing is half written; one of them may raise."""
     while waiting():
         number, frame = _came.popleft()
         if number in _held:
@@ -110,9 +110,9 @@ def call_waiting() -> None:
 
 @contextmanager
 def asked_to_stop(ask: Callable[[], None]) -> Iterator[None]:
-    """Enter a context in which the first SIGINT calls ``ask``; from the second on, it does what it did before.
+    """Enter a context in which the first SIGINT calls ``ask``, and later ones act as before.
 
-    In another thread than the main one, which alone runs signal handlers, this does nothing.
+    It does nothing in threads other than the main one, since they run no signal handlers.
     """
     before = _signal.getsignal(SIGINT)
 

@@ -1,4 +1,4 @@
-"""Who launches kernels, on how many threads, when none may be launched, and what workers need for themselves."""
+"""Launches of kernels: on how many threads, with which scratch memory, and not at all after some forks."""
 
 from __future__ import annotations
 
@@ -16,47 +16,47 @@ from .interrupts import Uninterrupted
 from .locking import launch_lock
 
 SERIAL_ITEMS = 8192
-"""Below this many elements a serial loop (2.6 us for 1,000) beats a launch (4.7 us and more)."""
+"""Below this many elements, a serial loop (2.6 us for 1,000) is faster than a launch (4.7 us and more)."""
 
 serial_only = False
-"""Whether this process was forked from one that had Numba's threads, so that nothing may be launched in it.
+"""True in a process that was forked after Numba had started its threads: nothing may be launched in it.
 
-Threads do not survive a fork. GNU OpenMP kills a forked process that launches, and workqueue has lost count.
+Threads do not survive a fork. GNU OpenMP ends a forked process that launches, and workqueue counts lost threads.
 """
 
 forks = 0
-"""How many forks lie between this process and the one that imported the module."""
+"""The number of forks between the process that imported this module and the one that reads this."""
 
 
 def worth_a_launch(items: int) -> bool:
-    """Return whether ``items`` elements are for all threads, and not for a serial loop."""
+    """Return whether to process ``items`` elements on all threads, and not in a serial loop."""
     return items >= SERIAL_ITEMS and not serial_only
 
 
 def workers_for(items: int) -> int:
-    """Return how many workers to share ``items`` elements among: 1, or all of Numba's threads."""
+    """Return the number of workers for ``items`` elements: 1, or all of Numba's threads."""
     return 1 if items < SERIAL_ITEMS or serial_only else int(numba.get_num_threads())
 
 
 def new_counters(workers: int) -> NDArray[np.int64]:
-    """Return ``counters`` as :func:`numba_rmsprop.kernels.work_sharing.next_share` wants them."""
+    """Return ``counters`` for :func:`numba_rmsprop.kernels.work_sharing.next_share`."""
     return np.empty((workers, 8), np.int64)
 
 
 def row_links(n: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Return ``(following, chains)`` as the kernels in :mod:`numba_rmsprop.kernels.duplicates` want them."""
+    """Return ``(following, chains)`` for the kernels in :mod:`numba_rmsprop.kernels.duplicates`."""
     return np.empty(n, np.int32), np.empty((n, 2), np.int32)
 
 
 def row_scratch(workers: int, values: FloatArray) -> tuple[NDArray[np.int32], FloatArray, NDArray[np.int64]]:
-    """Return ``scratch`` as the kernels in :mod:`numba_rmsprop.kernels.rows` want it."""
+    """Return ``scratch`` for the kernels in :mod:`numba_rmsprop.kernels.rows`."""
     sums = np.empty((workers, values.shape[1]), values.dtype)
     return np.empty((workers, CHUNK), np.int32), sums, new_counters(workers)
 
 
 def _before_fork() -> None:
-    # In this order, which is that of a step that compiles. The compiler's lock too: a child forked while another thread
-    # compiles anything would wait for that thread, which it does not have, as soon as it compiles itself.
+    # A step that compiles takes the locks in the same order. The compiler's lock is needed since a child does not have
+    # the threads of its parent: if one of them holds the lock at the fork, the child waits for ever when it compiles.
     with Uninterrupted():
         launch_lock.acquire()
         global_compiler_lock.acquire()
@@ -74,7 +74,7 @@ def _after_fork_in_child() -> None:
     forks += 1
     try:
         numba.threading_layer()  # type: ignore[attr-defined]
-    except ValueError:  # not started, so that this process may start its own
+    except ValueError:  # no threads were started, so this process may start its own
         pass
     else:
         serial_only = True
@@ -83,5 +83,5 @@ def _after_fork_in_child() -> None:
 
 
 if sys.platform != "win32":
-    # A fork waits for the step that another thread is taking, so that the child has whole arrays and free locks.
+    # A fork waits until another thread has finished its step, so that the child has consistent arrays and free locks.
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)

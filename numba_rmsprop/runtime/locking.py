@@ -1,12 +1,12 @@
-"""One call at a time, and each whole or not begun, whatever else runs amid it.
+"""One call at a time, and each takes effect as a whole or not at all, whatever else runs at the same time.
 
-Other threads wait for the lock. On the thread of a call, too, other code may run: signal handlers (between any two of
-Python's instructions), callbacks of the garbage collector and of weak references, profilers. So a call *looks* first:
-it checks its arguments, and lists the kernels and assignments that it comes to. Then it *commits* them: between two of
-Python's instructions, or with signal handlers held off. A commit makes all looks before it worthless, and a call whose
-look is worthless looks again. What runs amid a commit all the same is refused.
+Other threads wait for the lock. But other code may also run on the thread of the call itself: signal handlers between
+any two instructions of Python, callbacks of the garbage collector and of weak references, profilers. So a call has two
+parts. In its *look*, it checks its arguments, and lists the kernels and assignments to be run. Its *commit* runs them
+without any instruction of Python in between, or with signal handlers deferred. Each commit invalidates all looks before
+it, and a call whose look is invalid looks again. Code that still runs in the middle of a commit may make no calls.
 
-What is the user's (hyperparameters that are callables, ``__array__`` of gradients) is called before the lock is taken.
+User code (hyperparameters that are callables, ``__array__`` of gradients) is called before the lock is taken.
 """
 
 from __future__ import annotations
@@ -21,35 +21,35 @@ Arguments = TypeVarTuple("Arguments")
 Result = TypeVar("Result")
 
 launch_lock = threading.RLock()
-"""Held during every launch, too: Numba's workqueue layer aborts the process when two threads launch at once."""
+"""The lock of all calls and launches: Numba's workqueue layer aborts the process when two threads launch at once."""
 
-# Bound once, so that between `try` and the call there is nothing at which a signal handler could run.
+# Names for the methods, so that there is no instruction at which a signal handler could run before they are called.
 _take, _give = launch_lock.acquire, launch_lock.release
 _ONCE = (True,)
 
 ATTEMPTS = 100
 
 _looks: set[object] = set()
-"""Marks of the calls that have looked, and since when nothing was committed."""
+"""Marks of the looks that are valid, since nothing was committed after them."""
 
 _writing: list[bool] = []
-"""Not empty during a commit."""
+"""A list with one item during a commit, and empty otherwise."""
 
-_OTHERS_ARE_WORTHLESS: Call = (_looks.clear,)
+_INVALIDATE_LOOKS: Call = (_looks.clear,)
 _BEGIN: Call = (_writing.append, True)
 _END: Call = (_writing.clear,)
 
 
 def in_turn(function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
-    """Call a function while no other thread is in its turn.
+    """Call a function while this thread holds the lock.
 
-    A ``with`` statement could leave the lock held: a signal handler may raise after ``__enter__`` and before the body
-    (Python 3.14). Here the lock is taken, and that noted, within one instruction, of which ``finally`` knows.
+    A ``with`` statement could leave the lock held: in Python 3.14, a signal handler may raise after ``__enter__`` and
+    before the body. Here a single instruction takes the lock and notes it for ``finally``.
 
     Raises
     ------
     RuntimeError
-        If this thread is amid a commit.
+        If this thread is in the middle of a commit.
     """
     taken: list[bool] = []
     try:
@@ -66,26 +66,26 @@ def in_turn(function: Callable[[*Arguments], Result], *arguments: *Arguments) ->
 
 
 def carry_out(look_at: Callable[[list[Call], *Arguments], bool | None], *arguments: *Arguments) -> bool:
-    """Look and commit, and again where something was committed in between. For a call in its turn.
+    """Look and commit, and do so again if something else was committed in between; the caller holds the lock.
 
     Parameters
     ----------
     look_at : callable
-        Adds to a list of calls, its first argument, what the call comes to; see :func:`commit`. Returns ``held`` of
-        there, or None if nothing is to be done.
+        Called with a list, to which it adds the functions to be called, see :func:`commit`. It returns the argument
+        ``held`` of :func:`commit`, or None if there is nothing to do.
     arguments : objects
-        Its further arguments.
+        Further arguments of ``look_at``.
 
     Returns
     -------
     bool
-        Whether something was done.
+        Whether anything was done.
     """
     calls = look()
     held = look_at(calls, *arguments)
     if held is None or commit(calls, held):
         return held is not None
-    with Uninterrupted():  # or else a timer could come in each time
+    with Uninterrupted():  # otherwise a timer could interrupt each attempt
         for _ in range(ATTEMPTS):
             calls = look()
             held = look_at(calls, *arguments)
@@ -98,23 +98,23 @@ def carry_out(look_at: Callable[[list[Call], *Arguments], bool | None], *argumen
 
 
 def look() -> list[Call]:
-    """Begin the list of what a call in its turn comes to, for :func:`commit`."""
+    """Return the beginning of a list of calls for :func:`commit`; the caller holds the lock."""
     sign = object()
     _looks.add(sign)
-    return [(_looks.remove, sign), _OTHERS_ARE_WORTHLESS, _BEGIN]
+    return [(_looks.remove, sign), _INVALIDATE_LOOKS, _BEGIN]
 
 
 def commit(calls: list[Call], held: bool = False) -> bool:
-    """Make the calls amid which nothing else runs; return False, and make none, if there was a commit since the look.
+    """Make all calls with nothing else in between, or make none and return False if the look is no longer valid.
 
     Parameters
     ----------
     calls : list of tuples
-        What :func:`look` returned, and behind it functions with their arguments. They must not fail, since nothing puts
-        back what the first ones have done.
+        The list from :func:`look`, to which functions with their arguments were added. They must not fail, since
+        nothing undoes the first ones.
     held : bool, default False
-        Hold signal handlers off, which takes some microseconds. Needed where a call runs Python, as a kernel does that
-        is yet to be compiled.
+        Defer signal handlers, which takes some microseconds. It is needed if a call runs Python code, as a kernel does
+        that is not compiled yet.
     """
     if held:
         with Uninterrupted():
@@ -132,23 +132,23 @@ def commit(calls: list[Call], held: bool = False) -> bool:
 
 
 class DisturbedError(RuntimeError):
-    """Something was committed on this thread while a call was reading, which is to begin anew."""
+    """Something was committed on this thread while a call was reading, so the call must begin again."""
 
 
 def mark() -> object:
-    """Return a sign by which :func:`has_changed` knows the moment."""
+    """Return a mark of this moment for :func:`has_changed`."""
     sign = object()
     _looks.add(sign)
     return sign
 
 
 def has_changed(sign: object) -> bool:
-    """Return whether anything was committed since :func:`mark` returned this."""
+    """Return whether anything was committed since :func:`mark` returned ``sign``."""
     return sign not in _looks
 
 
 def undisturbed(call: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
-    """Call a function that raises DisturbedError where it was disturbed: then again, with signal handlers held off."""
+    """Call a function, and if it raises DisturbedError, call it again with signal handlers deferred."""
     try:
         return call(*arguments)
     except DisturbedError:
@@ -157,7 +157,7 @@ def undisturbed(call: Callable[[*Arguments], Result], *arguments: *Arguments) ->
 
 
 def whole(read: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
-    """Return what a function reads, amid which nothing was committed. For a call in its turn."""
+    """Return the result of a function during which nothing was committed; the caller holds the lock."""
     return undisturbed(_whole, read, *arguments)
 
 
@@ -170,6 +170,6 @@ def _whole(read: Callable[[*Arguments], Result], *arguments: *Arguments) -> Resu
 
 
 def check_undisturbed(sign: object) -> None:
-    """Raise DisturbedError if something was committed since :func:`mark` returned this."""
+    """Raise DisturbedError if something was committed since :func:`mark` returned ``sign``."""
     if has_changed(sign):
         raise DisturbedError("a callback or a signal handler has changed the optimizer while it was read; call again")

@@ -1,4 +1,4 @@
-"""Names of settings: those of other libraries, those that ask for nothing, and those that were misspelt."""
+"""Names of settings: unknown ones are refused with a suggestion, and some arguments of Keras are accepted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ARGUMENTS = (
 )
 """The arguments of RMSprop."""
 
-OTHER_NAMES = {
+ALIASES = {
     "alpha": "rho",
     "beta_2": "rho",
     "beta2": "rho",
@@ -26,9 +26,9 @@ OTHER_NAMES = {
     "max_norm": "clipnorm",
     "wd": "weight_decay",
 }
-"""What other libraries call a setting."""
+"""Names of settings in other libraries."""
 
-ASKS_NOTHING: dict[str, tuple[Any, ...]] = {
+KERAS_ONLY: dict[str, tuple[Any, ...]] = {
     "use_ema": (None, False),
     "ema_momentum": (),
     "ema_overwrite_frequency": (),
@@ -38,60 +38,64 @@ ASKS_NOTHING: dict[str, tuple[Any, ...]] = {
     "loss_scale_factor": (None,),
     "gradient_accumulation_steps": (None,),
 }
-"""Arguments of Keras that this library does not have, and the values at which they ask for nothing; () for any."""
+"""Arguments of Keras that this library lacks, and the values that turn them off; they are ignored where it is ()."""
 
-INSTEAD = {
+WORKAROUNDS = {
     "use_ema": "keep a mean of the variables yourself",
     "loss_scale_factor": "divide the gradients by it",
     "gradient_accumulation_steps": "add up the gradients of so many batches, and call apply_gradients once",
 }
 
 
-def meant(name: str, known: Iterable[str]) -> str | None:
-    """Return which of the known names somebody may have meant, or None.
+def closest_name(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that was probably meant, or None.
 
-    >>> meant("learnig_rate", ["learning_rate", "rho"]), meant("eps", ["epsilon"]), meant("colour", ["rho"])
+    >>> known = ["learning_rate", "rho", "epsilon"]
+    >>> closest_name("learnig_rate", known), closest_name("eps", known), closest_name("colour", known)
     ('learning_rate', 'epsilon', None)
     """
     names = list(known)
-    if OTHER_NAMES.get(name) in names:
-        return OTHER_NAMES[name]
-    return next(iter(difflib.get_close_matches(name, names, n=1, cutoff=0.7)), None)
+    return ALIASES[name] if ALIASES.get(name) in names else _similar_name(name, names, 0.7)
 
 
-def hint(name: str, known: Iterable[str]) -> str:
-    """Return what to add to a message about an unknown name; nothing if there is none like it."""
-    found = meant(name, known)
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return the end of a message about an unknown name; it is empty if no known name is similar."""
+    found = closest_name(name, known)
     return f"; did you mean {found!r}?" if found else ""
 
 
-def refuse_unknown(what: str, others: Mapping[str, Any], known: Iterable[str]) -> None:
-    """Raise TypeError for arguments that are not known, unless they ask for nothing."""
-    for name, value in others.items():
-        if name not in ASKS_NOTHING:
+def refuse_unknown(context: str, arguments: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Raise TypeError for unknown arguments, unless they are turned off ones of Keras."""
+    for name, value in arguments.items():
+        if name not in KERAS_ONLY:
             raise TypeError(
-                f"{what}: expected arguments of {', '.join(known)}, got an unknown one, {name!r}{hint(name, known)}"
+                f"{context}: expected arguments of {', '.join(known)}, got an unknown one, "
+                f"{name!r}{suggestion(name, known)}"
             )
-        nothing = ASKS_NOTHING[name]
-        if nothing and not any(value is one for one in nothing):
+        off = KERAS_ONLY[name]
+        if off and not any(value is one for one in off):
             raise TypeError(
-                f"{what}: expected {name}={nothing[-1]}, which is not to be had here, got {value!r:.100}; "
-                f"{INSTEAD[name]}"
+                f"{context}: expected {name}={off[-1]}, since this library does not have it, got {value!r:.100}; "
+                f"{WORKAROUNDS[name]}"
             )
 
 
 def refuse_misspelt(kind: type, name: str) -> None:
     """Raise AttributeError for a new attribute whose name is nearly that of a setting.
 
-    A subclass may have names that are less near, and any that it declares.
+    In a subclass, only names that are much nearer are refused, and none that the class declares.
     """
-    known = (*ARGUMENTS, "iterations")
+    known = [*ARGUMENTS, "iterations"]
     if name in known or any(name in getattr(one, "__annotations__", ()) for one in kind.__mro__):
         return
     is_own = kind.__module__.partition(".")[0] == __name__.partition(".")[0]
-    found = meant(name, known) if is_own else next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.9)), None)
+    found = closest_name(name, known) if is_own else _similar_name(name, known, 0.9)
     if found:
         raise AttributeError(
             f"{kind.__name__} has no attribute {name!r}; did you mean {found!r}? A subclass that has an attribute of "
             f"such a name declares it in its body, as in '{name}: Any'"
         )
+
+
+def _similar_name(name: str, known: list[str], cutoff: float) -> str | None:
+    return next(iter(difflib.get_close_matches(name, known, 1, cutoff)), None)

@@ -1,1 +1,1 @@
-"""What is kept of each variable: slots, row clocks, what rows have missed, names and owners."""
+"""The state of each variable: slots, row clocks, skipped steps, names and references."""

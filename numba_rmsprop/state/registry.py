@@ -1,4 +1,4 @@
-"""An optimizer's variables: found by their memory, kept apart, let go when nobody else holds them."""
+"""The variables of an optimizer: found by their memory, kept apart, and dropped when nothing else holds them."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from ..arrays.variables import (
     share_memory,
 )
 from ..runtime.caller_warnings import warn
-from .holders import Holders
+from .reference_counts import ReferenceCounts
 from .slots import Slots
 
 AUTOMATIC = re.compile(r"variable ([0-9]{1,18})")
-"""What variables without a name are called, by the order in which they were first seen."""
+"""Names of variables that were given none, numbered in the order in which they were first seen."""
 
 Kind: TypeAlias = tuple[tuple[int, ...], np.dtype[np.floating]]
 
 
-class Places:
-    """Where variables lie in memory, in order, so that only neighbours need a closer look."""
+class MemoryRanges:
+    """The memory of variables, sorted by address, so that only neighbours need a closer look."""
 
     def __init__(self) -> None:
         self._lows: list[int] = []
         self._highs: list[int] = []
-        self._highest: list[int] = []  # of those up to here
+        self._highest: list[int] = []  # of this range and those before it
         self._owners: list[Slots] = []
         self._low_of: dict[Slots, int] = {}
 
@@ -51,20 +51,20 @@ class Places:
         for column, value in ((self._lows, low), (self._highs, high), (self._highest, -1)):
             column.insert(i, value)
         self._owners.insert(i, own)
-        self._settle(i)
+        self._update_highest(i)
 
     def remove(self, own: Slots) -> None:
-        """Remove a variable, which may have moved since."""
+        """Remove a variable, which may have moved since it was added."""
         low = self._low_of.pop(own, None)
         if low is None:
             return
         i = self._owners.index(own, bisect_left(self._lows, low))
         for column in (self._lows, self._highs, self._highest, self._owners):
             del column[i]
-        self._settle(i)
+        self._update_highest(i)
 
     def near(self, array: FloatArray) -> Iterator[Slots]:
-        """Return the variables that lie, in part, between an array's first and last byte."""
+        """Return the variables of which a part lies between the first and the last byte of an array."""
         if not array.size:
             return
         low, high = memory_bounds(array)
@@ -74,7 +74,7 @@ class Places:
             if self._highs[i] > low:
                 yield self._owners[i]
 
-    def _settle(self, i: int) -> None:
+    def _update_highest(self, i: int) -> None:
         highest = self._highest[i - 1] if i else 0
         for k in range(i, len(self._highs)):
             highest = max(highest, self._highs[k])
@@ -85,7 +85,10 @@ class Places:
 
 @dataclass
 class Generations:
-    """Variables of one kind that took the place of one another: when the first came, when the latest, and how many."""
+    """Variables of one shape and dtype that replaced one another, as in a loop that makes a new array at each step.
+
+    ``first`` and ``latest`` are the steps at which the first and the latest of them came, ``count`` their number.
+    """
 
     first: int
     latest: int
@@ -98,20 +101,22 @@ class Registry:
     Parameters
     ----------
     slots : iterable of Slots
-        Those that it knows already.
+        The slots of its first variables.
 
     Attributes
     ----------
     slots : list of Slots
-        Its variables, in the order in which they were first seen.
+        The slots of its variables, in the order in which these were first seen.
     occupied : Occupied
-        Their memory and that of their slots.
+        The memory of the variables and their slots.
     unclaimed : set of Slots
-        Those that were unpickled, copied or loaded, and not used since.
-    shared : dict
-        Of which variables other optimizers may owe something to the rows, and their slots; as of ``seen``.
+        The variables that were unpickled, copied or loaded, and not used since.
     changes : int
-        How often, in all optimizers, variables came, moved or went whose values may fall behind.
+        Count, over all optimizers, of variables that came, moved or went and whose values may fall behind.
+    seen : int
+        ``changes`` when ``shared`` was last brought up to date.
+    shared : dict of Slots to list
+        For each variable on which other optimizers may have left rows behind, the slots of those optimizers.
     """
 
     changes: ClassVar[int] = 0
@@ -123,7 +128,7 @@ class Registry:
         self.unclaimed: set[Slots] = set()
         self._by_id: dict[int, Slots] = {}
         self._by_memory: dict[Any, Slots] = {}
-        self._places = Places()
+        self._ranges = MemoryRanges()
         self._number = 0
         self._credit = 0
         self._keys: dict[Slots, tuple[int, Any]] = {}
@@ -146,7 +151,7 @@ class Registry:
         return slots
 
     def new_name(self, further: int = 0) -> str:
-        """Return what the next variable without a name is called, or the one after ``further`` others."""
+        """Return the name for the next variable without one, or for the one after ``further`` others."""
         return f"variable {self._number + further}"
 
     def add(self, slots: Iterable[Slots]) -> None:
@@ -179,21 +184,21 @@ class Registry:
         self.unclaimed.discard(own)
 
     def check_apart(self, var: FloatArray, name: str, *, but: Slots | None = None) -> None:
-        """Raise ValueError if an array shares memory with a variable, other than one that is about to leave."""
-        refuse_overlap(var, name, ((other.var, other.name) for other in self._places.near(var) if other is not but))
+        """Raise ValueError if an array shares memory with a variable other than ``but``, which is about to leave."""
+        refuse_overlap(var, name, ((other.var, other.name) for other in self._ranges.near(var) if other is not but))
 
     def check_stranger(self, var: FloatArray, name: str) -> None:
-        """Raise ValueError for an array that may be meant as one of the variables that were restored.
+        """Raise ValueError for a new array that was probably meant as one of the variables that were restored.
 
-        That is so as long as one of its shape and dtype has not been used, and nobody could use it: who has restored
-        the optimizer and its variables together holds them.
+        That is likely while a restored variable of its shape and dtype has not been used and is held by nobody else:
+        a program that has restored its variables together with the optimizer holds them.
         """
         kind = _kind(var)
         if not any(_kind(own.var) == kind for own in self.unclaimed):
             return
         alike = [own for own in self.slots if own in self.unclaimed and _kind(own.var) == kind]
-        holders = Holders(self.slots)
-        lost = [repr(own.name) for own in alike if not holders.someone_holds(own)]
+        counts = ReferenceCounts(self.slots)
+        lost = [repr(own.name) for own in alike if not counts.held_elsewhere(own)]
         if lost:
             raise ValueError(
                 f"{describe(name, var)} is no variable of this optimizer, which was unpickled, copied or loaded with "
@@ -203,22 +208,22 @@ class Registry:
             )
 
     def make_room(self, new: list[FloatArray], iterations: int) -> bool:
-        """Let go variables that nobody else holds, before new ones come; return whether there were any.
+        """Drop variables that nobody else holds, before new ones come; return whether there were any.
 
-        A look at all variables is paid for by what has come since the last one, so that it costs little beside that:
-        some for each array, and more for large ones, which soon fill the memory.
+        This looks at all variables, and so it is not done each time. New variables earn credit, large ones more since
+        they soon fill the memory, until the credit pays for a look.
         """
         self._credit += sum(16 + var.nbytes // 4096 for var in new)
         if self._credit < len(self.slots):
             return False
         self._credit = 0
-        gone = Holders(self.slots).let_go() - self.unclaimed
-        self._note([own for own in self.slots if own in gone], iterations)
+        gone = ReferenceCounts(self.slots).unreachable() - self.unclaimed
+        self._note_generations([own for own in self.slots if own in gone], iterations)
         self.remove(gone)
         return bool(gone)
 
-    def _note(self, gone: list[Slots], iterations: int) -> None:
-        """Note when variables came that took a step and were dropped."""
+    def _note_generations(self, gone: list[Slots], iterations: int) -> None:
+        """Note when those variables came that took a step and were then dropped."""
         for own in gone:
             if own.since < iterations:
                 seen = self._generations.setdefault(_kind(own.var), Generations(own.since, own.since))
@@ -226,7 +231,7 @@ class Registry:
                 seen.latest = own.since
 
     def warn_of_successors(self, new: list[FloatArray], iterations: int) -> None:
-        """Warn once of a loop that hands over a new array, nearly always, at each step."""
+        """Warn once of a loop that passes a new array at nearly every step."""
         for var in new:
             seen = self._generations.get(_kind(var))
             if seen is None or seen.count < 2 or 2 * seen.count < iterations - seen.first or self._has_warned:
@@ -240,7 +245,7 @@ class Registry:
             )
 
     def others_on(self, var: FloatArray, own: Slots | None) -> list[Slots]:
-        """Return slots of other optimizers that may owe something to the rows of a variable, or of an unknown array."""
+        """Return slots of other optimizers that may have left rows of this array behind; ``own`` is None if unknown."""
         if own is None or own not in self:
             return self._search_others(var)
         if self.seen != Registry.changes:
@@ -259,58 +264,63 @@ class Registry:
             other
             for registry in list(Registry._owing)
             if registry is not self
-            for other in registry._places.near(var)
+            for other in registry._ranges.near(var)
             if other.owes and other not in self and share_memory(other.var, var)
         ]
 
     def _enter(self, own: Slots) -> None:
         self._keys[own] = number, key = id(own.var), memory_key(own.var)
         self._by_id[number] = self._by_memory[key] = own
-        self._places.add(own)
+        self._ranges.add(own)
         self._note_others(own)
         self._note_change(own)
 
     def _leave(self, own: Slots) -> None:
         number, key = self._keys.pop(own)
         del self._by_id[number], self._by_memory[key]
-        self._places.remove(own)
+        self._ranges.remove(own)
         self.shared.pop(own, None)
         self._note_change(own)
 
     def _note_change(self, own: Slots) -> None:
-        """Let other optimizers look again where this one's variables are."""
+        """Have other optimizers look again for variables that they share with this one."""
         if own.owes:
             Registry._owing.add(self)
             Registry.changes += 1
-            self.seen += 1  # which knows its own
+            self.seen += 1  # its own changes are known to it
 
 
 class Newcomers:
-    """Variables that a call brings and that are not registered yet.
+    """New variables of a call, which are not registered yet.
 
     Parameters
     ----------
     registry : Registry
-        Those that are.
+        The variables that are registered.
+
+    Attributes
+    ----------
+    made : dict
+        The slots of the new variables, by their memory.
     """
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._places = Places()
+        self._ranges = MemoryRanges()
         self.made: dict[Any, Slots] = {}
 
     def check(self, var: Any, name: str, *, written: bool = True) -> FloatArray:
-        """Return an array that may become a variable, or be read like one if it is not to be ``written``."""
+        """Return an array that may become a variable, or with ``written=False`` be read like one."""
         checked = as_variable(var, name, written=written)
         self._registry.check_stranger(checked, name)
         self._registry.check_apart(checked, name)
-        refuse_overlap(checked, name, ((other.var, other.name) for other in self._places.near(checked)))
+        refuse_overlap(checked, name, ((other.var, other.name) for other in self._ranges.near(checked)))
         return checked
 
     def add(self, own: Slots) -> None:
-        """Add slots that were made."""
+        """Add the slots of a new variable."""
         self.made[memory_key(own.var)] = own
-        self._places.add(own)
+        self._ranges.add(own)
 
 
 def _memory(slots: Iterable[Slots]) -> Iterator[FloatArray]:

@@ -1,4 +1,4 @@
-"""Names of variables: what may be one, and whose it is."""
+"""Names of variables: checks that they are valid and unique."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from .slots import Slots
 
 
 def is_text(name: object) -> bool:
-    """Return whether a name can be written to a file: half of a surrogate pair is no text."""
+    """Return whether a name is a string that UTF-8 can encode, without surrogates."""
     return isinstance(name, str) and not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def named(variables: Iterable[Any] | Mapping[str, Any]) -> tuple[list[str], list[Any]]:
-    """Return names, or none, and variables; raise ValueError if what should be a name is none."""
+    """Return the names of a mapping, or an empty list, and the variables; raise ValueError for a bad name."""
     if not isinstance(variables, Mapping):
         return [], [variables] if isinstance(variables, np.ndarray) else list(variables)
     for name in variables:
@@ -30,7 +30,7 @@ def named(variables: Iterable[Any] | Mapping[str, Any]) -> tuple[list[str], list
 
 
 def check_names(names: Sequence[str], found: Sequence[Slots], known: Iterable[Slots]) -> None:
-    """Raise ValueError if a variable has another name, or a name another variable."""
+    """Raise ValueError if a variable already has another name, or another variable has its name."""
     owners = {own.name: own for own in known} if names else {}
     given: dict[Slots, str] = {}
     for name, own in zip(names, found, strict=False):

@@ -1,7 +1,8 @@
-"""Variables that are views of a program's own array, kept so where both are copied or unpickled together.
+"""Variables that are views of a larger array: they stay so when both are copied or pickled together.
 
-Copies and pickles make of each view an array of its own. So what it is a view of goes along: copied or unpickled
-together with the program's, it is one array with that.
+Copying or pickling turns each view into an array of its own. So an optimizer's pickle holds the larger array, too.
+If the program pickles that array together with the optimizer, both come back as one, and the variables are made views
+of it again.
 """
 
 from __future__ import annotations
@@ -14,16 +15,16 @@ from weakref import ref
 import numpy as np
 from numpy.typing import NDArray
 
-from .holders import OF_A_CALL, Holders, references
+from .reference_counts import ReferenceCounts, references
 from .registry import Registry
 from .slots import Slots
 
 View: TypeAlias = tuple[Slots, NDArray[np.generic], int, tuple[int, ...]]
-"""A variable, what it is a view of, how many bytes from its beginning, and the strides."""
+"""A variable, the array that it is a view of, its offset there in bytes, and its strides."""
 
 
 def views_of(slots: Iterable[Slots]) -> list[View]:
-    """Return where variables lie in the arrays that they are views of."""
+    """Return the place of each variable in the array that it is a view of, if it is one."""
     found: list[View] = []
     for own in slots:
         base = own.var.base if own.part_of is None else own.part_of()
@@ -33,11 +34,9 @@ def views_of(slots: Iterable[Slots]) -> list[View]:
 
 
 def settle(views: list[View], registry: Registry) -> None:
-    """Move those variables that only the optimizer holds, while the program holds what they were views of."""
-    holders, ours = Holders(registry.slots), Counter(id(view[1]) for view in views)
-    moves = [
-        not holders.someone_holds(view[0]) and references(view[1]) - OF_A_CALL > ours[id(view[1])] for view in views
-    ]
+    """Make variables views again if the program holds the array that they were views of, and does not hold them."""
+    counts, ours = ReferenceCounts(registry.slots), Counter(id(view[1]) for view in views)
+    moves = [not counts.held_elsewhere(view[0]) and references(view[1]) > ours[id(view[1])] for view in views]
     for moved, (own, base, offset, strides) in zip(moves, views, strict=True):
         if moved:
             memory = base if base.flags.c_contiguous else base.T

@@ -1,4 +1,4 @@
-"""What an optimizer remembers: its variables' slots, its own weights, and how many steps it has taken."""
+"""The state of an optimizer: the slots of its variables, weights of its own, and the number of steps."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Initializer: TypeAlias = str | float | Callable[..., ArrayLike]
 
 
 class WeightStore(KnownVariables):
-    """The slots of an optimizer's variables, and the members of tf.keras optimizers that read and write them."""
+    """The state of an optimizer, and those attributes and methods of tf.keras optimizers that read and write it."""
 
     def __init__(self) -> None:
         KnownVariables.__init__(self)
@@ -29,7 +29,7 @@ class WeightStore(KnownVariables):
 
     @property
     def iterations(self) -> int:
-        """Steps taken so far; settable."""
+        """The number of steps taken so far; settable."""
         return self._iterations
 
     @iterations.setter
@@ -42,16 +42,16 @@ class WeightStore(KnownVariables):
 
     @property
     def weights(self) -> list[NDArray[Any]]:
-        """``[iterations, *all rms, *all momentum, *all mg, *added slots, *added weights]``, every row current.
+        """The list ``[iterations, *all rms, *all momentum, *all mg, *added slots, *added weights]``, with current rows.
 
-        Within each kind, variables come in the order in which they were first seen, whatever their names. All but
-        ``iterations`` are the arrays themselves; a later sparse step may leave rows of theirs behind again.
+        Each kind is in the order in which the variables were first seen, whatever their names. All but ``iterations``
+        are the arrays themselves, and a later sparse step may leave rows of them behind again.
         """
         self.flush()
         return [np.array(self._iterations, np.int64), *self._arrays()]
 
     def variables(self) -> list[NDArray[Any]]:
-        """Return :attr:`weights`: in tf.keras, "variables" are the optimizer's own."""
+        """Return :attr:`weights`, which tf.keras calls the variables of the optimizer."""
         return self.weights
 
     def get_weights(self) -> list[NDArray[Any]]:
@@ -68,15 +68,14 @@ class WeightStore(KnownVariables):
         Parameters
         ----------
         weights : sequence of array_like
-            As :meth:`get_weights` gave them. An optimizer that has seen no variable yet has no slots to overwrite:
-            :meth:`build` makes them.
+            Weights from :meth:`get_weights`. A new optimizer has no slots to overwrite until :meth:`build` makes them.
 
         Raises
         ------
         ValueError
-            If there are too many or too few, or one has another shape, or an array to overwrite is read-only.
+            If the number of arrays or a shape is wrong, or an array to overwrite is read-only.
         TypeError
-            If one cannot be cast to its dtype without losing its kind, or has a mask.
+            If an array has a mask, or a dtype of another kind.
         """
         present = list(self._arrays())
         given = [as_array(weight, f"weights[{i}]") for i, weight in enumerate(weights)]
@@ -95,7 +94,7 @@ class WeightStore(KnownVariables):
         if given[0].ndim:
             raise ValueError(f"weights[0]: expected the number of iterations, got an array of shape {given[0].shape}")
         iterations = _check_iterations(given[0][()])
-        # Before anything is written, since a cast may raise; copies of what lies in a slot that is written first.
+        # Cast before anything is written, since a cast may raise. What lies in memory that is written is copied.
         written = Occupied(present)
         values = [
             value.astype(array.dtype, copy=written.reached_by(value))
@@ -106,26 +105,28 @@ class WeightStore(KnownVariables):
     def _add_overwrite(
         self, calls: list[Call], present: list[NDArray[Any]], values: list[NDArray[Any]], iterations: int
     ) -> bool:
-        self.flush()  # makes the look worthless, if any row was behind
+        self.flush()  # if any row was behind, this is a commit, and the look begins again
         calls += [(setattr, slots.changes, "everything", True) for slots in self._slots]
         calls += [(setitem, array, ..., value) for array, value in zip(present, values, strict=True)]
         calls.append((object.__setattr__, self, "_iterations", iterations))
         return False
 
     def flush(self, *variables: FloatArray) -> None:
-        """Catch up every row of the given variables, or of all: their values and slots.
+        """Catch up every row of some variables, or of all, and of their slots.
 
-        Costs one pass over the rows that are behind. Never needed before :meth:`apply_gradients`, :meth:`gather`,
-        ``save`` or anything that reads weights through the optimizer. In exact mode with momentum or weight decay, call
-        it before you read a table as a whole, before you *write* to it yourself (or else what a row has missed is
-        applied to what you wrote), and before you drop the optimizer or go on with another one after it is gone. What
-        other optimizers owe to the same arrays is caught up, too.
+        It takes one pass over the rows that are behind, also over those that other optimizers have left behind. You
+        never need it before :meth:`apply_gradients`, :meth:`gather`, ``save``, or anything that reads weights through
+        the optimizer. In exact mode with momentum or weight decay, call it
+
+        - before you read a whole table,
+        - before you *write* to a table: otherwise the steps that a row has missed are applied to your values,
+        - and before you drop the optimizer, or continue with another one after it is gone.
 
         Raises
         ------
         ValueError
-            If rows are behind and an array is read-only, or an array was changed in place since it was first seen;
-            nothing has been written then.
+            If rows are behind and an array is read-only, or if the memory or layout of an array has changed since it
+            was first seen. Nothing is written then.
         """
         found = [self._find_or_check(var) for var in variables] if variables else list(self._slots)
         for slots in found:
@@ -139,7 +140,7 @@ class WeightStore(KnownVariables):
                 other.flush()
 
     def get_slot(self, var: FloatArray, slot_name: str) -> NDArray[Any]:
-        """Return a slot of a variable, every row current: the array itself.
+        """Return a slot of a variable: the array itself, with all rows current.
 
         Raises
         ------
@@ -161,7 +162,9 @@ class WeightStore(KnownVariables):
     def add_slot(
         self, var: FloatArray, slot_name: str, initializer: Initializer = "zeros", shape: tuple[int, ...] | None = None
     ) -> NDArray[Any]:
-        """Return the slot of that name, made if there is none yet; it is saved with the rest and otherwise left alone.
+        """Return a slot of a variable, which is made if it does not exist, and saved with the others.
+
+        Steps do not touch it.
 
         Parameters
         ----------
@@ -170,12 +173,12 @@ class WeightStore(KnownVariables):
         slot_name : str
             Name of the slot.
         initializer : {"zeros", "ones"}, float or callable, default "zeros"
-            What fills a new slot; a callable is called as ``initializer(shape, dtype=dtype)``.
+            The values of a new slot; a callable is called as ``initializer(shape, dtype=dtype)``.
         shape : tuple of int, optional
             Shape of a new slot; the variable's by default.
         """
         known = in_turn(self._find_or_check, var)
-        if known is None or slot_name not in known.arrays:  # the initializer is the user's, so no lock is held
+        if known is None or slot_name not in known.arrays:  # no lock is held, since the initializer may be user code
             value = _initial(initializer, var.shape if shape is None else tuple(shape), var.dtype, slot_name)
             in_turn(self._let_go_before, [var])
             in_turn(carry_out, self._add_new_slot, var, slot_name, value)
@@ -197,12 +200,12 @@ class WeightStore(KnownVariables):
         dtype: DTypeLike = np.float32,
         initializer: Initializer = "zeros",
     ) -> NDArray[Any]:
-        """Return a new array of the optimizer's own, which is saved with the slots.
+        """Return a new array that belongs to the optimizer and is saved with the slots.
 
         Raises
         ------
         ValueError
-            If there is one of that name.
+            If there is a weight of that name already.
         """
         if name in self._own_weights:
             raise ValueError(f"name: there is a weight {name!r} already; expected another name")
@@ -220,19 +223,17 @@ class WeightStore(KnownVariables):
 
 
 def _initial(initializer: Initializer, shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> NDArray[Any]:
-    fills = {"zeros": 0.0, "ones": 1.0}
+    label, fills = f"initializer of {name!r}", {"zeros": 0.0, "ones": 1.0}
     if callable(initializer):
-        value = np.array(as_array(initializer(shape, dtype=dtype), f"initializer of {name!r}"), dtype)
+        value = np.array(as_array(initializer(shape, dtype=dtype), label), dtype)
         if value.shape != shape:
-            raise ValueError(f"initializer of {name!r}: expected shape {shape}, got {value.shape}")
+            raise ValueError(f"{label}: expected shape {shape}, got {value.shape}")
         return value
     if isinstance(initializer, str):
         if initializer not in fills:
-            raise ValueError(
-                f"initializer of {name!r}: expected 'zeros', 'ones', a number or a callable, got {initializer!r}"
-            )
-        return np.full(shape, fills[initializer], dtype)
-    return np.full(shape, as_array(initializer, f"initializer of {name!r}"), dtype)
+            raise ValueError(f"{label}: expected 'zeros', 'ones', a number or a callable, got {initializer!r}")
+        initializer = fills[initializer]
+    return np.full(shape, as_array(initializer, label), dtype)
 
 
 def _check_iterations(value: Any) -> int:

@@ -1,4 +1,4 @@
-"""Embeddings whose forward pass reads current rows."""
+"""Embeddings whose forward pass catches up the rows that it reads."""
 
 from __future__ import annotations
 
@@ -10,31 +10,34 @@ from torch.nn import functional
 from . import stale_rows
 
 
-class _Current(nn.Module):
-    """What both have in common: a table whose rows are brought up to date before anybody sees them."""
+class _CurrentTable(nn.Module):
+    """The common part of both modules: a table whose rows are caught up before they are read.
+
+    It overrides methods with an underscore that PyTorch's own modules override, too, such as ``_apply`` in nn.LSTM.
+    """
 
     weight: Tensor
 
     def __getattr__(self, name: str) -> Any:
         found = super().__getattr__(name)
         if isinstance(found, nn.Parameter):
-            stale_rows.flush(found)  # whoever asks for the table may read any row, or write to it
+            stale_rows.flush(found)  # the caller may read any row, or write to it
         return found
 
     def _table(self) -> Tensor:
-        """Return the table, some of whose rows may be behind."""
+        """Return the table without catching up its rows."""
         weight = self._parameters.get("weight")
-        if weight is None:  # computed, as by a parametrization, from a parameter that only that knows
+        if weight is None:  # a parametrization computes it from another parameter
             stale_rows.flush_all()
             return self.weight
         return weight
 
     def __getstate__(self) -> dict[str, Any]:
-        stale_rows.flush(self.weight)  # copies and pickles are read elsewhere
+        stale_rows.flush(self.weight)  # the copy or pickle does not know which rows are behind
         return self.__dict__.copy()
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
-        stale_rows.flush(self.weight)  # it may be about to get other memory, or another dtype
+        stale_rows.flush(self.weight)  # the table may get other memory, or another dtype
         return super()._apply(*args, **kwargs)
 
     def reset_parameters(self) -> None:
@@ -47,31 +50,33 @@ class _Current(nn.Module):
         super()._save_to_state_dict(*args, **kwargs)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        stale_rows.flush(self.weight)  # or else what rows have missed would move those that are loaded
+        stale_rows.flush(self.weight)  # otherwise missed steps would be applied to the loaded rows
         super()._load_from_state_dict(*args, **kwargs)
 
 
-class Embedding(_Current, nn.Embedding):
-    """An nn.Embedding with sparse gradients whose forward pass catches up the rows it reads.
+class Embedding(_CurrentTable, nn.Embedding):
+    """An nn.Embedding with sparse gradients whose forward pass catches up the rows that it reads.
 
-    With momentum, a sparse step of :class:`~numba_rmsprop.torch.RMSprop` in exact mode leaves the rows that it does
-    not touch behind; this brings them up to date when they are looked up, and all of them for ``state_dict``, copies
-    and pickles. With other optimizers it is an nn.Embedding.
+    With momentum, a sparse step of :class:`~numba_rmsprop.torch.RMSprop` in exact mode leaves behind the rows that it
+    does not touch. This module brings them up to date when they are looked up, and all rows for ``state_dict``, copies
+    and pickles. With other optimizers it is a plain nn.Embedding.
 
     Parameters
     ----------
     num_embeddings, embedding_dim, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse, _weight, _freeze, \
 device, dtype
-        Those of torch.nn.Embedding, where ``sparse`` is False by default. ``max_norm`` acts on current rows. PyTorch
-        has no sparse gradients with ``scale_grad_by_freq``, which so needs ``sparse=False``.
+        As in torch.nn.Embedding, where ``sparse`` is False by default. ``max_norm`` acts on current rows.
+        ``scale_grad_by_freq`` needs ``sparse=False``, since PyTorch has no sparse gradients with it.
 
     Notes
     -----
-    ``module.weight`` brings every row up to date before it hands out the table, which costs a pass over it where rows
-    are behind: read it after training, or now and then. So do ``torch.func.functional_call``, torch.vmap, fake tensors
-    and parametrizations, which do not tell which rows they read. A parameter that was kept from before, or comes from
-    ``parameters()``, as for AveragedModel, is the table as it lies: call ``optimizer.flush()`` before you read it, and
-    before you write to it, or else what rows have missed moves what you have written.
+    ``module.weight`` brings every row up to date before it returns the table. If rows are behind, that takes a pass
+    over the table, so read it after training, or now and then. ``torch.func.functional_call``, torch.vmap, fake tensors
+    and parametrizations do the same, since they do not tell which rows they read.
+
+    A parameter that you have kept, or that comes from ``parameters()``, as in AveragedModel, may have rows that are
+    behind. Call ``optimizer.flush()`` before you read it, and before you write to it: otherwise the steps that a row
+    has missed are applied to your values.
 
     Examples
     --------
@@ -136,27 +141,22 @@ device, dtype
         weight = self._table()
         with stale_rows.forward(weight, input, writes=self.max_norm is not None):
             return functional.embedding(
-                input,
-                weight,
-                self.padding_idx,
-                self.max_norm,
-                self.norm_type,
-                self.scale_grad_by_freq,
-                self.sparse,
+                input, weight, self.padding_idx, self.max_norm, self.norm_type, self.scale_grad_by_freq, self.sparse
             )
 
 
-class EmbeddingBag(_Current, nn.EmbeddingBag):
-    """An nn.EmbeddingBag with sparse gradients whose forward pass catches up the rows it reads.
+class EmbeddingBag(_CurrentTable, nn.EmbeddingBag):
+    """An nn.EmbeddingBag with sparse gradients whose forward pass catches up the rows that it reads.
 
-    See :class:`Embedding`. PyTorch has no sparse gradients for ``mode="max"``. With ``per_sample_weights`` that want a
-    gradient, autograd keeps the table: before several forward passes in one graph, catch up all their rows, or flush.
+    See :class:`Embedding`. PyTorch has no sparse gradients for ``mode="max"``. With ``per_sample_weights`` that require
+    a gradient, autograd keeps the table: if one graph has several forward passes, catch up all their rows before the
+    first, or flush.
 
     Parameters
     ----------
     num_embeddings, embedding_dim, max_norm, norm_type, scale_grad_by_freq, mode, sparse, _weight, \
 include_last_offset, padding_idx, device, dtype
-        Those of torch.nn.EmbeddingBag, where ``sparse`` is False by default.
+        As in torch.nn.EmbeddingBag, where ``sparse`` is False by default.
 
     Examples
     --------
@@ -211,15 +211,7 @@ include_last_offset, padding_idx, device, dtype
     ) -> Self:
         """Return bags of these rows, as torch.nn.EmbeddingBag.from_pretrained does."""
         made: Self = super().from_pretrained(
-            embeddings,
-            freeze,
-            max_norm,
-            norm_type,
-            scale_grad_by_freq,
-            mode,
-            sparse,
-            include_last_offset,
-            padding_idx,
+            embeddings, freeze, max_norm, norm_type, scale_grad_by_freq, mode, sparse, include_last_offset, padding_idx
         )
         return made
 

@@ -1,4 +1,4 @@
-"""Options of parameter groups, and state dicts: what they may be."""
+"""Checks of the options of parameter groups, and of state dicts."""
 
 from __future__ import annotations
 
@@ -19,41 +19,29 @@ NUMBERS = {
     "alpha": "alpha value",
 }
 OPTIONS = (*NUMBERS, "centered", "maximize", "sparse_update")
-OF_OLD = ("lr", "eps", "weight_decay", "alpha")
-"""Options that PyTorch has always had."""
+REQUIRED = ("lr", "eps", "weight_decay", "alpha")
+"""Options that every state dict of torch.optim.RMSprop has, also those of old versions."""
 
-ELSEWHERE = {"learning_rate": "lr", "rho": "alpha", "epsilon": "eps", "decay": "weight_decay"}
-"""What other libraries call them."""
+ALIASES = {"learning_rate": "lr", "rho": "alpha", "epsilon": "eps", "decay": "weight_decay"}
+"""Names of options in other libraries."""
 
-LACKING = {
+UNSUPPORTED = {
     "capturable": "steps run on the CPU, where no graph is captured",
     "differentiable": "autograd does not go through a step",
     "fused": "there is one way to step, which takes small parameters together by itself",
 }
-"""What PyTorch's optimizers may be asked for, and this one does not have. ``foreach`` is only about speed."""
+"""Options of PyTorch's optimizers that this one does not have. ``foreach`` only changes the speed, and is ignored."""
 
-LIKENESS = 0.85
-"""At 0.8, "max_momentum" would pass for "momentum"."""
+SIMILARITY = 0.85
+"""At 0.8, "max_momentum" would count as a misspelt "momentum"."""
 
 
 def check_options(group: dict[str, Any], where: str = "") -> None:
-    """Raise unless the options of a group, as far as it has them, are such as a step can go by.
+    """Raise TypeError or ValueError for a wrong option of a group, which ``where`` names at the beginning of messages.
 
-    Parameters
-    ----------
-    group : dict
-        The options.
-    where : str
-        What messages call the group.
-
-    Raises
-    ------
-    TypeError
-        If a number is none.
-    ValueError
-        If a number is negative or NaN, the mode is unknown, or an option asks for what there is not.
+    Options that the group does not have are not checked.
     """
-    for key, reason in LACKING.items():
+    for key, reason in UNSUPPORTED.items():
         if group.get(key):
             raise ValueError(f"{where}{key}: expected False, got {group[key]!r}: {reason}")
     for key, name in NUMBERS.items():
@@ -69,25 +57,18 @@ def check_options(group: dict[str, Any], where: str = "") -> None:
 
 
 def check_names(options: Iterable[str]) -> None:
-    """Raise ValueError for an option whose name is nearly one of ours, or that of another library; others may be."""
+    """Raise ValueError for an option that is misspelt, or named as in another library; other names are allowed."""
     for key in options:
-        near = [] if key in OPTIONS else get_close_matches(str(key), OPTIONS, 1, LIKENESS)
-        meant = ELSEWHERE.get(key, near[0] if near else None)
+        near = [] if key in OPTIONS else get_close_matches(str(key), OPTIONS, 1, SIMILARITY)
+        meant = ALIASES.get(key, near[0] if near else None)
         if meant is not None:
             raise ValueError(f"parameter group: unknown option {key!r}; did you mean {meant!r}?")
 
 
 def check_state_dict(found: dict[str, Any], groups: list[dict[str, Any]]) -> None:
-    """Raise unless what is about to be loaded is a state of such groups.
+    """Raise TypeError or ValueError unless a state dict fits the groups of the optimizer that is about to load it.
 
-    PyTorch itself refuses another number of groups, or of parameters in one.
-
-    Raises
-    ------
-    TypeError
-        If something is of a wrong type.
-    ValueError
-        If something is missing, or has a wrong value or shape, or belongs to no parameter.
+    PyTorch itself checks the number of groups, and of parameters in each.
     """
     for key, kind in (("param_groups", list), ("state", dict)):
         if not isinstance(found.get(key), kind):
@@ -107,13 +88,13 @@ def check_state_dict(found: dict[str, Any], groups: list[dict[str, Any]]) -> Non
 
 
 def _check_groups(found: list[Any], groups: list[dict[str, Any]]) -> dict[int, Tensor]:
-    """Return which parameters the numbers in saved groups stand for."""
+    """Return the parameters by their numbers in the saved groups, after checking these groups."""
     known: dict[int, Tensor] = {}
     for k, saved in enumerate(found):
         name = f"state_dict['param_groups'][{k}]"
         if not isinstance(saved, dict):
             raise TypeError(f"{name}: expected a dict, got {type(saved).__name__}")
-        missing = [key for key in ("params", *OF_OLD) if key not in saved]
+        missing = [key for key in ("params", *REQUIRED) if key not in saved]
         if missing:
             raise ValueError(f"{name}: expected {missing} in it, as RMSprop has them; got {list(saved)}")
         check_options(saved, f"{name}: ")

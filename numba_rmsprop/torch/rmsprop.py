@@ -1,4 +1,4 @@
-"""RMSprop as torch.optim has it, with sparse gradients."""
+"""The RMSprop of torch.optim, with sparse gradients."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 
 from ..runtime.locking import in_turn
 from . import stale_rows
-from .hooks import is_watched
 from .options import check_names, check_options, check_state_dict
 from .parameter_state import SLOTS, Entry, ParameterState, check_parameter
 from .steps import Group, Steps
 from .tensor_views import STORED_AS, describe
+from .undocumented import without_idle_hooks
 
 
 class RMSprop(torch.optim.Optimizer):
@@ -32,54 +32,55 @@ class RMSprop(torch.optim.Optimizer):
     Parameters
     ----------
     params : iterable of Tensor, of (str, Tensor), or of dict
-        What to optimize, or parameter groups, as for every torch.optim.Optimizer: on the CPU, of float32, float64,
-        complex64, complex128, bfloat16 or float16. The state of the last two is float32.
+        The parameters to optimize, or parameter groups, as for every torch.optim.Optimizer. They must be on the CPU, of
+        float32, float64, complex64, complex128, bfloat16 or float16. The state of the last two is float32.
     lr : float or Tensor, default 0.01
-        The learning rate, which schedulers change.
+        The learning rate, which schedulers may change.
     alpha : float, default 0.99
-        How much of the mean square stays from step to step: what TensorFlow, and the rest of this package, call rho.
+        The decay of the mean square, which TensorFlow and the rest of this package call rho.
     eps : float, default 1e-8
-        Keeps the division from 0.
+        The number that keeps the division from 0.
     weight_decay : float, default 0
-        L2 penalty, which enters the mean square; not with sparse gradients in exact mode.
+        L2 penalty, which enters the mean square. It cannot be used with sparse gradients in exact mode.
     momentum : float, default 0
-        Also what OneCycleLR changes. A step with 0 leaves the buffer as it is and goes without it.
+        The momentum, which OneCycleLR may change. A step with 0 neither uses nor changes the momentum buffer.
     centered : bool, default False
-        Divide by the estimated standard deviation and not the root of the mean square.
+        Divide by the estimated standard deviation, and not by the root of the mean square.
     maximize : bool, default False
         Go up the gradient.
     capturable, foreach, differentiable, fused : bool or None
-        PyTorch's. ``foreach`` is only about speed and means nothing here; the others, which would ask for what there is
-        not, must be False or None.
+        Options of PyTorch. ``foreach`` only changes the speed there, and is ignored. The others are not supported, and
+        must be False or None.
     sparse_update : {"exact", "lazy"}, default "exact"
-        What a sparse gradient means for the rows it leaves out: "exact", a gradient of 0, computed when the row is next
-        needed; "lazy", no step at all. An option of parameter groups like the others.
+        The effect of a sparse gradient on the rows that it leaves out. With "exact", their gradient is 0, and their
+        step is computed when the row is next needed. With "lazy", they take no step. Parameter groups may differ in it.
 
     Raises
     ------
     ValueError
-        If a number is negative, a parameter comes twice, or an option is misspelt or asks for what is not here.
+        If a number is negative, a parameter comes twice, or an option is misspelt or not supported.
     TypeError
-        If a parameter is on another device, or of another dtype, or what should be a number is none.
+        If a parameter is on another device or has another dtype, or an option should be a number and is not.
 
     Notes
     -----
-    Parameters, gradients and state are read and written where they lie. ``state_dict`` is that of torch.optim.RMSprop
-    and loads there, as theirs loads here.
+    Parameters, gradients and state are used in place, without copies. A ``state_dict`` can be loaded by
+    torch.optim.RMSprop, and the other way round.
 
-    With momentum, rows that a sparse step does not touch move too, but only when they are needed. An
-    :class:`~numba_rmsprop.torch.Embedding` or :class:`~numba_rmsprop.torch.EmbeddingBag` sees to that; with others,
-    call :meth:`catch_up` before you read rows, or write to them, and :meth:`flush` before you read a table, or write to
-    it: or else what rows have missed moves what you have written. A warning tells you, once, where nobody has caught up
-    rows between two steps, or somebody has written to rows while others were behind.
+    With momentum, a sparse step also moves the rows that it does not touch, but only when they are needed. A forward
+    pass of :class:`~numba_rmsprop.torch.Embedding` or :class:`~numba_rmsprop.torch.EmbeddingBag` catches up the rows
+    that it reads. With other modules, call :meth:`catch_up` before you read or write some rows, and :meth:`flush`
+    before you read or write a whole table: otherwise you read old values, and the steps that a row has missed are
+    applied to the values that you have written. A warning is given, once, if no rows were caught up between two steps,
+    or if rows were written to while others were behind.
 
-    The state of such rows is behind too, also without momentum. ``state[parameter]`` brings it up to date whenever
+    The state of such rows is behind, too, even without momentum. ``state[parameter]`` brings it up to date whenever
     something is read from it. A tensor that you keep from it falls behind at the next sparse step.
 
     References
     ----------
-    https://docs.pytorch.org/docs/stable/generated/torch.optim.RMSprop.html. The clamp at 0 is ours: rounding may leave
-    less, and PyTorch NaN.
+    https://docs.pytorch.org/docs/stable/generated/torch.optim.RMSprop.html, which has no maximum with 0 in v: rounding
+    may make v negative there, and the parameter NaN.
 
     Examples
     --------
@@ -123,63 +124,53 @@ class RMSprop(torch.optim.Optimizer):
         check_options({**defaults, "capturable": capturable, "differentiable": differentiable, "fused": fused})
         super().__init__(params, defaults)
 
+    @without_idle_hooks
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take one step; a call that raises leaves every parameter and state as it was.
+        """Take one step. A call that raises leaves all parameters and states as they were.
 
         Parameters
         ----------
         closure : callable, optional
-            Computes the loss and its gradients anew; called first.
+            Computes the loss and its gradients; called first.
 
         Returns
         -------
         loss
-            What ``closure`` returned, or None.
+            The return value of ``closure``, or None.
 
         Raises
         ------
         ValueError
-            If ``weight_decay`` meets a sparse gradient in exact mode.
+            If there is a sparse gradient in exact mode with ``weight_decay``.
         TypeError
-            If a parameter or gradient is of a kind that cannot be stepped.
+            If the kind of a parameter or gradient is not supported.
         IndexError
             If a sparse gradient has an index out of bounds.
         """
-        if not is_watched(self):
-            return self._step(closure)
-        return self._watched_step() if closure is None else self._watched_step(closure)
-
-    # PyTorch wraps a step that lacks this, to call hooks and to tell its profiler: 30 us, as long as the rest of a step
-    # on few rows. So that is done where there are any, or the profiler is on.
-    step.hooked = True  # type: ignore[attr-defined]
-
-    def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        rates = self._steps.rates_of(self.param_groups)  # which may run users' code, and so takes no lock
+        rates = self._steps.rates_of(self.param_groups)  # this may run users' code, and so takes no lock
         in_turn(self._steps.take, self.param_groups, self.state, rates)
         return loss
 
-    _watched_step = torch.optim.Optimizer.profile_hook_step(_step)
-
     def catch_up(self, parameter: Tensor, indices: Tensor) -> None:
-        """Bring rows of a parameter up to date, which steps with sparse gradients have left behind.
+        """Bring rows of a parameter up to date that steps with sparse gradients have left behind.
 
         Parameters
         ----------
         parameter : Tensor
-            One of this optimizer's.
+            A parameter of this optimizer.
         indices : Tensor of int, any shape
-            Rows, which may repeat.
+            The rows, which may repeat.
 
         Raises
         ------
         ValueError
             If the parameter is in no group.
         TypeError, IndexError
-            If the indices are no integers, or out of bounds.
+            If the indices are not integers, or are out of bounds.
         """
         own = self._own(parameter)
         if indices.is_floating_point() or indices.is_complex() or indices.dtype is torch.bool:
@@ -188,13 +179,13 @@ class RMSprop(torch.optim.Optimizer):
         if indices.numel() and not (indices.min() >= 0 and indices.max() < rows):
             raise IndexError(f"indices: expected 0 <= index < {rows}, got {int(indices.min())} to {int(indices.max())}")
         for table in self._tables(parameter, own):
-            table.ask(parameter, indices)
+            table.catch_up_to_write(parameter, indices)
 
     def flush(self, *parameters: Tensor) -> None:
-        """Bring every row of the given parameters up to date, or of all, and of their state.
+        """Bring every row of some parameters up to date, or of all, and of their state.
 
-        To be called before a parameter with sparse gradients and momentum is read as a whole, or written to. Rows that
-        an optimizer before this one has left behind are brought up to date too.
+        Call it before you read a parameter with sparse gradients and momentum as a whole, or write to it. Rows that an
+        earlier optimizer has left behind are brought up to date, too.
 
         Raises
         ------
@@ -208,15 +199,15 @@ class RMSprop(torch.optim.Optimizer):
                 table.flush(parameter)
 
     def _tables(self, parameter: Tensor, own: ParameterState | None) -> list[stale_rows.Table]:
-        """Return who knows of rows that are behind: this optimizer, and one before it."""
+        """Return the tables that note rows of a parameter as behind: of this optimizer, and of an earlier one."""
         tables = [] if own is None else [own.table]
-        if own is None or not own.slots.has_values_behind:  # or else no other has rows behind
+        if own is None or not own.slots.has_values_behind:  # otherwise, no other optimizer has left rows behind
             other = stale_rows.table_of(parameter)
             tables += [] if other is None or other in tables else [other]
         return tables
 
     def _own(self, parameter: Tensor) -> ParameterState | None:
-        """Return what is known of a parameter; None before its first step."""
+        """Return the state of a parameter, or None before its first step; raise if it is not in a group."""
         if not isinstance(parameter, Tensor):
             raise TypeError(f"expected a parameter, got {type(parameter).__name__}; pass several as flush(*parameters)")
         if not any(parameter is known for group in self.param_groups for known in group["params"]):
@@ -224,9 +215,9 @@ class RMSprop(torch.optim.Optimizer):
         return self._steps.known.get(id(parameter))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state as torch.optim.RMSprop does, every row current.
+        """Return the state as torch.optim.RMSprop does, with all rows current.
 
-        Its tensors are the optimizer's own: save or copy them before the next step.
+        Its tensors are those of the optimizer: save or copy them before the next step.
         """
         self.flush()
         found: dict[str, Any] = super().state_dict()
@@ -234,17 +225,17 @@ class RMSprop(torch.optim.Optimizer):
         return {**found, "state": {k: dict(entry) if isinstance(entry, Entry) else entry for k, entry in entries}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what :meth:`state_dict` returned, or that of torch.optim.RMSprop.
+        """Load the result of :meth:`state_dict`, also of torch.optim.RMSprop.
 
-        Rows that are behind are caught up before, unless somebody else has written to the parameter since the last
-        step: then it is taken for loaded, and stays as it is. The tensors are not copied, as in PyTorch.
+        Rows that are behind are caught up first, unless the parameter was written to since the last step: then it was
+        probably loaded as well, and stays as it is. The tensors are not copied, as in PyTorch.
 
         Raises
         ------
         TypeError
-            If something in it is of a wrong type.
+            If something in it has a wrong type.
         ValueError
-            If it does not fit the groups and parameters, lacks something, or asks for what is not here.
+            If it does not fit the groups and parameters, or has an option that is not supported.
         """
         if not isinstance(state_dict, dict):
             raise TypeError(f"state_dict: expected what RMSprop.state_dict returned, got {type(state_dict).__name__}")
@@ -257,12 +248,12 @@ class RMSprop(torch.optim.Optimizer):
         for group, saved in zip(self.param_groups, loaded["param_groups"], strict=True):
             for parameter, number in zip(group["params"], saved["params"], strict=True):
                 if parameter.dtype in STORED_AS and number in loaded["state"]:
-                    # PyTorch has rounded it to the parameter's dtype.
+                    # PyTorch has rounded the state to the parameter's dtype.
                     found = loaded["state"][number]
                     self.state[parameter].update({key: found[key] for key in SLOTS if key in found})
 
     def _before_load(self, found: dict[str, Any], loaded: dict[str, Any]) -> None:
-        """Check what is about to be loaded, after the hooks of others; keep it in ``loaded``."""
+        """Check a state dict after other hooks may have changed it, and copy its entries to ``loaded``."""
         check_state_dict(found, self.param_groups)
         loaded.update(found)
 
@@ -272,9 +263,9 @@ class RMSprop(torch.optim.Optimizer):
         Raises
         ------
         ValueError
-            If a parameter is in a group already, or an option is misspelt or has a value that it cannot have.
+            If a parameter is in a group already, or an option is misspelt or has a wrong value.
         TypeError
-            If a parameter is on another device, or of another dtype, or what should be a number is none.
+            If a parameter is on another device or has another dtype, or an option should be a number and is not.
         """
         if isinstance(param_group, dict):
             check_names(param_group)
@@ -296,15 +287,15 @@ class RMSprop(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         before = self.__dict__.get("param_groups", [])
-        if before:  # a state dict is loaded, and its groups fit
+        if before:  # load_state_dict calls this, with groups that fit
             for own in self._steps.known.values():
-                # Whoever has loaded the model before the optimizer wants the rows as they were loaded.
+                # If the model was loaded before the optimizer, its rows stay as they were loaded.
                 own.table.retire(own.parameter)
             for group, known in zip(state["param_groups"], before, strict=True):
                 group.setdefault("sparse_update", known["sparse_update"])  # torch.optim.RMSprop has no such option
         super().__setstate__(state)
         self._steps = Steps()
         for group in self.param_groups:
-            for name in ("momentum", "centered", "maximize"):  # which PyTorch has not always had
+            for name in ("momentum", "centered", "maximize"):  # old versions of PyTorch lack some of these
                 group.setdefault(name, self.defaults[name])
-        self.defaults.pop("differentiable", None)  # PyTorch sets it here, and only here
+        self.defaults.pop("differentiable", None)  # PyTorch sets it in __setstate__, and nowhere else

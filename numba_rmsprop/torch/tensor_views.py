@@ -1,4 +1,4 @@
-"""Tensors as NumPy arrays over the same memory, in the order in which it lies."""
+"""NumPy arrays that share the memory of tensors, with their axes in the order of that memory."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 STORED_AS = {torch.bfloat16: torch.uint16, torch.float16: torch.int16}
-"""How :mod:`numba_rmsprop.kernels.aliased_access` tells the two apart, which NumPy or Numba do not have."""
+"""Dtypes that stand for the halves in :mod:`numba_rmsprop.kernels.aliased_access`: NumPy or Numba do not have them."""
 
 DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128, *STORED_AS)
 
 
 def describe(name: str, tensor: Tensor) -> str:
-    """Return how messages call a tensor.
+    """Return the name of a tensor for messages.
 
     >>> describe("params[0]", torch.zeros(3, 2))
     'params[0] (torch.float32, shape (3, 2))'
@@ -26,7 +26,7 @@ def describe(name: str, tensor: Tensor) -> str:
 
 
 def check_storage(tensor: Tensor, name: str) -> None:
-    """Raise ValueError if a tensor reaches beyond its memory, as after ``untyped_storage().resize_``."""
+    """Raise ValueError if a tensor is larger than its memory, as after ``untyped_storage().resize_``."""
     if tensor.numel():
         last = sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True))
         wanted = (tensor.storage_offset() + last + 1) * tensor.itemsize
@@ -34,17 +34,17 @@ def check_storage(tensor: Tensor, name: str) -> None:
         if held < wanted:
             raise ValueError(
                 f"{describe(name, tensor)}: expected a storage of at least {wanted:,} bytes, got {held:,}; "
-                "its storage was resized: give it back its size"
+                "its storage was resized: resize it back"
             )
 
 
 def state_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype of a parameter's state: float32 for the halves, whose squares would vanish or overflow."""
+    """Return the dtype of a parameter's state: float32 for halves, whose squares would underflow or overflow."""
     return torch.float32 if dtype in STORED_AS else dtype
 
 
 def as_array(tensor: Tensor) -> NDArray[Any]:
-    """Return a view of a CPU tensor; a complex one has two real numbers in a last axis of their own."""
+    """Return a view of a CPU tensor; a complex one gets a last axis for its real and imaginary parts."""
     found = tensor.detach()
     if found.is_complex():
         found = torch.view_as_real(found.resolve_conj())
@@ -54,9 +54,9 @@ def as_array(tensor: Tensor) -> NDArray[Any]:
 
 
 def order_of_axes(array: NDArray[Any]) -> tuple[int, ...] | None:
-    """Return the order of axes in which an array is C-contiguous and its rows stay rows; None if it is so already.
+    """Return the order of axes that makes an array C-contiguous and keeps its rows, or None to leave it as it is.
 
-    For ``channels_last`` parameters, whose elements would otherwise be stepped one short line at a time.
+    This is for ``channels_last`` parameters, which kernels would otherwise step one short line at a time.
 
     >>> order_of_axes(np.zeros((8, 5, 5, 3)).transpose(0, 3, 1, 2))
     (0, 2, 3, 1)
@@ -76,7 +76,7 @@ def zeros_as(parameter: Tensor) -> Tensor:
     """Return zeros for a parameter's state, laid out as the parameter is."""
     dtype = state_dtype(parameter.dtype)
     if parameter.is_contiguous() and parameter.numel():
-        # Pages come to be when they are first touched; torch.zeros would write all of them.
+        # np.zeros gets pages from the system when they are first touched; torch.zeros would write all of them.
         size = math.prod(parameter.shape) * dtype.itemsize
         return torch.from_numpy(np.zeros(size, np.uint8)).view(dtype).reshape(parameter.shape)
     return torch.zeros_like(parameter, dtype=dtype, memory_format=torch.preserve_format, requires_grad=False)

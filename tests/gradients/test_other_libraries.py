@@ -306,7 +306,7 @@ def test_a_pair_is_a_tuple_or_a_list():
         {"a": 1},
     ):
         with pytest.raises(
-            TypeError, match=r"\[0\]: expected a pair \(gradient, variable\), got .*a list of them, as in"
+            TypeError, match=r"\[0\]: expected a pair \(gradient, variable\), got .*; pass a list of pairs"
         ):
             opt.apply_gradients(pairs)
     assert opt.iterations == 6

@@ -11,7 +11,7 @@ from interrupting import gradients, interrupted_at, lock_is_free, trained
 from optimizer_internals import state_of
 
 from numba_rmsprop import IndexedSlices, RMSprop
-from numba_rmsprop.files.whole_file import write_whole
+from numba_rmsprop.files.atomic_file import write_atomically
 from numba_rmsprop.runtime.interrupts import Uninterrupted
 
 
@@ -178,7 +178,7 @@ def test_a_delta_is_whole_or_not_there(tmp_path):
 
 def test_a_file_is_whole_or_not_there_at_every_moment(tmp_path):
     outcomes, moment = set(), 1
-    while interrupted_at(moment, write_whole, tmp_path / "file", lambda file: file.write(b"all")):
+    while interrupted_at(moment, write_atomically, tmp_path / "file", lambda file: file.write(b"all")):
         names = [path.name for path in tmp_path.iterdir()]
         assert names in ([], ["file"]), f"interrupted at chance {moment}"
         outcomes.add(bool(names))

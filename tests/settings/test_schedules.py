@@ -112,7 +112,7 @@ def test_schedules_of_the_user():
     message = r"learning_rate: expected a class of numba_rmsprop\.schedules or a key of custom"
     with pytest.raises(ValueError, match=message):
         RMSprop.from_config(config)
-    with pytest.raises(NotImplementedError, match="Handmade is no dataclass, so it must define get_config itself"):
+    with pytest.raises(NotImplementedError, match="Handmade is not a dataclass, so it must define get_config itself"):
         RMSprop(Handmade()).get_config()
 
 

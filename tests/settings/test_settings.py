@@ -112,7 +112,7 @@ def test_serialized_schedules_of_keras():
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"use_ema": True}, "expected use_ema=False, which is not to be had here, got True; keep a mean"),
+        ({"use_ema": True}, "expected use_ema=False, since this library does not have it, got True; keep a mean"),
         ({"loss_scale_factor": 128.0}, "expected loss_scale_factor=None.*got 128.0; divide the gradients by it"),
         ({"gradient_accumulation_steps": 4}, "expected gradient_accumulation_steps=None.*got 4; add up the gradients"),
     ],
@@ -217,7 +217,7 @@ def test_one_array_in_place_of_a_list(tmp_path):
     again = np.empty_like(table)
     assert RMSprop.load(tmp_path / "state.safetensors", again).iterations == 1
     assert again.tobytes() == table.tobytes()
-    with pytest.raises(TypeError, match=r"got 100 items of an array; expected a tuple or list, and a list of them"):
+    with pytest.raises(TypeError, match=r"got 100 items of an array; pass a list of pairs"):
         opt.apply_gradients((table, table))
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from numba_rmsprop import RMSprop
 from numba_rmsprop.arrays.variables import Occupied
-from numba_rmsprop.state.registry import Places
+from numba_rmsprop.state.registry import MemoryRanges
 from numba_rmsprop.state.slots import Slots
 
 
@@ -36,7 +36,7 @@ def test_thousands_of_new_variables_take_calls_in_their_number():
 def test_places_near_an_array_are_all_that_reach_into_it(seed):
     rng = np.random.default_rng(seed)
     memory = np.zeros(400)
-    places, known = Places(), []
+    places, known = MemoryRanges(), []
     for _ in range(60):
         begin, length, step = rng.integers(0, 300), rng.integers(1, 40), rng.integers(1, 3)
         view = memory[begin : begin + length : step]

@@ -10,7 +10,7 @@ import safetensors.numpy
 from checkpoint_files import checkpoint_names
 
 from numba_rmsprop import CheckpointManager, RMSprop
-from numba_rmsprop.files import whole_file
+from numba_rmsprop.files import atomic_file
 
 posix = pytest.mark.skipif(os.name != "posix", reason="permissions, pipes and sockets are POSIX's")
 
@@ -115,7 +115,7 @@ def test_paths_in_bytes_and_things_that_are_no_path(tmp_path, opt):
 @posix
 def test_a_folder_is_on_the_disk_as_soon_as_it_is_made(tmp_path, monkeypatch):
     synced = []
-    monkeypatch.setattr(whole_file, "sync_folder", synced.append)
+    monkeypatch.setattr(atomic_file, "sync_folder", synced.append)
     CheckpointManager(tmp_path / "a" / "b" / "c")
     assert synced == [str(tmp_path), str(tmp_path / "a"), str(tmp_path / "a" / "b")]
     (tmp_path / "file").touch()

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, whatever happens meanwhile, and folders that outlast a power failure."""
+"""Atomic writes: a file is complete or not there, and it and its folder outlast a power failure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 from ..runtime.interrupts import Uninterrupted
 
 NAME_BYTES = 64
-"""So much of a file's name begins its temporary name, which thus is short enough wherever the file's own is."""
+"""The most bytes of a file's name in its temporary name, which is so no longer than file systems allow."""
 
 KINDS = {
     stat.S_IFDIR: "a folder",
@@ -24,36 +24,37 @@ KINDS = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
 }
-"""What may stand where a file is expected."""
+"""Names of what may be at a path in place of a file."""
 
 
 class NotAFileError(OSError):
-    """Something else than a file or a folder is where a file is expected."""
+    """Something other than a file or a folder is at the path of a file."""
 
 
-def write_whole(
+def write_atomically(
     path: str | os.PathLike[str], write: Callable[[BinaryIO], object], on_rename: Callable[[], None] = lambda: None
 ) -> None:
-    """Make a file that is whole or not there: ``write`` fills it under another name, and then it takes its own.
+    """Write a file under a temporary name with ``write``, and rename it when it is complete and on the disk.
 
-    It keeps the permissions of the file that it replaces, and the owner where the system allows that.
+    It takes over the permissions of the file that it replaces, and the owner where the system allows it.
 
     Raises
     ------
     OSError
-        If what stands at ``path`` is no regular file, or as the operating system refuses; then nothing is left behind.
+        If there is something other than a regular file at ``path``, or the operating system refuses. The temporary file
+        is deleted then.
     """
-    final, old = _place_of(path)
+    final, old = _resolve(path)
     beginning = os.fsencode(os.path.basename(final))[:NAME_BYTES].decode(errors="ignore")
     temporary = os.path.join(os.path.dirname(final), f"{beginning}.{secrets.token_hex(8)}.part")
     make: Callable[[str], Any] = partial(open, mode="xb")
     opened: list[BinaryIO] = []
     try:
-        # No signal handler runs between the opening and the list's having the file; so none can leave it open.
+        # No signal handler can run after the file is opened and before it is in the list, so none can leave it open.
         opened.extend(map(make, [temporary]))
         (file,) = opened
         if old is not None and os.name == "posix":
-            _take_rights(file.fileno(), old)
+            _copy_rights(file.fileno(), old)
         write(file)
         file.flush()
         os.fsync(file.fileno())
@@ -66,19 +67,13 @@ def write_whole(
             for file in opened:
                 with suppress(OSError):
                     file.close()
-            os.unlink(temporary)  # which is not there where the interrupt came first, or last
+            os.unlink(temporary)  # it does not exist before it is opened, nor after it is renamed
         raise
     sync_folder(os.path.dirname(final))
 
 
 def as_path(path: Any) -> str:
-    """Return a path as a string.
-
-    Raises
-    ------
-    TypeError
-        If it is something else, or bytes.
-    """
+    """Return a path as a string; raise TypeError if it is neither a string nor a path-like object, or is bytes."""
     found = path.__fspath__() if isinstance(path, os.PathLike) else path
     if not isinstance(found, str):
         advice = "; pass os.fsdecode(path)" if isinstance(found, bytes) else ""
@@ -87,15 +82,15 @@ def as_path(path: Any) -> str:
 
 
 def check_regular(path: str | os.PathLike[str], mode: int) -> None:
-    """Raise OSError unless the mode is that of a regular file: others cannot be mapped, or must not be replaced."""
+    """Raise OSError unless the mode is that of a regular file, which can be mapped and replaced."""
     kind = KINDS.get(stat.S_IFMT(mode))
     if kind is not None:
         error = IsADirectoryError if stat.S_ISDIR(mode) else NotAFileError
         raise error(f"{os.fspath(path)!r}: expected a regular file, got {kind}")
 
 
-def _place_of(path: str | os.PathLike[str]) -> tuple[str, os.stat_result | None]:
-    """Return where a file is to be written, and what is known of the file that is there."""
+def _resolve(path: str | os.PathLike[str]) -> tuple[str, os.stat_result | None]:
+    """Return the path behind symbolic links, and the status of the file there if there is one."""
     given = as_path(path)
     final = os.path.realpath(given)
     if not os.path.basename(given):
@@ -108,18 +103,18 @@ def _place_of(path: str | os.PathLike[str]) -> tuple[str, os.stat_result | None]
     return final, old
 
 
-def _take_rights(descriptor: int, old: os.stat_result) -> None:
-    """Give a new file the permissions of an old one, and its group and owner as far as the system allows."""
+def _copy_rights(descriptor: int, old: os.stat_result) -> None:
+    """Give a new file the permissions of an old one, and its group and owner if the system allows it."""
     for owner in ((-1, old.st_gid), (old.st_uid, -1)):
         with suppress(OSError):
             os.fchown(descriptor, *owner)
     mode = stat.S_IMODE(old.st_mode)
-    if stat.S_IMODE(os.fstat(descriptor).st_mode) != mode:  # some file systems have one mode for all
+    if stat.S_IMODE(os.fstat(descriptor).st_mode) != mode:  # some file systems have one mode for all files
         os.fchmod(descriptor, mode)
 
 
 def is_there(path: Path) -> bool:
-    """Return whether there is such a file or folder; raise OSError where that cannot be told now."""
+    """Return whether a file or folder exists; raise OSError if the system cannot tell now."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -128,7 +123,7 @@ def is_there(path: Path) -> bool:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder, and those above it, that outlasts a power failure; it may be there."""
+    """Make a folder, and those above it, unless it exists; it outlasts a power failure."""
     parent = folder.absolute().parent
     if not parent.is_dir():
         make_folder(parent)
@@ -137,15 +132,15 @@ def make_folder(folder: Path) -> None:
 
 
 def sync_folder(folder: str) -> None:
-    """Make a new name in a folder outlast a power failure; Windows has no such call and needs none."""
+    """Put new names in a folder on the disk; Windows does so by itself."""
     if os.name != "posix":
         return
-    with suppress(PermissionError):  # a folder may be one to write into and not to read
+    with suppress(PermissionError):  # the user may be allowed to write to the folder and not to read it
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         except OSError as error:
-            if error.errno != errno.EINVAL:  # some file systems have no such call for folders
+            if error.errno != errno.EINVAL:  # some file systems cannot do this for folders
                 raise
         finally:
             os.close(descriptor)
