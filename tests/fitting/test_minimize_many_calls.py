@@ -291,7 +291,7 @@ def test_forks_before_and_while_fits_run():
     assert results("""
 import hashlib, json, os, threading, warnings
 import numpy as np
-from test_many import minimize_many
+from numba_rmsprop import minimize_many
 from small_fits import problem, valley
 
 warnings.simplefilter("ignore")  # of forks where there are threads
