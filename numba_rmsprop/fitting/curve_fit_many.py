@@ -9,17 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays.variables import FloatArray
+from ..kernels.fits.arguments import Functions
 from ..kernels.fits.curves import LOSSES, curve_cost
-from ..kernels.fits.loop import Functions
 from ..kernels.fits.slopes import model_slopes
-from .launch import Fits
-from .limits import as_limits, as_optimizer
-from .results import messages_of, result, succeeded
-from .shared_data import as_starts, check_compiled, check_signature, native, refuse, slopes_of
+from .many_fits import ManyFits
+from .many_inputs import as_lines_of_fits, as_native, as_starts, check_function, refuse_first, slopes_of
+from .many_options import as_optimizer, as_stopping_rule
+from .many_results import as_result
 from .trial_calls import check_model
 
 BLOCK = 4096
-"""Fits whose covariances are computed together, so that what NumPy needs for it stays small."""
+"""The number of covariances that are computed together, to limit NumPy's temporary memory."""
 
 
 def curve_fit_many(
@@ -110,45 +110,35 @@ def curve_fit_many(
     """
     curves = as_curves(ydata)
     start = as_starts("p0", p0, len(curves))
-    parameters = [f"b{j + 1}" for j in range(start.shape[1])]
-    check_compiled("model", model)
-    check_signature("model", model, 1 + len(parameters), f"model(x, {', '.join(parameters)})")
-    slopes = slopes_of(jac, model_slopes, 1 + len(parameters), f"jac(x, {', '.join(parameters)})")
+    parameters = ", ".join(f"b{j + 1}" for j in range(start.shape[1]))
+    check_function("model", model, f"model(x, {parameters})")
+    slopes = slopes_of(jac, model_slopes, f"jac(x, {parameters})")
     if not isinstance(loss, str) or loss not in LOSSES:
         raise ValueError(f"loss: expected one of {', '.join(LOSSES)}, got {loss!r}")
     if isinstance(f_scale, bool) or not isinstance(f_scale, numbers.Real):
         raise TypeError(f"f_scale: expected a number, got {f_scale!r:.100}")
     if not 0 < f_scale < np.inf:
         raise ValueError(f"f_scale: expected a finite number above 0, got {f_scale!r}")
-    limits = as_limits(maxiter, gtol, ftol, patience, start.dtype)
-    optimizer = as_optimizer(learning_rate, limits.maxiter, hyperparameters, start.dtype)
+    rule = as_stopping_rule(maxiter, gtol, ftol, patience, start.dtype)
+    optimizer = as_optimizer(learning_rate, rule.maxiter, hyperparameters, start.dtype)
     uncertainties = as_sigma(sigma, curves)
-    fits = Fits(
+    fits = ManyFits(
         Functions(curve_cost, slopes, model, jac if slopes is model_slopes else None, LOSSES[loss]),
         start,
-        # Tuples of one are what all fits share.
+        # All fits share the tuples of one item.
         (curves, uncertainties, (float(f_scale),), (tuple(start[0]),), *as_predictors(xdata, curves)),
-        bounds=bounds,
-        x_scale=x_scale,
-        name="p0",
+        as_lines_of_fits(x_scale, bounds, start, "p0"),
         progress="curve_fit_many" if progress else None,
     )
     check_model(fits)
-    found = fits.run(optimizer, limits)
-    return result(
-        popt=found.x,
-        pcov=covariances(found.triangles, found.fun, uncertainties, curves.shape, absolute_sigma),
-        cost=found.fun,
-        nit=found.nit,
-        status=found.status,
-        success=succeeded(found.status),
-        message=messages_of(found.status, fits.workers.errors),
-    )
+    found = fits.run(optimizer, rule)
+    pcov = covariances(found.triangles, found.fun, uncertainties, curves.shape, absolute_sigma)
+    return as_result(found, fits.errors, popt=found.x, pcov=pcov, cost=found.fun)
 
 
 def as_curves(ydata: Any) -> NDArray[Any]:
-    """Return ``ydata`` as an array of shape (fits, points), with a fit and a point at least."""
-    curves = native("ydata", ydata)
+    """Return ``ydata`` as an array of real numbers, shape (fits, points)."""
+    curves = as_native("ydata", ydata)
     if curves.ndim != 2 or not curves.size:
         raise ValueError(f"ydata: expected shape (fits, points), with one of each at least, got shape {curves.shape}")
     if curves.dtype.kind == "c":
@@ -157,21 +147,21 @@ def as_curves(ydata: Any) -> NDArray[Any]:
 
 
 def as_predictors(xdata: Any, curves: NDArray[Any]) -> list[NDArray[Any]]:
-    """Return each predictor with a line for each of ``curves``, or one for all."""
+    """Return each predictor with one line for each curve, or with one line for all."""
     named = {f"xdata[{k}]": item for k, item in enumerate(xdata)} if isinstance(xdata, tuple) else {"xdata": xdata}
     if not named:
         raise ValueError("xdata: expected an array, or a tuple of one at least, got an empty tuple")
-    return [_like_curves(name, native(name, item), curves) for name, item in named.items()]
+    return [_like_curves(name, as_native(name, item), curves) for name, item in named.items()]
 
 
 def as_sigma(sigma: Any, curves: NDArray[Any]) -> Any:
-    """Return ``sigma`` with a line for each of ``curves``, or one for all; None in a tuple stands for 1."""
+    """Return ``sigma`` with one line for each curve, or with one line for all; ``(None,)`` stands for 1."""
     if sigma is None:
         return (None,)
-    array = native("sigma", sigma)
+    array = as_native("sigma", sigma)
     if array.dtype.kind == "c":
         raise TypeError(f"sigma: expected real numbers, got {array.dtype}")
-    refuse("sigma", ~(array > 0), array, "a number above 0")
+    refuse_first("sigma", ~(array > 0), array, "a number above 0")
     return _like_curves("sigma", array, curves, ())
 
 
@@ -179,7 +169,7 @@ def _like_curves(name: str, array: NDArray[Any], curves: NDArray[Any], *also: tu
     shapes = (*also, curves.shape[1:], curves.shape)
     if array.shape not in shapes:
         raise ValueError(f"{name}: expected shape {' or '.join(map(str, shapes))}, as ydata has, got {array.shape}")
-    # What all share is brought into the same form as what they do not, since Numba compiles anew for each.
+    # One line for all gets the form of a line for each, since Numba compiles everything anew for another type.
     return array if array.ndim == 2 else np.broadcast_to(array, (1, curves.shape[1])).copy()
 
 
@@ -188,13 +178,13 @@ def covariances(
 ) -> FloatArray:
     """Return the covariance of each fit's parameters as scipy.optimize.curve_fit has it, in place of ``triangles``.
 
-    That is the pseudo-inverse of JᵀJ, by the singular values of J, times ``2 cost / (points - parameters)`` unless
-    ``absolute_sigma``. Points of infinite sigma are none.
+    It is the pseudo-inverse of JᵀJ, by the singular values of J, times ``2 cost / (points - parameters)`` unless
+    ``absolute_sigma``. Points of infinite sigma do not count.
 
     Parameters
     ----------
     triangles : ndarray, shape (fits, parameters, parameters)
-        R of each QR decomposition of J, with the same singular values; not finite where there is none.
+        R of each QR decomposition of J, which has the same singular values; not finite for fits that failed.
     costs : ndarray, shape (fits,)
     sigma : ndarray, shape (fits, points) or (1, points), or a tuple of None
     shape : tuple of int

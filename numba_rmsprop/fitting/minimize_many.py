@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..kernels.fits.loop import Functions, objective_cost
+from ..kernels.fits.arguments import Functions
+from ..kernels.fits.loop import objective_cost
 from ..kernels.fits.slopes import objective_slopes
-from .launch import Fits
-from .limits import as_limits, as_optimizer
-from .results import messages_of, result, succeeded
-from .shared_data import as_data, as_starts, check_compiled, check_signature, slopes_of
+from .many_fits import ManyFits
+from .many_inputs import as_data, as_lines_of_fits, as_starts, check_function, slopes_of
+from .many_options import as_optimizer, as_stopping_rule
+from .many_results import as_result
 from .trial_calls import check_objective
 
 
@@ -127,26 +128,17 @@ def minimize_many(
     array([ True,  True,  True])
     """
     start = as_starts("x0", x0)
-    check_compiled("fun", fun)
-    check_signature("fun", fun, 2, "fun(x, row)")
-    slopes = slopes_of(jac, objective_slopes, 3, "jac(x, row, out)")
-    limits = as_limits(maxiter, gtol, ftol, patience, start.dtype)
-    optimizer = as_optimizer(learning_rate, limits.maxiter, hyperparameters, start.dtype)
-    fits = Fits(
+    check_function("fun", fun, "fun(x, row)")
+    slopes = slopes_of(jac, objective_slopes, "jac(x, row, out)")
+    rule = as_stopping_rule(maxiter, gtol, ftol, patience, start.dtype)
+    optimizer = as_optimizer(learning_rate, rule.maxiter, hyperparameters, start.dtype)
+    fits = ManyFits(
         Functions(objective_cost, slopes, fun, jac if slopes is objective_slopes else None, None),
         start,
         as_data(data, len(start)),
-        bounds=bounds,
-        x_scale=x_scale,
+        as_lines_of_fits(x_scale, bounds, start),
         progress="minimize_many" if progress else None,
     )
     check_objective(fits)
-    found = fits.run(optimizer, limits)
-    return result(
-        x=found.x,
-        fun=found.fun,
-        nit=found.nit,
-        status=found.status,
-        success=succeeded(found.status),
-        message=messages_of(found.status, fits.workers.errors),
-    )
+    found = fits.run(optimizer, rule)
+    return as_result(found, fits.errors, x=found.x, fun=found.fun)

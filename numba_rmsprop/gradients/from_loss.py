@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..arrays.variables import FloatArray, Label, as_array
 from ..settings.hyperparameters import required_arguments
+from .finite_differences import central_differences
 from .kinds import IndexedSlices, as_known
 
 FINITE_DIFFERENCE_LIMIT = 1000
@@ -81,31 +81,10 @@ def _times(gradient: Any, factor: float, var: FloatArray) -> Any:
 
 
 def _finite_differences(loss: Callable[..., Any], variables: Sequence[FloatArray], grad_loss: Any) -> list[Any]:
-    """Return ``(loss(x + h) - loss(x - h)) / 2h`` for each element x, with h the cube root of the dtype's precision.
-
-    The variables are changed in place, since a loss without arguments reads them itself, and are put back exactly.
-    """
+    """Return gradients by central differences. A loss without arguments reads the variables, which change in place."""
 
     def value() -> float:
         values = np.asarray(as_array(_call(loss, variables), "loss"), np.float64)
         return float(np.sum(values * (1.0 if grad_loss is None else grad_loss)))
 
-    return [_differentiate(value, var) for var in variables]
-
-
-def _differentiate(value: Callable[[], float], var: FloatArray) -> NDArray[Any]:
-    gradient = np.empty(var.shape, var.dtype)
-    flat, out = var.flat, gradient.reshape(-1)
-    relative = float(np.finfo(var.dtype).eps) ** (1 / 3)
-    for i in range(var.size):
-        here = flat[i]
-        step = relative * max(1.0, abs(float(here)))
-        try:
-            flat[i] = here + step
-            above, upper = float(flat[i]), value()
-            flat[i] = here - step
-            below, lower = float(flat[i]), value()
-        finally:
-            flat[i] = here
-        out[i] = (upper - lower) / (above - below)  # by the steps as they were rounded
-    return gradient
+    return [central_differences(value, var) for var in variables]

@@ -30,7 +30,7 @@ from scipy.optimize import (
 )
 
 from numba_rmsprop import rmsprop, schedules
-from numba_rmsprop.fitting.options import FIRST_RATE, GTOL, LAST_RATE
+from numba_rmsprop.fitting.scipy_options import FIRST_RATE, GTOL, LAST_RATE
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,7 @@ def test_sparse_steps_touch_only_their_elements(monkeypatch):
         others = np.ones(n, bool)
         others[where] = False
         iterate.x[others] = iterate._variable[others] = -77.0  # outside the bounds: to project all of it would move it
-        if iterate._optimizer.iterations < 20:
+        if iterate.optimizer.iterations < 20:
             iterate.best[others] = -78.0
 
     for options in ({"momentum": 0}, {"momentum": 0.9, "sparse_update": "lazy"}, {"momentum": 0, "x_scale": 2.0}):
