@@ -1,4 +1,4 @@
-"""One model fitted to many curves."""
+"""Fits of one model to many curves in one call."""
 
 from __future__ import annotations
 
@@ -43,46 +43,48 @@ def curve_fit_many(
     progress: bool = False,
     **hyperparameters: Any,
 ) -> Any:
-    """Fit one model to many curves by least squares, on all threads.
+    """Fit one model to each of many curves by least squares, on all threads.
 
-    Of each curve, ``sum(f_scale² rho((r / f_scale)²)) / 2`` is minimized, with r = (model - ydata) / sigma at each
-    point, as :func:`minimize_many` does it. rho is that of scipy.optimize.least_squares.
+    Each fit minimizes ``sum(f_scale² rho((r / f_scale)²)) / 2`` over the points of its curve, where r is
+    ``(model - ydata) / sigma``, and rho is the loss as in scipy.optimize.least_squares. :func:`minimize_many`
+    describes the steps.
 
     Parameters
     ----------
     model : function compiled by numba.njit
-        ``model(x, b1, b2, ...)`` returns the value at one point: ``x`` is a number, or a tuple of numbers where there
-        are several predictors, and each parameter a number. It runs on several threads at once.
+        ``model(x, b1, b2, ...)`` returns the value at one point. ``x`` is a number, or a tuple of numbers if there are
+        several predictors. Each parameter is a number. ``model`` runs on several threads at once.
     xdata : array_like, shape (points,) or (fits, points), or a tuple of such
-        The predictor, for all curves or each; a tuple of several predictors.
+        The predictor, for all curves or for each; or a tuple of several predictors.
     ydata : array_like, shape (fits, points)
         The curves.
     p0 : array_like, shape (parameters,) or (fits, parameters)
-        Where the fits start. The better it is, the fewer steps it takes; far away, there may be another minimum.
+        The starts. A start far from the minimum takes more steps, and may lead to another minimum.
     sigma : array_like, shape (), (points,) or (fits, points), optional
-        Standard deviations of ``ydata``. A point with an infinite one is left out.
+        Standard deviations of ``ydata``. A point whose sigma is infinite is left out.
     absolute_sigma : bool
-        Whether ``sigma`` is meant as it is. If not, only the ratios count, and ``pcov`` is scaled so that the residuals
-        explain themselves, as in scipy.optimize.curve_fit.
+        If True, ``sigma`` is taken as it is. If False, only ratios of sigmas count, and ``pcov`` is scaled to the
+        residuals, as in scipy.optimize.curve_fit.
     loss : {"linear", "soft_l1", "huber", "cauchy"}
-        The rho above; those but the first give outliers less weight.
+        The function rho. All but "linear" give outliers less weight.
     f_scale : float
-        From which size on, in units of ``sigma``, a residual counts as an outlier.
+        The size, in units of ``sigma``, from which a residual counts as an outlier.
     jac : function compiled by numba.njit, "complex" or None
-        Where derivatives come from: ``jac(x, b1, b2, ...)``, which returns a tuple of the model's derivatives by each
-        parameter; complex steps, for a model that is analytic; None, central differences.
+        The source of the derivatives. ``jac(x, b1, b2, ...)`` returns a tuple of the derivatives of the model by each
+        parameter. "complex" takes complex steps, for an analytic model, and None central differences.
     bounds, x_scale, maxiter, ftol, patience, learning_rate, progress, **hyperparameters
-        As in :func:`minimize_many`. ``x_scale`` is "x0" here by default, and ``ftol`` None.
+        As in :func:`minimize_many`, but ``x_scale`` is "x0" by default, and ``ftol`` None.
     gtol : float or None
-        A fit has converged when no column of the Jacobian has a larger cosine with the residuals (as gtol in MINPACK):
-        its square is the share of the cost that a parameter alone could still remove, so it has no units.
+        A fit has converged when the cosine between the residuals and each column of the Jacobian is at most ``gtol``,
+        as in MINPACK. The cosine has no units: its square is the part of the cost that one parameter alone could still
+        remove.
 
     Returns
     -------
     scipy.optimize.OptimizeResult
-        ``popt`` (fits, parameters); ``pcov`` (fits, parameters, parameters), as scipy.optimize.curve_fit has it, but
-        infinite for fits that came to nothing; ``cost`` (fits,); ``nit``, ``status``, ``success`` and ``message``,
-        as in :func:`minimize_many`.
+        ``popt`` (fits, parameters); ``pcov`` (fits, parameters, parameters), as in scipy.optimize.curve_fit, but
+        infinite for fits that failed; ``cost`` (fits,); ``nit``, ``status``, ``success`` and ``message``, as in
+        :func:`minimize_many`.
 
     Raises
     ------
@@ -91,8 +93,8 @@ def curve_fit_many(
 
     References
     ----------
-    Vugrin et al., "Confidence region estimation techniques for nonlinear regression in groundwater flow: Three case
-    studies", Water Resources Research 43, 2007, for the covariance, as scipy.optimize.curve_fit cites it.
+    The covariance, as cited by scipy.optimize.curve_fit: Vugrin et al., "Confidence region estimation techniques for
+    nonlinear regression in groundwater flow: Three case studies", Water Resources Research 43, 2007.
 
     Examples
     --------

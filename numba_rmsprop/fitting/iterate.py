@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..arrays.variables import FloatArray
 from ..gradients.kinds import Dense, IndexedSlices, Rows
 from ..optimizer import RMSprop
 from ..settings.step_numbers import StepRates
+from .touched_places import TouchedPlaces
 
 Bounds: TypeAlias = tuple[FloatArray, FloatArray] | None
 
@@ -73,8 +73,7 @@ class Iterate:
         self.optimizer = optimizer
         self._variable = x0 if scale is None else x0 / scale
         self._scaled_bounds = bounds if bounds is None or scale is None else (bounds[0] / scale, bounds[1] / scale)
-        self._changed: list[NDArray[np.int64]] | None = []
-        self._changed_count = 0
+        self._changed = TouchedPlaces(x0.size)
 
     def step(self, gradient: Dense | Rows) -> bool:
         """Take a step, in time proportional to the elements that move; return whether any element has changed."""
@@ -90,14 +89,14 @@ class Iterate:
         if all_move:
             self.optimizer.flush()  # the objective reads all of x
         self._project(places)
-        self._note(None if all_move else touched)
+        self._changed.add(None if all_move else touched)
         return not np.array_equal(before, self._variable[places])
 
     def keep(self) -> None:
         """Copy the point to ``best``, in time proportional to the elements that have changed since the last call."""
-        for places in [slice(None)] if self._changed is None else self._changed:
-            self.best[places] = self.x[places]
-        self._changed, self._changed_count = [], 0
+        places = self._changed.indices()
+        self.best[places] = self.x[places]
+        self._changed.clear()
 
     def _project(self, places: Any) -> None:
         variable = self._variable
@@ -109,13 +108,3 @@ class Iterate:
             if self.bounds is not None:  # again, since x / scale * scale is not exactly x
                 moved = np.clip(moved, self.bounds[0][places], self.bounds[1][places])
             self.x[places] = moved
-
-    def _note(self, places: NDArray[np.int64] | None) -> None:
-        """Note the elements that have changed; None for all."""
-        if places is None or self._changed is None:
-            self._changed = None
-            return
-        self._changed.append(places)
-        self._changed_count += len(places)
-        if self._changed_count >= self.x.size:
-            self._changed = None

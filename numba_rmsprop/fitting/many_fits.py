@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..arrays.variables import FloatArray
 from ..kernels.aliased_access import PLAIN
-from ..kernels.fits.arguments import Functions, Lines, Results, Scratch
+from ..kernels.fits.arguments import Functions, Lines, Results, Scratch, SlopeScratch
 from ..kernels.fits.loop import run_fits
 from ..kernels.fits.slopes import complex_steps
 from ..kernels.fits.stopping import LOWEST, RAISED, STOPPED, StoppingRule
@@ -109,21 +109,23 @@ class ManyFits:
         n, real, slots = self.x0.shape[1], self.x0.dtype.type, optimizer.get_slot_names()
         complex_type = np.result_type(real, np.complex64)
         return Scratch(
+            SlopeScratch(
+                scale=_padded(n, real),
+                lower=_padded(n, real),
+                upper=_padded(n, real),
+                gradient=_padded(n, real),
+                shifted=_padded(n, complex_type) if self.functions.slopes is complex_steps else None,
+                point_slopes=_padded(n, real),
+                squares=_padded(n + 1, np.float64) if self.functions.loss else None,
+                complex_step=complex_step_of(self.x0.dtype),
+                relative_step=real(np.finfo(real).eps ** (1 / 3)),
+            ),
             x=_padded(n, real),
             scaled=_padded(n, real)[np.newaxis],
-            scale=_padded(n, real),
-            lower=_padded(n, real),
-            upper=_padded(n, real),
-            gradient=_padded(n, real),
             best=_padded(n, real),
             rms=_padded(n, real)[np.newaxis],
             mg=_padded(n, real)[np.newaxis] if "mg" in slots else None,
             momentum=_padded(n, real)[np.newaxis] if "momentum" in slots else None,
-            shifted=_padded(n, complex_type) if self.functions.slopes is complex_steps else None,
-            point_slopes=_padded(n, real),
-            squares=_padded(n + 1, np.float64) if self.functions.loss else None,
-            complex_step=complex_step_of(self.x0.dtype),
-            relative_step=real(np.finfo(real).eps ** (1 / 3)),
             progress=_padded(3, np.float64),
             current=_padded(2, np.int64),
         )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..arrays.variables import FloatArray
 from ..gradients.kinds import Dense, Rows
+from .touched_places import TouchedPlaces
 
 
 class WindowMeans:
@@ -27,7 +27,7 @@ class WindowMeans:
         self.points = 0
         self._value = 0.0
         self._gradient = np.zeros(n)
-        self._touched: list[NDArray[np.int64]] | None = []
+        self._touched = TouchedPlaces(n)
 
     @property
     def value(self) -> float:
@@ -40,18 +40,17 @@ class WindowMeans:
         self._value += value
         if isinstance(gradient, Rows):
             np.add.at(self._gradient, gradient.indices, gradient.values[:, 0])
-            if self._touched is not None:
-                self._touched.append(gradient.indices)
+            self._touched.add(gradient.indices)
         else:
             self._gradient += gradient.values
-            self._touched = None
+            self._touched.add(None)
 
     def norm(self, x: FloatArray, bounds: tuple[FloatArray, FloatArray] | None) -> float:
-        """Return the largest element of the mean gradient, by its size.
+        """Return the size of the largest element of the mean gradient.
 
         An element that points to a bound counts for no more than the distance to that bound.
         """
-        touched = self._touched_places()
+        touched = self._touched.indices()
         mean = self._gradient[touched] / self.points
         if bounds is not None:
             here, lower, upper = x[touched], bounds[0][touched], bounds[1][touched]
@@ -60,13 +59,7 @@ class WindowMeans:
 
     def clear(self) -> None:
         """Start a new window."""
-        self._gradient[self._touched_places()] = 0.0
+        self._gradient[self._touched.indices()] = 0.0
+        self._touched.clear()
         self.points = 0
         self._value = 0.0
-        self._touched = []
-
-    def _touched_places(self) -> slice | NDArray[np.int64]:
-        """Return the places where the gradient may not be 0."""
-        if self._touched is None or sum(map(len, self._touched)) >= self._gradient.size:
-            return slice(None)
-        return np.concatenate(self._touched) if self._touched else np.empty(0, np.int64)

@@ -52,20 +52,17 @@ class Results(NamedTuple):
     """See :func:`~.curves.curve_triangle`; shape (fits, parameters, parameters), or None."""
 
 
-class Scratch(NamedTuple):
-    """The memory of one worker. Arrays have shape (parameters,), and the variable and its slots (1, parameters)."""
+class SlopeScratch(NamedTuple):
+    """The part of a worker's memory that costs and slopes need.
 
-    x: Any
-    scaled: Any
-    """The variable that RMSprop steps: ``x / scale``."""
+    It is a tuple of its own because LLVM does not inline every function that takes it, and to pass all of the memory
+    took 10 ns a step.
+    """
+
     scale: Any
     lower: Any
     upper: Any
     gradient: Any
-    best: Any
-    rms: Any
-    mg: Any
-    momentum: Any
     shifted: Any
     """``x`` as complex numbers, for complex steps; or None."""
     point_slopes: Any
@@ -74,6 +71,19 @@ class Scratch(NamedTuple):
     """For least squares: the squared lengths of the Jacobian's columns, and then that of the residuals; or None."""
     complex_step: Any
     relative_step: Any
+
+
+class Scratch(NamedTuple):
+    """The memory of one worker. Arrays have shape (parameters,), and the variable and its slots (1, parameters)."""
+
+    slopes: SlopeScratch
+    x: Any
+    scaled: Any
+    """The variable that RMSprop steps: ``x / scale``."""
+    best: Any
+    rms: Any
+    mg: Any
+    momentum: Any
     progress: Any
     """See :func:`~.stopping.judge`."""
     current: Any

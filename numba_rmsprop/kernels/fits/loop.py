@@ -58,7 +58,7 @@ def run_fits(
         results.fun[i], results.nit[i], results.status[i] = best, steps, status
         for j in range(scratch.best.size):
             results.x[i, j] = scratch.best[j]
-        write_triangle(functions, scratch.best, row, scratch, results.triangles, i)
+        write_triangle(functions, scratch.best, row, scratch.slopes, results.triangles, i)
 
 
 @inlined
@@ -87,10 +87,10 @@ def start_fit(x0: Any, scale: Any, lower: Any, upper: Any, scratch: Any) -> None
     for j in range(x0.size):
         scratch.x[j] = x0[j]
         scratch.best[j] = x0[j]
-        scratch.scale[j] = 1.0 if scale[j] == 0.0 else abs(scale[j])
-        scratch.lower[j] = lower[j]
-        scratch.upper[j] = upper[j]
-        scratch.scaled[0, j] = x0[j] / scratch.scale[j]
+        scratch.slopes.scale[j] = 1.0 if scale[j] == 0.0 else abs(scale[j])
+        scratch.slopes.lower[j] = lower[j]
+        scratch.slopes.upper[j] = upper[j]
+        scratch.scaled[0, j] = x0[j] / scratch.slopes.scale[j]
         store_rms(scratch.rms, 0, j, 0.0)
         store_mg(scratch.mg, 0, j, 0.0)
         store_momentum(scratch.momentum, 0, j, 0.0)
@@ -99,11 +99,11 @@ def start_fit(x0: Any, scale: Any, lower: Any, upper: Any, scratch: Any) -> None
 @inlined
 def run_fit(functions: Any, row: Any, numbers: Any, rule: Any, scratch: Any, stop: Any) -> Any:
     """Take steps until the fit ends; return ``(lowest cost, steps, status)``."""
-    x, best = scratch.x, np.nan
+    x, slopes, best = scratch.x, scratch.slopes, np.nan
     steps, moved = 0, 0
     while True:
-        cost = functions.cost(functions, x, row, scratch)
-        norm = largest_slope(x, scratch.gradient, scratch.squares, scratch.lower, scratch.upper)
+        cost = functions.cost(functions, x, row, slopes)
+        norm = largest_slope(x, slopes.gradient, slopes.squares, slopes.lower, slopes.upper)
         rate = numbers.learning_rates[min(steps, numbers.learning_rates.size - 1)]
         ftol = slack(rule.ftol, rate / numbers.highest_rate, rule.precision)
         # Steps too short to change x do not count: they are no sign of a minimum.

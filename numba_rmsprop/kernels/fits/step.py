@@ -23,8 +23,8 @@ from ..rule import Rates, clip, update
 @compiled_inline
 def take_step(learning_rate: Any, numbers: Any, scratch: Any) -> int:
     """Take a step of RMSprop in ``x / scale`` and move it into the bounds; return 1 if ``x`` has changed, else 0."""
-    x, scaled, scale, gradient = scratch.x, scratch.scaled, scratch.scale, scratch.gradient
-    lower, upper = scratch.lower, scratch.upper
+    x, scaled, gradient = scratch.x, scratch.scaled, scratch.slopes.gradient
+    scale, lower, upper = scratch.slopes.scale, scratch.slopes.lower, scratch.slopes.upper
     real, first = x.dtype.type, numbers.rates
     rates = Rates(
         real(learning_rate),
@@ -35,18 +35,18 @@ def take_step(learning_rate: Any, numbers: Any, scratch: Any) -> int:
         first.epsilon_outside,
         real(1.0 - learning_rate * numbers.weight_decay),
         first.clipvalue,
-        first.scale,
-        first.outer_rate,
-        first.coupled_decay,
+        real(1.0),  # these three as constants, which LLVM folds
+        real(1.0),
+        real(0.0),
     )
     for j in range(x.size):
-        gradient[j] = clip(gradient[j] * scale[j], rates)
+        gradient[j] *= scale[j]
     if numbers.clipnorm < np.inf:
-        clip_norm(gradient, numbers.clipnorm)
+        clip_norm(gradient, rates, numbers.clipnorm)
     for j in range(x.size):
         var, rms, mg, momentum = update(
             load_var(scaled, 0, j),
-            gradient[j],
+            clip(gradient[j], rates),
             load_rms(scratch.rms, 0, j),
             load_mg(scratch.mg, 0, j),
             load_momentum(scratch.momentum, 0, j),
@@ -69,12 +69,12 @@ def take_step(learning_rate: Any, numbers: Any, scratch: Any) -> int:
 
 
 @compiled_inline
-def clip_norm(gradient: Any, clipnorm: Any) -> None:
-    """Scale a gradient down to a norm of at most ``clipnorm``."""
+def clip_norm(gradient: Any, rates: Any, clipnorm: Any) -> None:
+    """Clip a gradient by value, and then scale it down to a norm of at most ``clipnorm``."""
     total = 0.0
     for j in range(gradient.size):
-        element = np.float64(gradient[j])
-        total += element * element
+        gradient[j] = clip(gradient[j], rates)
+        total += np.float64(gradient[j]) ** 2
     norm = np.sqrt(total)
     if norm <= clipnorm:
         return
