@@ -74,7 +74,7 @@ def minimize_many(
         more than the distance to that bound. None: never.
     ftol : float or None
         A fit has converged when ``fun`` has neither fallen nor risen by more than ``ftol`` times its size for
-        ``patience`` steps. ``ftol`` falls with the learning rate. None: never.
+        ``patience`` steps. ``ftol`` falls in proportion to the learning rate. None: never.
     patience : int
         See ``ftol``.
     learning_rate : float, schedule, callable or None

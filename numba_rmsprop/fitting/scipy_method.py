@@ -90,12 +90,13 @@ def rmsprop(
     bounds : scipy.optimize.Bounds or sequence of (low, high), optional
         None is no bound. Bounds are rounded to the dtype of ``x0``. ``fun`` is never called outside of them.
     constraints : object
-        Must be empty.
+        Must be empty, since RMSprop knows only bounds.
     callback : callable, optional
         Called after each step, as ``callback(x)``; or, if its only parameter is named ``intermediate_result``, with an
         OptimizeResult of x, fun, jac and nit. It may raise StopIteration to end the fit.
     learning_rate : float, LearningRateSchedule or callable, optional
-        As in RMSprop. By default it falls exponentially from 0.1 to 1e-7 over ``maxiter`` steps.
+        As in RMSprop. By default it falls exponentially from 0.1 to 1e-7 over the steps that ``maxiter`` and
+        ``maxfev`` allow.
     momentum : float or callable, default 0.9
         As in RMSprop, but with another default. Set it to 0 for sparse gradients, so that a step moves only the
         elements that the gradient stores.
@@ -110,13 +111,13 @@ def rmsprop(
         no more than the distance to that bound. Below 0: never.
     ftol : float, default 1e-9
         The fit has converged when ``fun`` has neither fallen nor risen by more than ``ftol`` times its size for
-        ``patience`` steps; with a ``window``, when it has not fallen by more. ``ftol`` falls with the learning rate,
-        since at a low rate ``fun`` hardly changes, wherever x is. Below 0: never.
+        ``patience`` steps; with a ``window``, when it has not fallen by more. ``ftol`` falls in proportion to the
+        learning rate, since at a low rate ``fun`` hardly changes, wherever x is. Below 0: never.
     patience : int, optional
         See ``ftol``. By default 3/10 of ``maxiter``, but at least 100.
     window : int, default 1
-        For objectives with noise: ``gtol`` and ``ftol`` are compared with means of the gradient and of ``fun`` over
-        this number of steps.
+        For objectives with noise: after each window of this number of steps, ``gtol`` and ``ftol`` are compared with
+        the means of the gradient and of ``fun`` over the window.
     x_scale : float, array_like of shape (n,), or "x0", default 1.0
         Typical sizes of the elements: steps are taken in ``x / x_scale``. "x0" stands for \|x0\|, and for 1 where
         x0 is 0.
@@ -184,7 +185,7 @@ def rmsprop(
     maxfev = None if maxfev is None else as_count("maxfev", maxfev, calls)
     gtol, ftol = as_tolerances(tol, gtol, ftol)
     patience, window = as_patience(patience, maxiter), as_count("window", window, 1)
-    near = near_the_lowest(start.dtype) if window == 1 else math.inf  # whoever asks for means has noise
+    near = near_the_lowest(start.dtype) if window == 1 else math.inf  # a window is for noise
     rule = StoppingRule(maxiter, gtol, ftol, patience, near, precision=0.0)
     if learning_rate is None:
         steps = maxiter if maxfev is None else min(maxiter, maxfev // calls - 1)

@@ -43,7 +43,7 @@ class SingleFit:
     window : int
         The number of steps between two looks at the rule.
     callback : callable or None
-        Called with an OptimizeResult after each step; may raise StopIteration.
+        Called with an OptimizeResult after each step. It may raise StopIteration.
     bar : tqdm or None
         The progress bar.
     history : bool

@@ -127,7 +127,7 @@ def test_sparse_gradients_stay_sparse(monkeypatch):
 
 
 def test_sparse_steps_touch_only_their_elements(monkeypatch):
-    """Elements that no step touches are poisoned once the fit runs: whoever reads or writes them shows it."""
+    """The callback overwrites the elements that no step may touch, so that a read or a write of them shows."""
     n, where = 1000, np.array([3, 500])
     state = {}
     original = numba_rmsprop.fitting.iterate.Iterate.__init__
