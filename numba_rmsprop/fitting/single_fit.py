@@ -84,8 +84,8 @@ class SingleFit:
         self.nit = 0
         self.status = RUNNING
         self.message = ""
-        self.best_value = math.inf
-        self.best_gradient: Dense | Rows = Dense(np.zeros_like(iterate.x))
+        self._best_value = math.inf
+        self._best_gradient: Dense | Rows = Dense(np.zeros_like(iterate.x))
 
     def run(self) -> None:
         """Take steps until the fit ends."""
@@ -102,8 +102,8 @@ class SingleFit:
 
         result = OptimizeResult(
             x=self._iterate.best,
-            fun=self.best_value,
-            jac=as_dense(self.best_gradient, self._iterate.x),
+            fun=self._best_value,
+            jac=as_dense(self._best_gradient, self._iterate.x),
             nit=self.nit,
             nfev=self._objective.nfev,
             njev=self._objective.njev,
@@ -187,9 +187,9 @@ class SingleFit:
 
     def _keep(self, value: float, gradient: Dense | Rows) -> None:
         self._iterate.keep()
-        self.best_value = value
+        self._best_value = value
         # A copy, since the user may write the next gradient into the same array.
-        self.best_gradient = Dense(gradient.values.copy()) if isinstance(gradient, Dense) else gradient
+        self._best_gradient = Dense(gradient.values.copy()) if isinstance(gradient, Dense) else gradient
 
     def _call_back(self, value: float, gradient: Dense | Rows, status: int) -> int:
         """Call the callback, and return the status after it."""

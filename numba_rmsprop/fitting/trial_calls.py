@@ -21,7 +21,7 @@ MARKS = (12345.6875, -54321.3125)
 """The elements of the gradient before the first and the second trial call. If an element differs by as much after the
 calls, ``jac`` has not set it, or has added to it."""
 
-RAISED = object()
+NO_VALUE = object()
 """The value of a function that raised. Other fits may still succeed, so the call goes on."""
 
 
@@ -46,7 +46,7 @@ def check_model(fits: ManyFits) -> None:
     _check_real("model", _called("model", functions.fun, point, *x))
     if functions.slopes is model_slopes:
         slopes = _called("jac", functions.jac, point, *x)
-        if slopes is RAISED:
+        if slopes is NO_VALUE:
             return
         if not isinstance(slopes, tuple) or len(slopes) != x.size:
             got = f"{len(slopes)} of them" if isinstance(slopes, tuple) else f"{type(slopes).__name__}"
@@ -63,14 +63,14 @@ def _first_row(data: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _called(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Return the result of a user's function, or :data:`RAISED`."""
+    """Return the result of a user's function, or :data:`NO_VALUE`."""
     try:
         return function(*arguments)
     except NumbaError as error:
         kinds = ", ".join(_kind(argument) for argument in arguments)
         raise TypeError(f"{name}: Numba cannot compile it for the arguments ({kinds}): {error}") from error
     except Exception:  # noqa: BLE001 - the user's functions may raise anything; the results of the fits will tell
-        return RAISED
+        return NO_VALUE
 
 
 def _kind(argument: Any) -> str:
@@ -82,7 +82,7 @@ def _kind(argument: Any) -> str:
 
 
 def _check_real(name: str, value: Any) -> None:
-    if value is not RAISED and not isinstance(value, numbers.Real):
+    if value is not NO_VALUE and not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: expected a function that returns a real number, got {_kind(value)}")
 
 
@@ -91,7 +91,7 @@ def _check_gradient(jac: Callable[..., Any], x: FloatArray, row: tuple[Any, ...]
     written = []
     for mark in MARKS:
         out = np.full(n + ROOM, mark, x.dtype)
-        raised = _called("jac", jac, x, row, out[:n]) is RAISED
+        raised = _called("jac", jac, x, row, out[:n]) is NO_VALUE
         beyond = np.flatnonzero(out[n:] != mark)
         if beyond.size:
             raise ValueError(
@@ -126,7 +126,7 @@ def _check_analytic(name: str, function: Callable[[Any], Any], x: FloatArray, fi
         shifted = x.astype(np.result_type(x.dtype, np.complex64))
         shifted[j] += 1j * complex_step
         result = function(shifted)
-        if result is RAISED:
+        if result is NO_VALUE:
             return
         if not isinstance(result, (complex, np.complexfloating)):
             raise ValueError(
@@ -142,7 +142,7 @@ def _check_analytic(name: str, function: Callable[[Any], Any], x: FloatArray, fi
 
     def value() -> Any:
         result = function(at)
-        return np.nan if result is RAISED else result
+        return np.nan if result is NO_VALUE else result
 
     with np.errstate(all="ignore"):  # what is not finite is not compared
         ends = np.array([values_beside(value, at, points, range(x.size)) for points in (above, below)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ def values_beside(
     return np.array(values, np.float64)
 
 
-def central_differences(value: Callable[[], float], var: FloatArray) -> FloatArray:
+def central_difference_gradient(value: Callable[[], float], var: FloatArray) -> FloatArray:
     """Return the gradient of ``value()``, a function of ``var``, which is changed in place and put back."""
     step = (best_step(var.dtype, 3) * np.maximum(1.0, np.abs(var.astype(np.float64)))).astype(var.dtype)
     above, below, everywhere = var + step, var - step, range(var.size)
@@ -49,6 +50,7 @@ def central_differences(value: Callable[[], float], var: FloatArray) -> FloatArr
     return np.asarray(slopes, var.dtype)
 
 
+@dataclass(frozen=True, eq=False)
 class FiniteDifferences:
     """A way to take gradients by finite differences, at any point within bounds.
 
@@ -69,13 +71,10 @@ class FiniteDifferences:
         Typical sizes of the elements.
     """
 
-    def __init__(
-        self, method: str, step: float | None, bounds: tuple[FloatArray, FloatArray] | None, scale: FloatArray | float
-    ) -> None:
-        self.method = method
-        self.step = step
-        self.bounds = bounds
-        self.scale = scale
+    method: str
+    step: float | None
+    bounds: tuple[FloatArray, FloatArray] | None
+    scale: FloatArray | float
 
     def calls(self, x: FloatArray) -> int:
         """Return the highest number of calls of the function for one gradient."""

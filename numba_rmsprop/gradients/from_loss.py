@@ -9,7 +9,7 @@ import numpy as np
 
 from ..arrays.variables import FloatArray, Label, as_array
 from ..settings.hyperparameters import required_arguments
-from .finite_differences import central_differences
+from .finite_differences import central_difference_gradient
 from .kinds import IndexedSlices, as_known
 
 FINITE_DIFFERENCE_LIMIT = 1000
@@ -87,4 +87,4 @@ def _finite_differences(loss: Callable[..., Any], variables: Sequence[FloatArray
         values = np.asarray(as_array(_call(loss, variables), "loss"), np.float64)
         return float(np.sum(values * (1.0 if grad_loss is None else grad_loss)))
 
-    return [central_differences(value, var) for var in variables]
+    return [central_difference_gradient(value, var) for var in variables]
