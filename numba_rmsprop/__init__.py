@@ -4,9 +4,9 @@ from . import schedules
 from .files.checkpoint_manager import CheckpointManager
 from .files.safetensors_file import DamagedCheckpointError
 from .fitting.curve_fit_many import curve_fit_many
+from .fitting.many_inputs import Shared
 from .fitting.minimize_many import minimize_many
 from .fitting.scipy_method import rmsprop
-from .fitting.shared_data import Shared
 from .gradients.kinds import IndexedSlices
 from .optimizer import RMSprop
 

@@ -73,7 +73,7 @@ def no_fit_may_start(monkeypatch):
     def run(*_):
         raise AssertionError("a fit has started")
 
-    monkeypatch.setattr("numba_rmsprop.fitting.workers.Workers.run", run)
+    monkeypatch.setattr("numba_rmsprop.fitting.many_fits.run_workers", run)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""One model fitted to many curves."""
+"""Fits of one model to many curves in one call."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays.variables import FloatArray
+from ..kernels.fits.arguments import Functions
 from ..kernels.fits.curves import LOSSES, curve_cost
-from ..kernels.fits.loop import Functions
 from ..kernels.fits.slopes import model_slopes
-from .launch import Fits
-from .limits import as_limits, as_optimizer
-from .results import messages_of, result, succeeded
-from .shared_data import as_starts, check_compiled, check_signature, native, refuse, slopes_of
+from .many_fits import ManyFits
+from .many_inputs import as_lines_of_fits, as_native, as_starts, check_function, refuse_first, slopes_of
+from .many_options import as_optimizer, as_stopping_rule
+from .many_results import as_result
 from .trial_calls import check_model
 
 BLOCK = 4096
-"""Fits whose covariances are computed together, so that what NumPy needs for it stays small."""
+"""The number of covariances that are computed together, to limit NumPy's temporary memory."""
 
 
 def curve_fit_many(
@@ -43,46 +43,48 @@ def curve_fit_many(
     progress: bool = False,
     **hyperparameters: Any,
 ) -> Any:
-    """Fit one model to many curves by least squares, on all threads.
+    """Fit one model to each of many curves by least squares, on all threads.
 
-    Of each curve, ``sum(f_scale² rho((r / f_scale)²)) / 2`` is minimized, with r = (model - ydata) / sigma at each
-    point, as :func:`minimize_many` does it. rho is that of scipy.optimize.least_squares.
+    Each fit minimizes ``sum(f_scale² rho((r / f_scale)²)) / 2`` over the points of its curve, where r is
+    ``(model - ydata) / sigma``, and rho is the loss as in scipy.optimize.least_squares. :func:`minimize_many`
+    describes the steps.
 
     Parameters
     ----------
     model : function compiled by numba.njit
-        ``model(x, b1, b2, ...)`` returns the value at one point: ``x`` is a number, or a tuple of numbers where there
-        are several predictors, and each parameter a number. It runs on several threads at once.
+        ``model(x, b1, b2, ...)`` returns the value at one point. ``x`` is a number, or a tuple of numbers if there are
+        several predictors. Each parameter is a number. ``model`` runs on several threads at once.
     xdata : array_like, shape (points,) or (fits, points), or a tuple of such
-        The predictor, for all curves or each; a tuple of several predictors.
+        The predictor, for all curves or for each; or a tuple of several predictors.
     ydata : array_like, shape (fits, points)
         The curves.
     p0 : array_like, shape (parameters,) or (fits, parameters)
-        Where the fits start. The better it is, the fewer steps it takes; far away, there may be another minimum.
+        The starts. A start far from the minimum takes more steps, and may lead to another minimum.
     sigma : array_like, shape (), (points,) or (fits, points), optional
-        Standard deviations of ``ydata``. A point with an infinite one is left out.
+        Standard deviations of ``ydata``. A point whose sigma is infinite is left out.
     absolute_sigma : bool
-        Whether ``sigma`` is meant as it is. If not, only the ratios count, and ``pcov`` is scaled so that the residuals
-        explain themselves, as in scipy.optimize.curve_fit.
+        If True, ``sigma`` is taken as it is. If False, only ratios of sigmas count, and ``pcov`` is scaled to the
+        residuals, as in scipy.optimize.curve_fit.
     loss : {"linear", "soft_l1", "huber", "cauchy"}
-        The rho above; those but the first give outliers less weight.
+        The function rho. All but "linear" give outliers less weight.
     f_scale : float
-        From which size on, in units of ``sigma``, a residual counts as an outlier.
+        The size, in units of ``sigma``, from which a residual counts as an outlier.
     jac : function compiled by numba.njit, "complex" or None
-        Where derivatives come from: ``jac(x, b1, b2, ...)``, which returns a tuple of the model's derivatives by each
-        parameter; complex steps, for a model that is analytic; None, central differences.
+        The source of the derivatives. ``jac(x, b1, b2, ...)`` returns a tuple of the derivatives of the model by each
+        parameter. "complex" takes complex steps, for an analytic model, and None central differences.
     bounds, x_scale, maxiter, ftol, patience, learning_rate, progress, **hyperparameters
-        As in :func:`minimize_many`. ``x_scale`` is "x0" here by default, and ``ftol`` None.
+        As in :func:`minimize_many`, but ``x_scale`` is "x0" by default, and ``ftol`` None.
     gtol : float or None
-        A fit has converged when no column of the Jacobian has a larger cosine with the residuals (as gtol in MINPACK):
-        its square is the share of the cost that a parameter alone could still remove, so it has no units.
+        A fit has converged when the cosine between the residuals and each column of the Jacobian is at most ``gtol``,
+        as in MINPACK. The cosine has no units: its square is the part of the cost that one parameter alone could still
+        remove.
 
     Returns
     -------
     scipy.optimize.OptimizeResult
-        ``popt`` (fits, parameters); ``pcov`` (fits, parameters, parameters), as scipy.optimize.curve_fit has it, but
-        infinite for fits that came to nothing; ``cost`` (fits,); ``nit``, ``status``, ``success`` and ``message``,
-        as in :func:`minimize_many`.
+        ``popt`` (fits, parameters); ``pcov`` (fits, parameters, parameters), as in scipy.optimize.curve_fit, but
+        infinite for fits that failed; ``cost`` (fits,); ``nit``, ``status``, ``success`` and ``message``, as in
+        :func:`minimize_many`.
 
     Raises
     ------
@@ -91,8 +93,8 @@ def curve_fit_many(
 
     References
     ----------
-    Vugrin et al., "Confidence region estimation techniques for nonlinear regression in groundwater flow: Three case
-    studies", Water Resources Research 43, 2007, for the covariance, as scipy.optimize.curve_fit cites it.
+    The covariance, as cited by scipy.optimize.curve_fit: Vugrin et al., "Confidence region estimation techniques for
+    nonlinear regression in groundwater flow: Three case studies", Water Resources Research 43, 2007.
 
     Examples
     --------
@@ -110,45 +112,35 @@ def curve_fit_many(
     """
     curves = as_curves(ydata)
     start = as_starts("p0", p0, len(curves))
-    parameters = [f"b{j + 1}" for j in range(start.shape[1])]
-    check_compiled("model", model)
-    check_signature("model", model, 1 + len(parameters), f"model(x, {', '.join(parameters)})")
-    slopes = slopes_of(jac, model_slopes, 1 + len(parameters), f"jac(x, {', '.join(parameters)})")
+    parameters = ", ".join(f"b{j + 1}" for j in range(start.shape[1]))
+    check_function("model", model, f"model(x, {parameters})")
+    slopes = slopes_of(jac, model_slopes, f"jac(x, {parameters})")
     if not isinstance(loss, str) or loss not in LOSSES:
         raise ValueError(f"loss: expected one of {', '.join(LOSSES)}, got {loss!r}")
     if isinstance(f_scale, bool) or not isinstance(f_scale, numbers.Real):
         raise TypeError(f"f_scale: expected a number, got {f_scale!r:.100}")
     if not 0 < f_scale < np.inf:
         raise ValueError(f"f_scale: expected a finite number above 0, got {f_scale!r}")
-    limits = as_limits(maxiter, gtol, ftol, patience, start.dtype)
-    optimizer = as_optimizer(learning_rate, limits.maxiter, hyperparameters, start.dtype)
+    rule = as_stopping_rule(maxiter, gtol, ftol, patience, start.dtype)
+    optimizer = as_optimizer(learning_rate, rule.maxiter, hyperparameters, start.dtype)
     uncertainties = as_sigma(sigma, curves)
-    fits = Fits(
+    fits = ManyFits(
         Functions(curve_cost, slopes, model, jac if slopes is model_slopes else None, LOSSES[loss]),
         start,
-        # Tuples of one are what all fits share.
+        # All fits share the tuples of one item.
         (curves, uncertainties, (float(f_scale),), (tuple(start[0]),), *as_predictors(xdata, curves)),
-        bounds=bounds,
-        x_scale=x_scale,
-        name="p0",
+        as_lines_of_fits(x_scale, bounds, start, "p0"),
         progress="curve_fit_many" if progress else None,
     )
     check_model(fits)
-    found = fits.run(optimizer, limits)
-    return result(
-        popt=found.x,
-        pcov=covariances(found.triangles, found.fun, uncertainties, curves.shape, absolute_sigma),
-        cost=found.fun,
-        nit=found.nit,
-        status=found.status,
-        success=succeeded(found.status),
-        message=messages_of(found.status, fits.workers.errors),
-    )
+    found = fits.run(optimizer, rule)
+    pcov = covariances(found.triangles, found.fun, uncertainties, curves.shape, absolute_sigma)
+    return as_result(found, fits.errors, popt=found.x, pcov=pcov, cost=found.fun)
 
 
 def as_curves(ydata: Any) -> NDArray[Any]:
-    """Return ``ydata`` as an array of shape (fits, points), with a fit and a point at least."""
-    curves = native("ydata", ydata)
+    """Return ``ydata`` as an array of real numbers, shape (fits, points)."""
+    curves = as_native("ydata", ydata)
     if curves.ndim != 2 or not curves.size:
         raise ValueError(f"ydata: expected shape (fits, points), with one of each at least, got shape {curves.shape}")
     if curves.dtype.kind == "c":
@@ -157,21 +149,21 @@ def as_curves(ydata: Any) -> NDArray[Any]:
 
 
 def as_predictors(xdata: Any, curves: NDArray[Any]) -> list[NDArray[Any]]:
-    """Return each predictor with a line for each of ``curves``, or one for all."""
+    """Return each predictor with one line for each curve, or with one line for all."""
     named = {f"xdata[{k}]": item for k, item in enumerate(xdata)} if isinstance(xdata, tuple) else {"xdata": xdata}
     if not named:
         raise ValueError("xdata: expected an array, or a tuple of one at least, got an empty tuple")
-    return [_like_curves(name, native(name, item), curves) for name, item in named.items()]
+    return [_like_curves(name, as_native(name, item), curves) for name, item in named.items()]
 
 
 def as_sigma(sigma: Any, curves: NDArray[Any]) -> Any:
-    """Return ``sigma`` with a line for each of ``curves``, or one for all; None in a tuple stands for 1."""
+    """Return ``sigma`` with one line for each curve, or with one line for all; ``(None,)`` stands for 1."""
     if sigma is None:
         return (None,)
-    array = native("sigma", sigma)
+    array = as_native("sigma", sigma)
     if array.dtype.kind == "c":
         raise TypeError(f"sigma: expected real numbers, got {array.dtype}")
-    refuse("sigma", ~(array > 0), array, "a number above 0")
+    refuse_first("sigma", ~(array > 0), array, "a number above 0")
     return _like_curves("sigma", array, curves, ())
 
 
@@ -179,7 +171,7 @@ def _like_curves(name: str, array: NDArray[Any], curves: NDArray[Any], *also: tu
     shapes = (*also, curves.shape[1:], curves.shape)
     if array.shape not in shapes:
         raise ValueError(f"{name}: expected shape {' or '.join(map(str, shapes))}, as ydata has, got {array.shape}")
-    # What all share is brought into the same form as what they do not, since Numba compiles anew for each.
+    # One line for all gets the form of a line for each, since Numba compiles everything anew for another type.
     return array if array.ndim == 2 else np.broadcast_to(array, (1, curves.shape[1])).copy()
 
 
@@ -188,13 +180,13 @@ def covariances(
 ) -> FloatArray:
     """Return the covariance of each fit's parameters as scipy.optimize.curve_fit has it, in place of ``triangles``.
 
-    That is the pseudo-inverse of JᵀJ, by the singular values of J, times ``2 cost / (points - parameters)`` unless
-    ``absolute_sigma``. Points of infinite sigma are none.
+    It is the pseudo-inverse of JᵀJ, by the singular values of J, times ``2 cost / (points - parameters)`` unless
+    ``absolute_sigma``. Points of infinite sigma do not count.
 
     Parameters
     ----------
     triangles : ndarray, shape (fits, parameters, parameters)
-        R of each QR decomposition of J, with the same singular values; not finite where there is none.
+        R of each QR decomposition of J, which has the same singular values; not finite for fits that failed.
     costs : ndarray, shape (fits,)
     sigma : ndarray, shape (fits, points) or (1, points), or a tuple of None
     shape : tuple of int

@@ -1,32 +1,37 @@
-"""The point of a fit: what the optimizer moves, what the objective sees of it, and the best that was seen."""
+"""The point of a fit by the method for SciPy: its steps, and the best point so far."""
 
 from __future__ import annotations
 
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..arrays.variables import FloatArray
 from ..gradients.kinds import Dense, IndexedSlices, Rows
 from ..optimizer import RMSprop
 from ..settings.step_numbers import StepRates
+from .touched_places import TouchedPlaces
 
-Limits: TypeAlias = tuple[FloatArray, FloatArray] | None
+Bounds: TypeAlias = tuple[FloatArray, FloatArray] | None
 
 
 class WatchedRMSprop(RMSprop):
-    """RMSprop that tells what a fit asks of it."""
+    """RMSprop that notes its learning rates."""
 
     rate = 0.0
     """The learning rate of the latest step."""
     highest_rate = 0.0
-    """The highest so far."""
+    """The highest learning rate so far."""
 
     @property
     def values_fall_behind(self) -> bool:
-        """Whether a sparse step moves elements that it does not touch."""
+        """Whether elements that a sparse step does not touch have to move later."""
         return self.sparse_update == "exact" and (self._has_momentum or self.weight_decay > 0)
+
+    @property
+    def pace(self) -> float:
+        """The learning rate of the latest step, as a part of the highest so far."""
+        return self.rate / self.highest_rate if self.highest_rate > 0 else 1.0
 
     def _rates(self, step: int) -> StepRates:
         rates = super()._rates(step)
@@ -41,13 +46,12 @@ class Iterate:
     Parameters
     ----------
     x0 : ndarray, shape (n,)
-        Where it begins; becomes its own.
-    limits : (ndarray, ndarray) or None
-        The bounds; each step ends with a projection onto them.
+        The start; changed in place.
+    bounds : (ndarray, ndarray) or None
+        Each step ends with a projection onto them.
     scale : ndarray or None
-        See ``x``; None for 1.
+        None for 1.
     optimizer : WatchedRMSprop
-        What steps.
 
     Attributes
     ----------
@@ -56,64 +60,51 @@ class Iterate:
     seen : ndarray
         A read-only view of it, for the user's functions.
     best : ndarray
-        The point when :meth:`keep` was last called.
+        The point at the last call of :meth:`keep`.
     """
 
-    def __init__(self, x0: FloatArray, limits: Limits, scale: FloatArray | None, optimizer: WatchedRMSprop) -> None:
+    def __init__(self, x0: FloatArray, bounds: Bounds, scale: FloatArray | None, optimizer: WatchedRMSprop) -> None:
         self.x = x0
         self.seen = x0.view()
         self.seen.flags.writeable = False
         self.best = x0.copy()
-        self.limits = limits
+        self.bounds = bounds
         self._scale = scale
-        self._optimizer = optimizer
+        self.optimizer = optimizer
         self._variable = x0 if scale is None else x0 / scale
-        self._scaled_limits = limits if limits is None or scale is None else (limits[0] / scale, limits[1] / scale)
-        self._changed: list[NDArray[np.int64]] | None = []
-        self._changed_count = 0
+        self._scaled_bounds = bounds if bounds is None or scale is None else (bounds[0] / scale, bounds[1] / scale)
+        self._changed = TouchedPlaces(x0.size)
 
     def step(self, gradient: Dense | Rows) -> bool:
-        """Take a step, at the cost of the elements that move; return whether any did, or all steps were too short."""
+        """Take a step, in time proportional to the elements that move; return whether any element has changed."""
         touched: Any = gradient.indices if isinstance(gradient, Rows) else slice(None)
-        all_move = isinstance(gradient, Dense) or self._optimizer.values_fall_behind
+        all_move = isinstance(gradient, Dense) or self.optimizer.values_fall_behind
         places: Any = slice(None) if all_move else touched
         before = self._variable[places].copy()
         values = gradient.values[:, 0] if isinstance(gradient, Rows) else gradient.values
         if self._scale is not None:
             values = values * self._scale[touched]
-        passed = IndexedSlices(values, gradient.indices) if isinstance(gradient, Rows) else values
-        self._optimizer.apply_gradients([(passed, self._variable)])
+        scaled = IndexedSlices(values, gradient.indices) if isinstance(gradient, Rows) else values
+        self.optimizer.apply_gradients([(scaled, self._variable)])
         if all_move:
-            self._optimizer.flush()  # the objective reads all of x
+            self.optimizer.flush()  # the objective reads all of x
         self._project(places)
-        self._note(None if all_move else touched)
+        self._changed.add(None if all_move else touched)
         return not np.array_equal(before, self._variable[places])
 
     def keep(self) -> None:
-        """Let the point be the best; costs what has changed since the last time."""
-        if self._changed is None:
-            np.copyto(self.best, self.x)
-        else:
-            for places in self._changed:
-                self.best[places] = self.x[places]
-        self._changed, self._changed_count = [], 0
+        """Copy the point to ``best``, in time proportional to the elements that have changed since the last call."""
+        places = self._changed.indices()
+        self.best[places] = self.x[places]
+        self._changed.clear()
 
     def _project(self, places: Any) -> None:
         variable = self._variable
-        if self._scaled_limits is not None:
-            lower, upper = self._scaled_limits
+        if self._scaled_bounds is not None:
+            lower, upper = self._scaled_bounds
             variable[places] = np.clip(variable[places], lower[places], upper[places])
         if self._scale is not None:
             moved = variable[places] * self._scale[places]
-            if self.limits is not None:  # once more, since x / scale * scale may be beside x
-                moved = np.clip(moved, self.limits[0][places], self.limits[1][places])
+            if self.bounds is not None:  # again, since x / scale * scale is not exactly x
+                moved = np.clip(moved, self.bounds[0][places], self.bounds[1][places])
             self.x[places] = moved
-
-    def _note(self, places: NDArray[np.int64] | None) -> None:
-        if places is None or self._changed is None:
-            self._changed = None
-            return
-        self._changed.append(places)
-        self._changed_count += len(places)
-        if self._changed_count >= self.x.size:
-            self._changed = None

@@ -1,4 +1,4 @@
-"""The objective and its gradient, called, checked and counted."""
+"""The objective of the method for SciPy: its value and gradient, checked and counted."""
 
 from __future__ import annotations
 
@@ -9,39 +9,43 @@ import numpy as np
 import scipy.sparse
 
 from ..arrays.variables import FloatArray
+from ..gradients.finite_differences import FiniteDifferences
 from ..gradients.kinds import Dense, Rows, as_gradient
 from ..gradients.scipy_sparse import NOWHERE
-from .differences import Differences
+from .options import check_callable
 
 
 class Objective:
-    """What is minimized.
+    """The objective and its gradient, called, checked and counted.
 
     Parameters
     ----------
     fun : callable
-        Called as ``fun(x, *args)``; returns a number.
+        ``fun(x, *args)`` returns a number.
     jac : callable or None
-        Called as ``jac(x, *args)``; returns the gradient, dense or sparse. None for finite differences.
+        ``jac(x, *args)`` returns the gradient, dense or sparse. None for finite differences.
     args : tuple
-        See ``fun``.
-    differences : Differences
-        How to take the gradient without ``jac``.
+    differences : FiniteDifferences
+        Used if ``jac`` is None.
 
     Attributes
     ----------
     nfev : int
-        How often ``fun`` was called, for finite differences too.
+        The number of calls of ``fun``, with those for finite differences.
     njev : int
-        How many gradients were computed.
+        The number of gradients.
     """
 
     def __init__(
-        self, fun: Callable[..., Any], jac: Callable[..., Any] | None, args: tuple[Any, ...], differences: Differences
+        self,
+        fun: Callable[..., Any],
+        jac: Callable[..., Any] | None,
+        args: tuple[Any, ...],
+        differences: FiniteDifferences,
     ) -> None:
-        for name, given, needed in (("fun", fun, True), ("jac", jac, jac is not None)):
-            if needed and not callable(given):
-                raise TypeError(f"{name}: expected a callable, got {given!r} ({type(given).__name__})")
+        check_callable("fun", fun)
+        if jac is not None:
+            check_callable("jac", jac)
         self._fun = fun
         self._jac = jac
         self._args = args
@@ -50,30 +54,30 @@ class Objective:
         self.njev = 0
 
     def calls(self, x: FloatArray) -> int:
-        """Return how many calls of ``fun`` a point takes, with its gradient."""
+        """Return how many calls of ``fun`` the value and the gradient at one point take."""
         return 1 if self._jac else 1 + self._differences.calls(x)
 
     def __call__(self, x: FloatArray) -> tuple[float, Dense | Rows]:
-        """Return value and gradient at ``x``."""
+        """Return the value and the gradient at ``x``."""
         value = self._value(x)
         if self._jac:
             gradient = as_vector(self._jac(x, *self._args), x)
         else:
-            function = self._called if self._differences.method == "cs" else self._value
+            function = self._call if self._differences.method == "cs" else self._value
             gradient = Dense(self._differences.gradient(function, x, value))
         self.njev += 1
         return value, gradient
 
-    def _called(self, x: Any) -> Any:
+    def _call(self, x: Any) -> Any:
         self.nfev += 1
         return self._fun(x, *self._args)
 
     def _value(self, x: FloatArray) -> float:
-        return as_value(self._called(x))
+        return as_value(self._call(x))
 
 
 def as_value(result: Any) -> float:
-    """Return what ``fun`` returned as a float.
+    """Return the result of ``fun`` as a float.
 
     >>> as_value(np.array([2.5]))
     2.5
@@ -92,22 +96,33 @@ def as_value(result: Any) -> float:
 
 
 def as_vector(result: Any, x: FloatArray) -> Dense | Rows:
-    """Return what ``jac`` returned in the dtype of ``x``: dense ones of its shape, sparse ones by their entries.
+    """Return the result of ``jac`` in the dtype of ``x``: a dense array of its shape, or the entries of a sparse one.
 
     Raises
     ------
     ValueError
-        If it does not have as many elements as ``x``, or holds anything but real numbers.
+        If it does not have as many elements as ``x``, or they are not real numbers.
     """
     if scipy.sparse.issparse(result):
         _check(result, x)
         rows = cast(Rows, as_gradient(result.astype(x.dtype, copy=False), x, "x", NOWHERE))
-        return Rows(rows.values.copy(), rows.indices.copy())  # they are kept, and jac may write its own anew
+        # Gradients are kept for later, and jac may write the next one into the same arrays.
+        return Rows(rows.values.copy(), rows.indices.copy())
     if isinstance(result, np.ma.MaskedArray):
         raise ValueError("jac: expected an array or a sparse array, got a masked array; fill it first")
     values = np.asarray(result)
     _check(values, x)
     return Dense(values.reshape(x.shape).astype(x.dtype, copy=False))
+
+
+def as_dense(gradient: Dense | Rows, x: FloatArray) -> FloatArray:
+    """Return a gradient as a new array of ``x``'s shape."""
+    dense = np.zeros_like(x)
+    if isinstance(gradient, Rows):
+        np.add.at(dense, gradient.indices, gradient.values[:, 0])
+    else:
+        dense[:] = gradient.values
+    return dense
 
 
 def _check(gradient: Any, x: FloatArray) -> None:

@@ -1,25 +1,20 @@
-"""Progress bars, by tqdm where it is installed."""
+"""Progress bars by tqdm, which is an optional dependency."""
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 
-def need_tqdm() -> Any:
-    """Return the class of progress bars.
-
-    Raises
-    ------
-    ImportError
-        If tqdm is not installed.
-    """
+def load_tqdm() -> Any:
+    """Return tqdm's class; raise ImportError if tqdm is not installed."""
     try:
-        from tqdm.auto import tqdm  # here, since it is an extra
+        from tqdm.auto import tqdm
     except ImportError as error:
         raise ImportError("progress=True: expected tqdm to be installed, as with pip install tqdm") from error
     return tqdm
 
 
-def bar(total: int, unit: str, name: str | None = None) -> Any:
-    """Return a progress bar; raises as :func:`need_tqdm` does."""
-    return need_tqdm()(total=total, desc=name, unit=unit)
+def progress_bar(shown: bool, **options: Any) -> Any:
+    """Return a context that gives tqdm's progress bar, or None where it is not to be shown."""
+    return load_tqdm()(**options) if shown else nullcontext()

@@ -1,4 +1,4 @@
-"""The user's functions, called at the first start: what can be found wrong with them before any fit begins."""
+"""Trial calls of the user's functions at the first start, to refuse wrong functions before any fit begins."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ import numpy as np
 from numba.core.errors import NumbaError
 
 from ..arrays.variables import FloatArray
-from ..kernels.fits.loop import Space
+from ..gradients.finite_differences import best_step, values_beside
 from ..kernels.fits.slopes import complex_steps, model_slopes, objective_slopes
-from .launch import Fits
+from .many_fits import ManyFits, complex_step_of
 
 ROOM = 64
-"""Elements after the gradient in the array that a ``jac`` is tried with: what it writes too much lands there."""
+"""Elements behind the gradient in the array of a trial call, to catch a ``jac`` that writes too many."""
 
 MARKS = (12345.6875, -54321.3125)
-"""What the gradient holds before two calls; where these differ as much, ``jac`` has not set it, or added to it."""
+"""The elements of the gradient before the first and the second trial call. If an element differs by as much after the
+calls, ``jac`` has not set it, or has added to it."""
 
-RAISED = object()
-"""What stands for the value of a function that raised, which is a matter of that fit."""
+NO_VALUE = object()
+"""The value of a function that raised. Other fits may still succeed, so the call goes on."""
 
 
-def check_objective(fits: Fits) -> None:
+def check_objective(fits: ManyFits) -> None:
     """Raise TypeError or ValueError for a ``fun`` or ``jac`` of ``minimize_many`` that cannot be right."""
-    functions, x, row = fits.functions, fits.x0[0].copy(), first_row(fits.data)
+    functions, x, row = fits.functions, fits.x0[0].copy(), _first_row(fits.data)
     value = _called("fun", functions.fun, x, row)
     if not np.array_equal(x, fits.x0[0]):
         raise ValueError("fun: expected a function that leaves x as it is, got one that writes to it")
@@ -34,18 +35,18 @@ def check_objective(fits: Fits) -> None:
     if functions.slopes is objective_slopes:
         _check_gradient(functions.jac, x, row)
     if functions.slopes is complex_steps:
-        _check_analytic("fun", lambda at: _called("fun", functions.fun, at, row), x, fits.spaces[0])
+        _check_analytic("fun", lambda at: _called("fun", functions.fun, at, row), x, fits)
 
 
-def check_model(fits: Fits) -> None:
-    """Raise them for the ``model`` and ``jac`` of ``curve_fit_many``, at the first point of the first curve."""
+def check_model(fits: ManyFits) -> None:
+    """Raise TypeError or ValueError for a ``model`` or ``jac`` of ``curve_fit_many`` that cannot be right."""
     functions, x = fits.functions, fits.x0[0].copy()
-    numbers_there = tuple(item[0] for item in first_row(fits.data)[4:])
-    point = numbers_there if len(numbers_there) > 1 else numbers_there[0]
+    predictors = tuple(item[0] for item in _first_row(fits.data)[4:])
+    point = predictors if len(predictors) > 1 else predictors[0]
     _check_real("model", _called("model", functions.fun, point, *x))
     if functions.slopes is model_slopes:
         slopes = _called("jac", functions.jac, point, *x)
-        if slopes is RAISED:
+        if slopes is NO_VALUE:
             return
         if not isinstance(slopes, tuple) or len(slopes) != x.size:
             got = f"{len(slopes)} of them" if isinstance(slopes, tuple) else f"{type(slopes).__name__}"
@@ -53,23 +54,23 @@ def check_model(fits: Fits) -> None:
         for slope in slopes:
             _check_real("jac", slope)
     if functions.slopes is complex_steps:
-        _check_analytic("model", lambda at: _called("model", functions.fun, point, *at), x, fits.spaces[0])
+        _check_analytic("model", lambda at: _called("model", functions.fun, point, *at), x, fits)
 
 
-def first_row(data: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return what belongs to the first fit: of an array its first row, of a tuple of one what is in it."""
+def _first_row(data: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the row of the first fit: see :func:`numba_rmsprop.kernels.tuple_intrinsics.row_of`."""
     return tuple(item[0] for item in data)
 
 
 def _called(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Return what a function of the user's returns, or :data:`RAISED`."""
+    """Return the result of a user's function, or :data:`NO_VALUE`."""
     try:
         return function(*arguments)
     except NumbaError as error:
         kinds = ", ".join(_kind(argument) for argument in arguments)
         raise TypeError(f"{name}: Numba cannot compile it for the arguments ({kinds}): {error}") from error
-    except Exception:  # noqa: BLE001 - whatever it may be, it will be told of the fits that it happens in
-        return RAISED
+    except Exception:  # noqa: BLE001 - the user's functions may raise anything; the results of the fits will tell
+        return NO_VALUE
 
 
 def _kind(argument: Any) -> str:
@@ -81,7 +82,7 @@ def _kind(argument: Any) -> str:
 
 
 def _check_real(name: str, value: Any) -> None:
-    if value is not RAISED and not isinstance(value, numbers.Real):
+    if value is not NO_VALUE and not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: expected a function that returns a real number, got {_kind(value)}")
 
 
@@ -90,7 +91,7 @@ def _check_gradient(jac: Callable[..., Any], x: FloatArray, row: tuple[Any, ...]
     written = []
     for mark in MARKS:
         out = np.full(n + ROOM, mark, x.dtype)
-        raised = _called("jac", jac, x, row, out[:n]) is RAISED
+        raised = _called("jac", jac, x, row, out[:n]) is NO_VALUE
         beyond = np.flatnonzero(out[n:] != mark)
         if beyond.size:
             raise ValueError(
@@ -111,41 +112,48 @@ def _check_gradient(jac: Callable[..., Any], x: FloatArray, row: tuple[Any, ...]
 
 
 def _added_to(first: FloatArray, second: FloatArray) -> Any:
-    """Return where two results differ by what was there before, and not by noise of their own."""
+    """Return where two gradients differ by as much as :data:`MARKS`, and not by noise of their own."""
     difference = MARKS[1] - MARKS[0]
     return np.abs((second - first) - difference) < 1e-3 * abs(difference)
 
 
-def _check_analytic(name: str, function: Callable[[Any], Any], x: FloatArray, space: Space) -> None:
-    """Refuse complex steps where they differ from central differences at the first start."""
-    eps, complex_step = float(np.finfo(x.dtype).eps), float(space.complex_step)
+def _check_analytic(name: str, function: Callable[[Any], Any], x: FloatArray, fits: ManyFits) -> None:
+    """Refuse complex steps where their slopes differ from central differences at the first start."""
+    scale, lower, upper = (line[0] for line in fits.lines)
+    complex_step = float(complex_step_of(x.dtype))
+    slopes = np.empty(x.size)
     for j in range(x.size):
-        at = x.astype(np.complex64 if x.dtype == np.float32 else np.complex128)
-        at[j] += 1j * complex_step
-        result = function(at)
-        if result is RAISED:
+        shifted = x.astype(np.result_type(x.dtype, np.complex64))
+        shifted[j] += 1j * complex_step
+        result = function(shifted)
+        if result is NO_VALUE:
             return
         if not isinstance(result, (complex, np.complexfloating)):
             raise ValueError(
                 f'{name}: expected a complex number for complex parameters, since jac="complex", got {_kind(result)}; '
                 "pass jac=None for central differences"
             )
-        size = max(abs(float(space.scale[0, j])), abs(float(x[j]))) or 1.0  # a time may be nanoseconds, in seconds
-        step = eps ** (1 / 3) * size
-        above, below = x.copy(), x.copy()
-        above[j] = min(above[j] + step, space.upper[0, j])
-        below[j] = max(below[j] - step, space.lower[0, j])
-        if not above[j] > below[j]:
-            continue
-        ends = function(above), function(below)
-        if RAISED in ends or not np.isfinite(ends).all():
-            continue
-        slope = float(result.imag) / complex_step
-        difference = (ends[0] - ends[1]) / (float(above[j]) - float(below[j]))
-        rounding = 100 * eps ** (2 / 3) * max(abs(ends[0]), abs(ends[1])) / size
-        if abs(slope - difference) > 0.1 * max(abs(slope), abs(difference)) + rounding:
-            raise ValueError(
-                f'{name}: expected an analytic function, since jac="complex"; at the first start its slope along '
-                f"parameter {j} is {slope:.6g} by a complex step and {difference:.6g} by central differences; pass "
-                "jac=None for those"
-            )
+        slopes[j] = float(result.imag) / complex_step
+    size = np.maximum(np.abs(scale), np.abs(x)).astype(np.float64)  # for a time in seconds, this may be a nanosecond
+    size[size == 0] = 1.0
+    step = best_step(x.dtype, 3) * size
+    above, below = np.minimum(x + step.astype(x.dtype), upper), np.maximum(x - step.astype(x.dtype), lower)
+    at = x.copy()
+
+    def value() -> Any:
+        result = function(at)
+        return np.nan if result is NO_VALUE else result
+
+    with np.errstate(all="ignore"):  # what is not finite is not compared
+        ends = np.array([values_beside(value, at, points, range(x.size)) for points in (above, below)])
+        differences = (ends[0] - ends[1]) / (above.astype(np.float64) - below)
+        rounding = 100 * best_step(x.dtype, 3) ** 2 * np.abs(ends).max(axis=0) / size
+        largest = np.maximum(np.abs(slopes), np.abs(differences))
+        wrong = (above > below) & (np.abs(slopes - differences) > 0.1 * largest + rounding)
+    if wrong.any():
+        j = int(np.argmax(wrong))
+        raise ValueError(
+            f'{name}: expected an analytic function, since jac="complex"; at the first start its slope along '
+            f"parameter {j} is {slopes[j]:.6g} by a complex step and {differences[j]:.6g} by central differences; pass "
+            "jac=None for those"
+        )

@@ -1,22 +1,22 @@
-"""Means over a window of steps: what the rule that ends a fit looks at."""
+"""The means of an objective and its gradient over a window of steps, for the rule that ends a fit."""
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..arrays.variables import FloatArray
 from ..gradients.kinds import Dense, Rows
+from .touched_places import TouchedPlaces
 
 
-class Means:
+class WindowMeans:
     """The mean of an objective and of its gradient over the points that were added since :meth:`clear`.
 
-    A sparse gradient is added, and forgotten, at the cost of its entries.
+    A sparse gradient is added, and cleared, in time proportional to its entries.
 
     Examples
     --------
-    >>> means = Means(2)
+    >>> means = WindowMeans(2)
     >>> means.add(3.0, Dense(np.array([4.0, -2.0])))
     >>> means.add(1.0, Rows(np.array([[2.0]]), np.array([1])))
     >>> means.value, means.norm(np.zeros(2), None)
@@ -27,7 +27,7 @@ class Means:
         self.points = 0
         self._value = 0.0
         self._gradient = np.zeros(n)
-        self._touched: list[NDArray[np.int64]] | None = []
+        self._touched = TouchedPlaces(n)
 
     @property
     def value(self) -> float:
@@ -40,30 +40,26 @@ class Means:
         self._value += value
         if isinstance(gradient, Rows):
             np.add.at(self._gradient, gradient.indices, gradient.values[:, 0])
-            if self._touched is not None:
-                self._touched.append(gradient.indices)
+            self._touched.add(gradient.indices)
         else:
             self._gradient += gradient.values
-            self._touched = None
+            self._touched.add(None)
 
-    def norm(self, x: FloatArray, limits: tuple[FloatArray, FloatArray] | None) -> float:
-        """Return the largest element of the mean gradient, projected: no further than ``x`` is from its bounds."""
-        touched = self._where()
+    def norm(self, x: FloatArray, bounds: tuple[FloatArray, FloatArray] | None) -> float:
+        """Return the size of the largest element of the mean gradient.
+
+        An element that points to a bound counts for no more than the distance to that bound.
+        """
+        touched = self._touched.indices()
         mean = self._gradient[touched] / self.points
-        if limits is not None:
-            here, lower, upper = x[touched], limits[0][touched], limits[1][touched]
+        if bounds is not None:
+            here, lower, upper = x[touched], bounds[0][touched], bounds[1][touched]
             mean = np.where(mean < 0, np.maximum(here - upper, mean), np.minimum(here - lower, mean))
         return float(np.max(np.abs(mean), initial=0.0))
 
     def clear(self) -> None:
-        """Begin a new window."""
-        self._gradient[self._where()] = 0.0
+        """Start a new window."""
+        self._gradient[self._touched.indices()] = 0.0
+        self._touched.clear()
         self.points = 0
         self._value = 0.0
-        self._touched = []
-
-    def _where(self) -> slice | NDArray[np.int64]:
-        """Return where the gradient may be other than 0."""
-        if self._touched is None or sum(map(len, self._touched)) >= self._gradient.size:
-            return slice(None)
-        return np.concatenate(self._touched) if self._touched else np.empty(0, np.int64)

@@ -1,4 +1,4 @@
-"""Gradients of a loss: computed by the user, or by central finite differences."""
+"""From a loss to gradients: the user's own, or central finite differences."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..arrays.variables import FloatArray, Label, as_array
 from ..settings.hyperparameters import needs_arguments
+from .finite_differences import central_difference_gradient
 from .kinds import IndexedSlices, as_known
 
 FINITE_DIFFERENCE_LIMIT = 1000
-"""The most elements, over all variables, for finite differences, which call the loss twice for each."""
+"""Most elements, over all variables, whose gradient is taken by finite differences: two calls of the loss for each."""
 
 
 def check_call(loss: Any, variables: Sequence[FloatArray], jac: Any) -> None:
-    """Raise TypeError or ValueError for wrong arguments, before the loss is called."""
+    """Raise TypeError or ValueError for what can be refused before the loss is called."""
     if not callable(loss):
         raise TypeError(
             f"loss: expected a callable, which takes no arguments or the variables, got {type(loss).__name__}"
@@ -39,16 +39,14 @@ def gradients_of(
     """Return one gradient for each variable; the arguments are those of ``RMSprop.minimize``."""
     if grad_loss is not None:
         grad_loss = as_array(grad_loss, "grad_loss")
-    if callable(jac):
-        gradients = _call(jac, variables)
-    elif jac is True:
+    if jac is True:
         result = _call(loss, variables)
         if not isinstance(result, tuple) or len(result) != 2:
             raise TypeError(f"loss: expected (value, gradients), since jac=True, got {type(result).__name__}")
-        gradients = result[1]
-    else:
-        return _finite_differences(loss, variables, grad_loss)
-    return _scaled(_as_list(gradients, variables), variables, grad_loss)
+        return _scaled(_as_list(result[1], variables), variables, grad_loss)
+    if callable(jac):
+        return _scaled(_as_list(_call(jac, variables), variables), variables, grad_loss)
+    return _finite_differences(loss, variables, grad_loss)
 
 
 def _call(function: Callable[..., Any], variables: Sequence[FloatArray]) -> Any:
@@ -56,7 +54,7 @@ def _call(function: Callable[..., Any], variables: Sequence[FloatArray]) -> Any:
 
 
 def _as_list(gradients: Any, variables: Sequence[FloatArray]) -> list[Any]:
-    if not isinstance(gradients, list | tuple):
+    if not isinstance(gradients, (list, tuple)):
         gradients = [gradients]
     if len(gradients) != len(variables):
         raise ValueError(f"expected {len(variables)} gradients, one for each variable, got {len(gradients)}")
@@ -83,31 +81,10 @@ def _times(gradient: Any, factor: float, var: FloatArray) -> Any:
 
 
 def _finite_differences(loss: Callable[..., Any], variables: Sequence[FloatArray], grad_loss: Any) -> list[Any]:
-    """Return ``(loss(x + h) - loss(x - h)) / 2h`` for each element x, with h the cube root of the dtype's precision.
-
-    The elements are changed in place, so that a loss without arguments sees the change, and are then restored exactly.
-    """
+    """Return gradients by central differences. A loss without arguments reads the variables, which change in place."""
 
     def value() -> float:
         values = np.asarray(as_array(_call(loss, variables), "loss"), np.float64)
         return float(np.sum(values * (1.0 if grad_loss is None else grad_loss)))
 
-    return [_differentiate(value, var) for var in variables]
-
-
-def _differentiate(value: Callable[[], float], var: FloatArray) -> NDArray[Any]:
-    gradient = np.empty(var.shape, var.dtype)
-    flat, out = var.flat, gradient.reshape(-1)
-    relative = float(np.finfo(var.dtype).eps) ** (1 / 3)
-    for i in range(var.size):
-        here = flat[i]
-        step = relative * max(1.0, abs(float(here)))
-        try:
-            flat[i] = here + step
-            above, upper = float(flat[i]), value()
-            flat[i] = here - step
-            below, lower = float(flat[i]), value()
-        finally:
-            flat[i] = here
-        out[i] = (upper - lower) / (above - below)  # the distance as it was rounded
-    return gradient
+    return [central_difference_gradient(value, var) for var in variables]

@@ -1,4 +1,4 @@
-"""Many curves: parameters and covariances are those of scipy.optimize.curve_fit, a curve at a time."""
+"""curve_fit_many: parameters and covariances agree with scipy.optimize.curve_fit for each curve."""
 
 import tracemalloc
 
@@ -40,13 +40,13 @@ def plane(point, a, b, c):
 
 @numba.njit
 def sum_only(t, a, b):
-    """Tell nothing of a and b by themselves, and nothing at all where t is 0."""
+    """Depend on the sum of a and b only, and on neither where t is 0."""
     return (a + b) * t
 
 
 @numba.njit
 def either(t, a, b):
-    """Be a at the first point and b elsewhere, so that their covariance is exactly 0."""
+    """Return a at the first point and b at all others, so that their covariance is exactly 0."""
     if t > 10:
         raise ValueError("beyond")
     return a if t < 0.15 else b
@@ -68,7 +68,7 @@ def python(function):
 
 
 def by_scipy(model, x, y, p0, sigma=None, **options):
-    """Return popt and pcov, and the standard errors, of each curve."""
+    """Return popt and pcov of each curve."""
     found = [
         scipy.optimize.curve_fit(
             *(python(model), x, y[i], p0[i]),
@@ -98,7 +98,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("sigma", "options"), CASES, ids=lambda case: " ".join(case) or "none")
-def test_as_scipy(sigma, options):
+def test_agrees_with_scipy(sigma, options):
     y, start = curves(outliers="loss" in options), START
     tolerance = 1e-6
     if "bounds" in options:
@@ -151,7 +151,7 @@ def test_predictors_are_shared_or_not():
 
 
 def test_units_do_not_matter():
-    """Those of the curve change no bit, where they are powers of 2; nor does when the fits end."""
+    """A factor of ydata that is a power of 2 changes neither a bit nor the number of steps."""
     y, big = curves(), 2.0**20
     found = curve_fit_many(decay, T, y, START, maxiter=800, learning_rate=RATE)
     other = curve_fit_many(decay, T, y * big, START * [big, 1], maxiter=800, learning_rate=RATE)
@@ -186,7 +186,7 @@ def test_a_jacobian_without_full_rank():
 
 
 @pytest.mark.parametrize("points", [1, 2, 3])
-def test_as_many_parameters_as_points_leave_no_freedom(points):
+def test_covariances_of_few_points(points):
     x, y = np.tile(T[:points], (2, 1)), np.ones((2, points))
     found = curve_fit_many(either, x, y, [1.5, 0.5], maxiter=2)
     meant = curve_fit_many(either, x, y, [1.5, 0.5], maxiter=2, absolute_sigma=True)
@@ -317,7 +317,7 @@ def test_refused_before_any_fit(changed, error, message, no_fit_may_start):
 
 
 @needs_jit
-def test_refused_of_what_is_compiled(no_fit_may_start):
+def test_refused_compiled_functions(no_fit_may_start):
     with pytest.raises(TypeError, match=r"model: expected a function compiled by numba.njit, got one that is not"):
         curve_fit_many(decay.py_func, T, curves(), START)
     with pytest.raises(ValueError, match="jac: expected a function for one thread"):
@@ -329,7 +329,7 @@ def test_refused_of_what_is_compiled(no_fit_may_start):
 
 
 def test_complex_steps_are_checked_at_the_size_of_the_parameters():
-    """A decay within nanoseconds, in seconds."""
+    """The decay takes nanoseconds, and the times are in seconds."""
     found = curve_fit_many(decay, 1e-9 * T, curves(), START * [1, 1e9], jac="complex", maxiter=0)
     assert np.isfinite(found.pcov).all()
 

@@ -1,4 +1,4 @@
-"""Many fits at once: each is the algorithm in plain NumPy, and none knows of the others."""
+"""minimize_many: each fit takes the steps of plain NumPy, and no fit changes another."""
 
 import numba
 import numpy as np
@@ -24,7 +24,7 @@ def falling(step):
 
 
 RATES = [(0.05, lambda step: 0.05), (falling, falling), (lambda: 0.02, lambda step: 0.02), *[(s, s) for s in SCHEDULES]]
-"""Learning rates as they are given, and as functions of the step."""
+"""Learning rates as arguments, and the same rates as functions of the step."""
 
 
 @numba.njit
@@ -40,7 +40,7 @@ def valley_slopes(x, row, out):
 
 @numba.njit
 def recorded(x, row):
-    """Write down each call: data may serve for that, since it is the user's."""
+    """Note each call in an array of the data."""
     target, curvature, calls = row
     value = valley(x, (target, curvature))
     calls[0, 0] += 1
@@ -60,7 +60,7 @@ def fenced(x, row):
 
 
 def path(x0, row, lower, upper, scale, steps, rate, *, momentum, centered, inside, decay, **numbers):
-    """Return all points of one fit, by the reference."""
+    """Return all points of one fit by the reference."""
     reference = Reference([x0 / scale], momentum=momentum > 0, centered=centered, epsilon_inside=inside)
     x, points = np.array(x0, np.float64), [np.array(x0, np.float64)]
     for t in range(steps):
@@ -217,7 +217,7 @@ def test_no_data_and_one_fit():
 
 
 def test_a_bad_fit_harms_no_other(threads):
-    """NaN in the data or x0, an infinity, and functions that raise, each at the first step or later."""
+    """The data hold NaN and infinity, and numbers at which the function raises."""
     rng = np.random.default_rng(0)
     x0, y = rng.normal(0, 1, (40, 1)), rng.normal(0, 1, 40)
     expected = minimize_many(parabola, x0, (y,), maxiter=3000)
@@ -238,7 +238,7 @@ def test_a_bad_fit_harms_no_other(threads):
 
 @numba.njit
 def slope_down(x, row):
-    """Fall until x is beyond the edge, where all ends."""
+    """Fall until x is beyond the edge, and then raise or return NaN."""
     edge, raises = row
     if x[0] > edge:
         if raises:

@@ -1,4 +1,4 @@
-"""Calls of many fits: what is refused, threads, forks, interrupts, and what a call leaves behind."""
+"""Calls of minimize_many: refused arguments, threads, forks, interrupts, and memory."""
 
 import gc
 import os
@@ -125,7 +125,7 @@ def square(x, row):
 
 
 @needs_jit
-def test_refused_of_what_is_compiled(no_fit_may_start):
+def test_refused_compiled_functions(no_fit_may_start):
     for name in ("fun", "jac"):
         for wrong, error, message in (
             (lambda x, row: 0.0, TypeError, "compiled by numba.njit.*got one that is not; put @numba.njit above it"),
@@ -156,13 +156,13 @@ def test_a_jac_that_raises_at_the_first_start_ends_that_fit():
 
 
 def test_complex_steps_are_checked_at_the_size_of_the_parameters(no_fit_may_start):
-    """A step of 1e-5 tells nothing of a function that varies within 1e-9; to refuse it was a mistake."""
+    """The function varies within 1e-9, so its differences over a step of 1e-5 mean nothing."""
     nano = numba.njit(lambda x, row: np.cos(x[0] / 1e-9))
     with pytest.raises(AssertionError, match="a fit has started"):
         minimize_many(nano, [[1e-9]], jac="complex", x_scale="x0")
 
 
-def test_what_was_raised_keeps_no_data_alive():
+def test_an_exception_keeps_no_data_alive():
     y = np.full(3, 1e7)
     found = minimize_many(parabola, np.zeros((3, 1)), (y,))
     assert found.status.tolist() == [4, 4, 4]
@@ -291,7 +291,7 @@ def test_forks_before_and_while_fits_run():
     assert results("""
 import hashlib, json, os, threading, warnings
 import numpy as np
-from test_many import minimize_many
+from numba_rmsprop import minimize_many
 from small_fits import problem, valley
 
 warnings.simplefilter("ignore")  # of forks where there are threads

@@ -1,4 +1,4 @@
-"""RMSprop as a method of scipy.optimize.minimize: SciPy's protocol, every option, and what comes out."""
+"""RMSprop as a method of scipy.optimize.minimize: SciPy's protocol, the options and the results."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ from scipy.optimize import (
 )
 
 from numba_rmsprop import rmsprop, schedules
-from numba_rmsprop.fitting.options import FIRST_RATE, GTOL, LAST_RATE
+from numba_rmsprop.fitting.scipy_options import FIRST_RATE, GTOL, LAST_RATE
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ class OwnError(Exception):
 
 @pytest.mark.parametrize("error", [OwnError("mine"), KeyboardInterrupt(), StopIteration(), FloatingPointError("x")])
 @pytest.mark.parametrize("where", ["fun", "jac", "callback"])
-def test_what_the_users_functions_raise_passes_through(error, where):
+def test_exceptions_of_the_users_functions_pass_through(error, where):
     if where == "callback" and isinstance(error, StopIteration):
         return
     count = iter(range(100))
@@ -256,7 +256,7 @@ def test_what_the_users_functions_raise_passes_through(error, where):
     assert caught.value is error
 
 
-# What goes in.
+# Arguments.
 
 
 def test_x0_is_never_written_and_stays_what_it_is():
@@ -308,12 +308,12 @@ def test_the_objective_cannot_write_x():
             fit(jac=writes, **options)
 
 
-def test_results_of_numbers_in_other_clothes():
+def test_fun_and_jac_may_return_other_types():
     expected = fit().x
-    for clothe in (np.float64, np.array, lambda v: np.array([v]), lambda v: np.array([[v]]), lambda v: [v]):
-        np.testing.assert_array_equal(fit(lambda x, clothe=clothe: clothe(square(x))).x, expected)
-    for clothe in (list, lambda g: g[np.newaxis], lambda g: g[:, np.newaxis]):
-        np.testing.assert_array_equal(fit(jac=lambda x, clothe=clothe: clothe(2 * x)).x, expected)
+    for convert in (np.float64, np.array, lambda v: np.array([v]), lambda v: np.array([[v]]), lambda v: [v]):
+        np.testing.assert_array_equal(fit(lambda x, convert=convert: convert(square(x))).x, expected)
+    for convert in (list, lambda g: g[np.newaxis], lambda g: g[:, np.newaxis]):
+        np.testing.assert_array_equal(fit(jac=lambda x, convert=convert: convert(2 * x)).x, expected)
     assert fit(x0=1.0, jac=lambda x: 2 * x[0]).nit == 20
     assert fit(lambda x: 3, [5.0], jac=lambda x: np.array([1])).fun == 3
 
@@ -403,14 +403,14 @@ REFUSED_OPTIONS = [
 
 
 @pytest.mark.parametrize(("given", "error", "message"), REFUSED_OPTIONS)
-def test_what_is_refused_before_fun_is_called(given, error, message):
+def test_refused_before_fun_is_called(given, error, message):
     fun, jac = Counted(square), Counted(square_der)
     with pytest.raises(error, match=message):
         fit(fun, **({"jac": jac} | given))
     assert not fun.xs + jac.xs
 
 
-def test_what_only_a_direct_call_can_get_wrong():
+def test_refused_in_a_direct_call():
     with pytest.raises(ValueError, match=r"x0: expected one dimension, got shape \(1, 2\)"):
         rmsprop(square, np.ones((1, 2)), jac=square_der)
     with pytest.raises(TypeError, match="fun: expected a callable, got 3"):
@@ -442,7 +442,7 @@ def test_what_only_a_direct_call_can_get_wrong():
         ({"jac": lambda x: sp.csr_array([[0, np.inf]])}, "jac: expected finite numbers, got NaN or infinity at x0"),
     ],
 )
-def test_what_is_refused_before_a_step(given, message):
+def test_refused_before_a_step(given, message):
     called = []
     with pytest.raises(ValueError, match=message):
         fit(callback=called.append, **given)

@@ -1,4 +1,4 @@
-"""How a fit by the method ends, and what it returns."""
+"""The ends of fits by the method for SciPy, and their results."""
 
 import builtins
 
@@ -84,7 +84,7 @@ def test_success_by_gtol():
 
 
 def scripted(values, slopes):
-    """Return a fun and a jac of one element that return these in turn, whatever x."""
+    """Return a fun and a jac of one element that return these values in turn, for any x."""
     values, slopes = iter(values), iter(slopes)
     return (lambda x: next(values)), (lambda x: np.array([next(slopes)]))
 

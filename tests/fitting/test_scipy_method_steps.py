@@ -1,4 +1,4 @@
-"""Bounds, scale, finite differences, and what the steps of the method come to."""
+"""The steps of the method for SciPy: bounds, scale, finite differences, and each step beside plain NumPy."""
 
 import numpy as np
 import pytest
@@ -9,15 +9,13 @@ from objectives import NEVER, Counted, fit, square, square_der
 from reference import Reference
 from scipy.optimize import (
     Bounds,
-    approx_fprime,
     minimize,
     rosen,
     rosen_der,
 )
 
 from numba_rmsprop import rmsprop
-from numba_rmsprop.fitting.differences import Differences
-from numba_rmsprop.fitting.options import as_limits
+from numba_rmsprop.fitting.scipy_options import as_bounds
 
 
 @pytest.mark.parametrize(
@@ -44,7 +42,7 @@ def test_bounds_of_one_number_and_none():
     assert fit(bounds=Bounds(-2, 1)).nit == fit(bounds=Bounds([-2], [1])).nit == 20
     for nothing in (None, Bounds(), [(None, None)] * 2, [(-np.inf, np.inf)] * 2):
         np.testing.assert_array_equal(fit(bounds=nothing).x, fit().x)
-        assert as_limits(nothing, np.ones(2)) is None
+        assert as_bounds(nothing, np.ones(2)) is None
     assert fit(x0=np.ones(2, np.float32), bounds=[(-1e300, 1e300)] * 2).nit == 20
 
 
@@ -80,48 +78,6 @@ def test_differences_stay_within_bounds(method, step, dtype):
     real = np.array([x.real for x in fun.xs])
     assert np.all((low <= real) & (real <= high))
     assert len(fun.xs) == 21 * (7 if method == "3-point" else 4)
-
-
-@pytest.mark.parametrize("where", [0.0, 1e-9, 0.3, 1.0 - 1e-9, 1.0])
-@pytest.mark.parametrize(("method", "tolerance"), [("2-point", 1e-7), ("3-point", 1e-9), ("cs", 1e-14)])
-def test_differences_are_as_good_beside_a_bound(where, method, tolerance):
-    x = np.array([where, 0.5, -3.0])
-    limits = np.array([0.0, 0.0, -np.inf]), np.array([1.0, 1.0, np.inf])
-    found = Differences(method, None, limits, 1.0).gradient(lambda x: np.sum(np.sin(x)), x, np.sum(np.sin(x)))
-    np.testing.assert_allclose(found, np.cos(x), rtol=tolerance, atol=tolerance)
-    free = Differences(method, None, None, 1.0).gradient(lambda x: np.sum(np.sin(x)), x, np.sum(np.sin(x)))
-    np.testing.assert_allclose(free, np.cos(x), rtol=tolerance, atol=tolerance)
-
-
-@pytest.mark.parametrize("method", ["2-point", "3-point"])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_differences_reach_a_bound_and_not_beyond(method, dtype):
-    rng = np.random.default_rng(0)
-    low, high = -rng.uniform(0, 1, 2000).astype(dtype), rng.uniform(0, 1, 2000).astype(dtype)
-    x = np.clip((low + rng.uniform(0, 1, 2000) * (high - low)).astype(dtype), low, high)
-    fun = Counted(lambda x: float(np.sum(x)))
-    Differences(method, 100.0, (low, high), 1.0).gradient(fun, x, fun(x))
-    assert all(np.all((low <= x) & (x <= high)) for x in fun.xs)
-
-
-def test_differences_take_steps_of_the_scale():
-    def fun(x):
-        return np.sin(x[0] * 1e9) + x[1]
-
-    x = np.array([1e-10, 1.0])
-    found = Differences("3-point", None, None, np.array([1e-9, 1.0])).gradient(fun, x, fun(x))
-    np.testing.assert_allclose(found, [1e9 * np.cos(0.1), 1.0], rtol=1e-6)
-    for method in ("2-point", "3-point"):
-        fun = Counted(square)
-        Differences(method, 0.25, None, 2.0).gradient(fun, np.array([1.0, -4.0]), 17.0)
-        assert {abs(x[0] - 1) for x in fun.xs} - {0} == {0.5}
-        assert {abs(x[1] + 4) for x in fun.xs} - {0} == {1.0}
-
-
-def test_two_points_are_those_of_scipy():
-    x = np.array([0.3, -2.0, 1.0])
-    found = Differences("2-point", 1e-6, None, 1.0).gradient(rosen, x, rosen(x))
-    np.testing.assert_array_equal(found, approx_fprime(x, rosen, 1e-6 * np.maximum(1, np.abs(x))))
 
 
 def test_complex_steps_want_a_complex_answer():

@@ -27,7 +27,7 @@ def test_the_lowest_is_kept():
 
 
 @pytest.mark.parametrize("values", [(np.nan, 1.0), (np.inf, 1.0), (-np.inf, 1.0), (1.0, np.nan)])
-def test_what_is_not_finite_ends_it_and_is_not_kept(values):
+def test_numbers_that_are_not_finite_end_a_fit_and_are_not_kept(values):
     assert Judged()(*values) == (False, NOT_FINITE)
 
 

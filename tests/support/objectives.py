@@ -1,9 +1,7 @@
-"""Functions to minimize, and a short way to call the method on them."""
+"""Functions to minimize, and a short way to minimize them by the method for SciPy."""
 
 import numpy as np
-from scipy.optimize import (
-    minimize,
-)
+from scipy.optimize import minimize
 
 from numba_rmsprop import rmsprop
 
@@ -19,13 +17,13 @@ def square_der(x):
 
 
 def fit(fun=square, x0=(1.0, -2.0), *, jac=square_der, **given):
-    """Call minimize with a few steps; what is no argument of it is an option."""
+    """Call minimize with 20 steps. Keywords that it does not take become options of the method."""
     own = {name: given.pop(name) for name in ("args", "bounds", "callback", "tol", "constraints") if name in given}
     return minimize(fun, np.asarray(x0), jac=jac, method=rmsprop, options={"maxiter": 20} | given, **own)
 
 
 class Counted:
-    """A function that notes each x it was called with, as a copy."""
+    """A function that notes a copy of each x."""
 
     def __init__(self, function):
         self.function = function

@@ -1,4 +1,4 @@
-"""Functions to fit, and the bits of the results of many fits."""
+"""Compiled functions to fit, data for them, and the bits of results."""
 
 import numba
 import numpy as np
@@ -7,7 +7,7 @@ import pytest
 PLAIN = numba.config.DISABLE_JIT
 
 
-needs_jit = pytest.mark.skipif(PLAIN, reason="what Numba compiles, and refuses, is not asked")
+needs_jit = pytest.mark.skipif(PLAIN, reason="nothing is compiled")
 
 
 @numba.njit
@@ -22,7 +22,7 @@ def valley(x, row):
 
 @numba.njit
 def parabola(x, row):
-    """Return NaN or fail where the data ask for it."""
+    """Return a parabola around y; NaN where y is NaN, and an error where y is large."""
     (y,) = row
     if y > 1e6:
         raise ValueError("too far")

@@ -1,1 +1,1 @@
-"""Many small fits in one launch."""
+"""Compiled loops of many small fits."""

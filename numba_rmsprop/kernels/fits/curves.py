@@ -1,4 +1,4 @@
-"""Least squares over the points of one curve: cost, gradient, and what the covariance comes from."""
+"""Least squares over the points of one curve: the cost, its gradient, and the triangle that gives the covariance."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def cauchy(z: Any) -> Any:
 
 
 EPSILON = float(np.finfo(np.float64).eps)
-"""What a point's weight in the covariance is at least, as in SciPy."""
+"""The lowest weight of a point in the covariance, as in SciPy."""
 
 LOSSES = {"linear": linear, "soft_l1": soft_l1, "huber": huber, "cauchy": cauchy}
 """The losses of scipy.optimize.least_squares, by name; z is the square of a residual divided by ``f_scale``."""
@@ -48,49 +48,50 @@ LOSSES = {"linear": linear, "soft_l1": soft_l1, "huber": huber, "cauchy": cauchy
 
 @compiled_inline
 def item_or_one(array: Any, i: Any) -> Any:
-    """Return ``array[i]``; 1 where there is no array.
+    """Return ``array[i]``, or 1 where ``array`` is None.
 
-    A function of its own, since Numba drops the branch that is not taken only where it depends on an argument.
+    This is a function of its own because Numba drops a branch on None only where it tests an argument.
     """
     return 1.0 if array is None else array[i]
 
 
 @compiled_for_functions
-def curve_cost(functions: Any, x: Any, row: Any, space: Any, gradient: Any) -> Any:
+def curve_cost(functions: Any, x: Any, row: Any, scratch: Any) -> Any:
     """Return ``sum(f_scale² rho((residual / f_scale)²)) / 2`` over the points, and fill its gradient.
 
-    ``row`` is ``(ydata, sigma, f_scale, like, *predictors)``, where ``sigma`` may be None.
+    ``row`` is ``(ydata, sigma, f_scale, like, *predictors)``, where ``sigma`` may be None and ``like`` is a tuple with
+    an item for each parameter.
     """
     ydata, sigma, f_scale, like = row[:4]
-    slopes, lengths = space.slopes, space.lengths
+    gradient, slopes, squares = scratch.gradient, scratch.point_slopes, scratch.squares
     cost = 0.0
     for j in range(x.size):
         gradient[j] = 0.0
     for j in range(x.size + 1):
-        lengths[j] = 0.0
+        squares[j] = 0.0
     for i in range(ydata.size):
         uncertainty = item_or_one(sigma, i)
         if uncertainty == np.inf:
-            continue  # left out, whatever is there: NaN too
+            continue  # left out, even if the point is NaN
         point = point_of(row[4:], i)
-        value = functions.slopes(call_model, functions.fun, functions.jac, x, point, like, space, slopes)
+        value = functions.slopes(call_model, functions.fun, functions.jac, x, point, like, scratch, slopes)
         residual = (value - ydata[i]) / uncertainty
         rho, first, _ = functions.loss((residual / f_scale) ** 2)
         cost += f_scale**2 * rho
         weight = first / uncertainty
         for j in range(x.size):
             gradient[j] += weight * residual * slopes[j]
-            lengths[j] += weight / uncertainty * np.float64(slopes[j]) ** 2
-        lengths[x.size] += first * residual**2
+            squares[j] += weight / uncertainty * np.float64(slopes[j]) ** 2
+        squares[x.size] += first * residual**2
     return 0.5 * cost
 
 
 @inlined
-def curve_triangle(functions: Any, x: Any, row: Any, space: Any, triangle: Any) -> None:
-    """Write R of the QR decomposition of the Jacobian, whose singular values and right vectors are the Jacobian's.
+def curve_triangle(functions: Any, x: Any, row: Any, scratch: Any, triangle: Any) -> None:
+    """Write the triangle R of the QR decomposition of the residuals' Jacobian, which has the same singular values.
 
-    The Jacobian is that of the residuals, with its rows scaled for a robust loss as in scipy.optimize.least_squares:
-    by ``sqrt(rho' + 2 rho'' z)``. A point at a time is rotated into R, so that the Jacobian is never in memory.
+    For a robust loss, the rows of the Jacobian are scaled by ``sqrt(rho' + 2 rho'' z)``, as in
+    scipy.optimize.least_squares. One point at a time is rotated into R, so the Jacobian is never in memory.
 
     References
     ----------
@@ -98,16 +99,16 @@ def curve_triangle(functions: Any, x: Any, row: Any, space: Any, triangle: Any) 
     Triggs et al., "Bundle Adjustment - A Modern Synthesis", 1999, section 4.3 (robust losses).
     """
     ydata, sigma, f_scale, like = row[:4]
-    slopes = space.slopes
+    slopes = scratch.point_slopes
     for k in range(x.size):
         for j in range(x.size):
             triangle[k, j] = 0.0
     for i in range(ydata.size):
         uncertainty = item_or_one(sigma, i)
         if uncertainty == np.inf:
-            continue  # left out, whatever is there: NaN too
+            continue  # left out, even if the point is NaN
         point = point_of(row[4:], i)
-        value = functions.slopes(call_model, functions.fun, functions.jac, x, point, like, space, slopes)
+        value = functions.slopes(call_model, functions.fun, functions.jac, x, point, like, scratch, slopes)
         z = ((value - ydata[i]) / uncertainty / f_scale) ** 2
         _, first, second = functions.loss(z)
         weight = np.sqrt(max(first + 2.0 * second * z, EPSILON)) / uncertainty
@@ -118,7 +119,7 @@ def curve_triangle(functions: Any, x: Any, row: Any, space: Any, triangle: Any) 
 
 @compiled
 def rotate_into(triangle: Any, line: Any) -> None:
-    """Make ``triangle`` the R of what it was the R of and one line more; ``line`` is used up."""
+    """Add a line to the matrix of which ``triangle`` is the R. The line is overwritten."""
     for k in range(line.size):
         if line[k] != 0:
             length = np.hypot(triangle[k, k], line[k])
