@@ -17,8 +17,8 @@ import hypothesis
 import numba
 import pytest
 
-# What tests import, and programs to be run by hand; and files that mean nothing without checks of bounds.
-collect_ignore = ["support"] if numba.config.BOUNDSCHECK else ["support", "kernels/test_bounds.py"]
+# What tests import and start; and files that mean nothing without checks of bounds.
+collect_ignore = ["programs", "support", *([] if numba.config.BOUNDSCHECK else ["kernels/test_bounds.py"])]
 if numba.config.DISABLE_JIT:
     # Files that mean nothing without compiled kernels.
     collect_ignore += ["runtime/test_interrupts.py", "runtime/test_locking.py", "runtime/test_processes.py"]

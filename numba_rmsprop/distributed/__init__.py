@@ -1,6 +1,6 @@
 """Tables and steps shared among the ranks of an MPI communicator (mpi4py)."""
 
-from ..mpi.ranks import OtherRankError
+from ..mpi.messages import OtherRankError
 from .initial_values import Uniform
 from .saved_tables import SavedTables
 from .table import Gathering, ShardedTable
