@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays.variables import FloatArray
-from ..kernels.row_dealing import deal_rows, link_ranks
+from ..kernels.row_dealing import link_ranks
 from ..mpi.coalescing import chain_rows, sum_rows
 from ..mpi.messages import Counts
 from ..mpi.ranks import Ranks
@@ -78,23 +78,26 @@ class Request:
     following : ndarray of int32, shape (n,)
         The next entry of the same row after each entry, or -1.
     wanted : ndarray of uint32 or uint64, shape (m,)
-        Rows as owners are asked for them, see :func:`numba_rmsprop.kernels.row_dealing.deal_rows`.
+        Rows as owners are asked for them: twice the number of each sorted row among those of its owner, plus 1 if the
+        batch has several entries of it.
     counts : ndarray of int64, shape (ranks,)
         How many rows each rank is asked for.
     """
 
     def __init__(self, indices: NDArray[np.int64], layout: Layout) -> None:
-        n = len(indices)
         self.indices = indices.copy()  # the caller may reuse the array before the gradients come
-        numbers, chains = chain_rows(self.indices)
-        m = len(chains[0])
+        numbers, (firsts, self.following) = chain_rows(self.indices)
+        rows = self.indices[firsts]
+        owners = layout.owners_of(rows)
+        sorting = np.argsort(owners.astype(np.min_scalar_type(layout.ranks)), kind="stable")  # short integers sort fast
         small = layout.rows // layout.ranks < 2**31 - 1
-        self.places, self.order = np.empty(n, np.int64), np.empty(m, np.int64)
-        self.wanted: NDArray[np.unsignedinteger] = np.empty(m, np.uint32 if small else np.uint64)
-        counts = np.empty(layout.ranks + 1, np.int64)
-        deal_rows(self.indices, layout.ranks, numbers, chains, self.places, self.order, self.wanted, counts)
-        self.counts = counts[:-1]
-        self.following = chains[1]
+        wanted = 2 * (rows // layout.ranks) + (self.following[firsts] >= 0)
+        self.wanted: NDArray[np.unsignedinteger] = wanted[sorting].astype(np.uint32 if small else np.uint64)
+        self.order = firsts[sorting].astype(np.int64)
+        self.counts = np.bincount(owners, minlength=layout.ranks)
+        places = np.empty(len(rows), np.int64)
+        places[sorting] = np.arange(len(rows))
+        self.places = places[numbers]
 
 
 class Route:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels.row_dealing import first_owners
+from ..kernels.row_dealing import find_owners
 
 
 @dataclass(frozen=True)
@@ -33,24 +33,17 @@ class Layout:
 
     def length(self, rank: int) -> int:
         """Return how many rows a rank owns."""
-        whole, left = divmod(self.rows, self.ranks)
-        return whole + int((rank - self._first_owners(whole, whole + 1)[0]) % self.ranks < left)
+        blocks, left = divmod(self.rows, self.ranks)
+        (first,) = self.owners_of(np.array([blocks * self.ranks]))
+        return blocks + int((rank - first) % self.ranks < left)
 
     def rows_of(self, rank: int, begin: int = 0, end: int | None = None) -> NDArray[np.int64]:
         """Return the rows of a rank, in order: all, or those from number ``begin`` to ``end``."""
-        last = self.length(rank) if end is None else end
-        blocks = np.arange(begin, last)
-        return blocks * self.ranks + (rank - self._first_owners(begin, last)) % self.ranks
+        firsts = np.arange(begin, self.length(rank) if end is None else end) * self.ranks
+        return firsts + (rank - self.owners_of(firsts)) % self.ranks
 
     def owners_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the owner of each row; the rows are in order."""
-        if not len(rows):
-            return np.empty(0, np.int64)
-        blocks = rows // self.ranks
-        first = int(blocks[0])
-        return (rows + self._first_owners(first, int(blocks[-1]) + 1)[blocks - first]) % self.ranks
-
-    def _first_owners(self, begin: int, end: int) -> NDArray[np.int64]:
-        out = np.empty(end - begin, np.int64)
-        first_owners(begin, self.ranks, out)
-        return out
+        """Return the owner of each row."""
+        owners = np.empty(len(rows), np.int64)
+        find_owners(rows, self.ranks, owners)
+        return owners

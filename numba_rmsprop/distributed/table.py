@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from ..arrays.variables import FloatArray
 from ..mpi.messages import Counts
-from ..mpi.ranks import Ranks
+from ..mpi.ranks import Ranks, Refusal
 from ..runtime.interrupts import Uninterrupted
 from ..settings.step_numbers import StepRates
 from ..state.slots import copy_rows
@@ -117,9 +117,8 @@ class ShardedTable:
     ) -> None:
         self.ranks = Ranks.of(communicator)
         self.number = self.ranks.members + 1
-        error: Exception | None = None
         description = ""
-        try:
+        with Refusal() as refusal:
             self.dtype = np.dtype(dtype)
             check_table(rows, columns, self.dtype, sum_order, self.ranks.size)
             if "communicator" in options:
@@ -133,13 +132,11 @@ class ShardedTable:
             self._opt.make_slots(self.shard)
             self._sum_order = sum_order
             description = json.dumps([self.description(), repr(first_values) if comparable else "a callable"])
-        except Exception as refused:  # noqa: BLE001  # the other ranks must learn of any, and this one raises it then
-            error = refused
         with Uninterrupted():
             self.ranks.agree(
                 hash((NEW, self.number, zlib.crc32(description.encode()))),
                 lambda: f"ShardedTable {self.number} with {description}",
-                error=error,
+                error=refusal.error,
             )
             self.number = self.ranks.join()
         self.run: str | None = None
@@ -202,16 +199,13 @@ class ShardedTable:
         The rows are those of now: a step that is taken meanwhile does not change them. Arguments and errors are those
         of :meth:`gather`; ``out`` is not to be read or written meanwhile.
         """
-        request, error = None, None
-        wanted, result = np.empty(0, np.int64), self.shard
-        try:
+        request = None
+        with Refusal() as refusal:
             wanted = checked_indices(indices, self._layout.rows)
             result = output(out, (*wanted.shape, self.shard.shape[1]), self.dtype, self._opt.occupied)
             request = Request(wanted.reshape(-1), self._layout) if self.ranks.size > 1 else None
-        except Exception as refused:  # noqa: BLE001  # as above
-            error = refused
         with Uninterrupted():
-            asked_counts, _ = self._agree(GATHER, request, error=error)
+            asked_counts, _ = self._agree(GATHER, request, error=refusal.error)
             if request is None:  # no other ranks
                 self._opt.gather(self.shard, wanted, out=result)
                 return Gathering(lambda: result)
@@ -259,9 +253,8 @@ class ShardedTable:
         OtherRankError
             If another rank refuses the call.
         """
-        request, rates, error, matches = None, None, None, 0
-        wanted, grads = np.empty(0, np.int64), self.shard
-        try:
+        request, rates, matches = None, None, 0
+        with Refusal() as refusal:
             checked = checked_indices(indices, self._layout.rows)
             grads = checked_values(values, checked, self.shape, self.dtype, finite=self._opt.check_finite)
             wanted = checked.reshape(-1)
@@ -273,10 +266,8 @@ class ShardedTable:
                 )
                 known = self._routes[matches.bit_length() - 1].request if matches else None
                 request = known or Request(wanted, self._layout)
-        except Exception as refused:  # noqa: BLE001  # as above
-            error = refused
         with Uninterrupted():
-            asked_counts, flags = self._agree(STEP, request, rates=rates, error=error, flag=matches)
+            asked_counts, flags = self._agree(STEP, request, rates=rates, error=refusal.error, flag=matches)
             assert rates is not None
             if request is None:  # no other ranks
                 return self._opt.step(self.shard, wanted, grads, rates)

@@ -39,22 +39,13 @@ def _hashed(number: Any) -> Any:
     return mixed ^ (mixed >> unsigned(16))
 
 
-@inlined
-def _first_owner(block: Any, ranks: Integer) -> Any:
-    return np.int64((_hashed(block) * unsigned(ranks)) >> unsigned(32))
-
-
-@inlined
-def _owner(row: Any, ranks: Integer) -> Any:
-    block = row // ranks
-    return (row - block * ranks + _first_owner(block, ranks)) % ranks
-
-
 @compiled
-def first_owners(begin: Integer, ranks: Integer, out: Any) -> None:
-    """Write the owner of the first row of each block, from block ``begin`` on."""
-    for i in range(out.size):
-        out[i] = _first_owner(begin + i, ranks)
+def find_owners(rows: Any, ranks: Integer, owners: Any) -> None:
+    """Write the rank that owns each row into ``owners``."""
+    for i in range(rows.size):
+        block = rows[i] // ranks
+        first = np.int64((_hashed(block) * unsigned(ranks)) >> unsigned(32))
+        owners[i] = (rows[i] - block * ranks + first) % ranks
 
 
 @compiled
@@ -103,48 +94,6 @@ def number_rows(indices: Any, buckets: Any, numbers: Any, firsts: Any, following
 
 
 @compiled
-def deal_rows(
-    indices: Any, ranks: Integer, numbers: Any, chains: Any, places: Any, order: Any, wanted: Any, counts: Any
-) -> None:
-    """Sort distinct rows by owner.
-
-    Parameters
-    ----------
-    indices, numbers, chains
-        From :func:`number_rows`, with ``firsts`` cut to the m distinct rows; ``firsts`` is overwritten.
-    ranks : int
-        How many owners there are.
-    places : ndarray of int64, shape (n,)
-        Result: the place of each entry's row among the sorted rows.
-    order : ndarray of int64, shape (m,)
-        Result: the first entry of each sorted row.
-    wanted : ndarray of uint32 or uint64, shape (m,)
-        Result: twice the number of each sorted row among those of its owner, plus 1 if it has more than one entry.
-    counts : ndarray of int64, shape (ranks + 1,)
-        Result: how many rows each rank owns; the last element is scratch.
-    """
-    firsts, following = chains
-    counts[:] = 0
-    for k in range(firsts.size):
-        counts[_owner(indices[firsts[k]], ranks) + 1] += 1
-    for rank in range(ranks):
-        counts[rank + 1] += counts[rank]
-    for k in range(firsts.size):
-        first = firsts[k]
-        owner = _owner(indices[first], ranks)
-        place = counts[owner]
-        counts[owner] += 1
-        order[place] = first
-        wanted[place] = 2 * (indices[first] // ranks) + (following[first] >= 0)
-        # From here on the place of the row, which its entries find by their number.
-        firsts[k] = place
-    for rank in range(ranks - 1, 0, -1):
-        counts[rank] -= counts[rank - 1]
-    for i in range(indices.size):
-        places[i] = firsts[numbers[i]]
-
-
-@compiled
 def link_ranks(chains: Any, askers: Any, repeats: Any, bits: Integer, links: Any) -> None:
     """Find out which ranks pass the running sum of a row on to one another, to add it up in the order of the batch.
 
@@ -190,7 +139,7 @@ def sum_entries(begin: Integer, end: Integer, rows: Any, values: Any, order: Any
     Parameters
     ----------
     rows : ndarray of int64, shape (m, 3)
-        The number of each row, as in ``order``; the row of ``sums`` for its sum; and 1 to add to what is there, or 0.
+        The place of each row in ``order``; the row of ``sums`` for its sum; and 1 to add to what is there, or 0.
     values : ndarray, shape (n, columns)
         The entries.
     order, following : ndarray of int

@@ -31,6 +31,23 @@ KEY, REFUSED, COUNT, FLAG = range(4)
 """What a rank tells each other one in :meth:`Ranks.agree`."""
 
 
+class Refusal:
+    """Context that catches an exception: the other ranks must learn of it before this one raises it."""
+
+    __slots__ = ("error",)
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+
+    def __enter__(self) -> Refusal:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, where: object) -> bool:
+        if isinstance(error, Exception):
+            self.error = error
+        return self.error is not None
+
+
 class Ranks(Messages):
     """The ranks of an MPI communicator.
 
@@ -177,15 +194,11 @@ class Ranks(Messages):
         ValueError
             If ``what`` differs between ranks.
         """
-        error: Exception | None = None
-        done: list[Result] = []
-        try:
-            done.append(work())
-        except Exception as failed:  # noqa: BLE001  # the other ranks must learn of any, and this one raises it then
-            error = failed
+        with Refusal() as refusal:
+            result = work()
         with Uninterrupted():
-            self.agree(zlib.crc32(what.encode()), lambda: what, error=error)
-            return self.all_gather_objects(done[0])
+            self.agree(zlib.crc32(what.encode()), lambda: what, error=refusal.error)
+            return self.all_gather_objects(result)
 
     def _raise_or_retry(
         self, describe: Callable[[], str], error: Exception | None, keys: NDArray[np.int64], *, may_retry: bool

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 from zlib import crc32
 
@@ -20,21 +20,21 @@ from ..runtime.interrupts import Uninterrupted
 from ..settings.step_numbers import StepRates
 from ..state.slots import Slots
 from .coalescing import coalesce
-from .ranks import Ranks
+from .messages import Result
+from .ranks import Ranks, Refusal
 
 if TYPE_CHECKING:
     from ..optimizer import RMSprop
 
-Loaded = TypeVar("Loaded")
 Pairs = list[tuple[Any, FloatArray]]
 
 NONE, ROWS, MATRIX, DENSE = range(4)
 """Kinds of gradients. Where ranks have different kinds for a variable, all are summed as the highest one."""
 
 
-def load_together(communicator: Any, load: Callable[[], Loaded]) -> Loaded:
+def load_together(communicator: Any, load: Callable[[], Result]) -> Result:
     """Return the result of ``load``; raise on all ranks if it raises on any."""
-    loaded: list[Loaded] = []
+    loaded: list[Result] = []
     Ranks.of(communicator).together("load", lambda: loaded.append(load()))
     return loaded[0]
 
@@ -78,13 +78,11 @@ class Replicas:
         OtherRankError
             If another rank refuses.
         """
-        error: Exception | None = None
         found: list[Slots] = []
-        ours: list[Any] = []
-        rates = None
-        key: tuple[float, ...] = ()
         new: list[Slots] = []
-        try:
+        key: tuple[float, ...] = ()
+        rates = None
+        with Refusal() as refusal:
             checked = check_pairs(pairs)
             found = opt._find_or_make([var for _, var in checked])
             refuse_duplicates(found)
@@ -93,13 +91,11 @@ class Replicas:
             rates = opt._rates(opt.iterations)
             key = _key(opt, found, rates)
             new = [own for own in found if own not in self._compared]
-        except Exception as refused:  # noqa: BLE001  # the other ranks must learn of any, and this one raises it then
-            error = refused
         with Uninterrupted():
             self._ranks.agree(
                 hash((self._number, *(own in new for own in found), *key)),
                 lambda: _in_words(self._number, opt, found, rates),
-                error=error,
+                error=refusal.error,
             )
             assert rates is not None
             if not found:
