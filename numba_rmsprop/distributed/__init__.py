@@ -2,8 +2,9 @@
 
 from ..mpi.messages import OtherRankError
 from .initial_values import Uniform
+from .row_exchange import Gathering
 from .saved_tables import SavedTables
-from .table import Gathering, ShardedTable
+from .table import ShardedTable
 from .table_checkpoints import TableCheckpoints
 
 __all__ = ["Gathering", "OtherRankError", "SavedTables", "ShardedTable", "TableCheckpoints", "Uniform"]

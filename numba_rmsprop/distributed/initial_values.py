@@ -15,7 +15,8 @@ from ..gradients.kinds import as_indices
 from ..kernels.row_dealing import uniform_rows
 from .row_layout import Layout
 
-Initializer: TypeAlias = float | str | Callable[[NDArray[np.int64]], ArrayLike]
+Values: TypeAlias = float | Callable[[NDArray[np.int64]], ArrayLike]
+Initializer: TypeAlias = Values | str
 
 FILLS = {"zeros": 0.0, "ones": 1.0}
 
@@ -64,21 +65,21 @@ class Uniform:
         return out
 
 
-def check_initializer(initializer: Any) -> Initializer:
-    """Return an initializer; raise ValueError or TypeError if it is no known word, number or callable."""
+def check_initializer(initializer: Any) -> Values:
+    """Return an initializer as a number or callable; raise ValueError or TypeError if it is none."""
     if callable(initializer):
         return initializer  # type: ignore[no-any-return]
     if isinstance(initializer, str):
         if initializer not in FILLS:
             raise ValueError(f"initializer: expected one of {list(FILLS)}, a number or a callable, got {initializer!r}")
-        return initializer
+        return FILLS[initializer]
     return as_float("initializer", initializer)
 
 
-def fill_shard(shard: FloatArray, layout: Layout, rank: int, initializer: Initializer) -> None:
+def fill_shard(shard: FloatArray, layout: Layout, rank: int, initializer: Values) -> None:
     """Write the first values of a rank's rows; raise ValueError if a callable returns another shape than theirs."""
     if not callable(initializer):
-        shard[...] = FILLS[initializer] if isinstance(initializer, str) else initializer
+        shard[...] = initializer
         return
     at_once = max(1, ITEMS_AT_A_TIME // max(1, shard.shape[1]))
     for begin in range(0, len(shard), at_once):

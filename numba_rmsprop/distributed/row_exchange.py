@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from ..kernels.row_dealing import link_ranks
 from ..mpi.coalescing import chain_rows, sum_rows
 from ..mpi.messages import Counts
 from ..mpi.ranks import Ranks
+from ..runtime.interrupts import Uninterrupted
 from .row_layout import Layout
 
 MOST_LINKED = 0xFFFE
@@ -25,15 +26,7 @@ def link_format(ranks: int) -> tuple[int, type[np.unsignedinteger]]:
 
 
 class Buffers:
-    """Memory for rows, kept from step to step: to get new pages takes longer than to copy rows into old ones.
-
-    Parameters
-    ----------
-    columns : int
-        Elements of a row.
-    dtype : numpy dtype
-        The dtype of rows.
-    """
+    """Memory for rows, kept from step to step: to get new pages takes longer than to copy rows into old ones."""
 
     def __init__(self, columns: int, dtype: np.dtype[Any]) -> None:
         self._columns = columns
@@ -48,7 +41,7 @@ class Buffers:
                 del self._free[k]
                 break
         else:
-            del self._free[:1]  # too small now, and so it will be
+            del self._free[:1]  # too small, and batches of this size will come again
             flat = np.empty(items + items // 4 + 1, self._dtype)
         return flat[:items].reshape(rows, self._columns)
 
@@ -59,15 +52,25 @@ class Buffers:
             self._free.append(array.base)
 
 
+class Gathering:
+    """Rows that are on their way; from :meth:`ShardedTable.gather_async`."""
+
+    def __init__(self, finish: Callable[[], FloatArray]) -> None:
+        self._finish: Callable[[], FloatArray] | None = finish
+        self._rows: FloatArray | None = None
+
+    def wait(self) -> FloatArray:
+        """Return the rows, as they were when they were asked for; ranks need not wait in the same order."""
+        with Uninterrupted():
+            if self._finish is not None:
+                self._rows = self._finish()
+                self._finish = None
+        assert self._rows is not None
+        return self._rows
+
+
 class Request:
     """The distinct rows of a batch, sorted by owner.
-
-    Parameters
-    ----------
-    indices : ndarray of int64, shape (n,)
-        Rows of the table, checked.
-    layout : Layout
-        The owners of rows.
 
     Attributes
     ----------
@@ -105,10 +108,8 @@ class Route:
 
     Parameters
     ----------
-    ranks : Ranks
-        The ranks.
-    request : Request
-        The rows that this rank asks for.
+    ranks, request
+        The ranks, and the rows that this one asks for.
     asked_counts : ndarray of int64, shape (ranks,)
         How many rows each rank asks of this one.
     in_order : bool
@@ -141,12 +142,7 @@ class Route:
     def push(self, values: FloatArray, buffers: Buffers) -> tuple[NDArray[np.int64], FloatArray]:
         """Send the sums of gradients to the owners of the rows.
 
-        Parameters
-        ----------
-        values : ndarray, shape (n, columns)
-            A gradient for each entry of the batch.
-        buffers : Buffers
-            Memory, to which ``sums`` must be given back.
+        ``values`` holds a gradient for each entry of the batch; ``sums`` must be given back to ``buffers``.
 
         Returns
         -------
@@ -194,14 +190,7 @@ class Route:
 class Passing:
     """Sums that ranks pass on to one another, to add up gradients in the order of the whole batch.
 
-    Parameters
-    ----------
-    request : Request
-        The rows of this rank's batch.
-    links : ndarray of uint16 or uint32, shape (m,)
-        The link of each row, from its owner: see :func:`numba_rmsprop.kernels.row_dealing.link_ranks`.
-    bits : int
-        How many bits of a link hold a rank.
+    ``links`` holds the link of each row, from its owner: see :func:`numba_rmsprop.kernels.row_dealing.link_ranks`.
 
     Attributes
     ----------

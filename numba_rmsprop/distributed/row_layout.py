@@ -16,11 +16,6 @@ class Layout:
 
     Row ``r`` is number ``r // ranks`` of the rows of its owner, so that rows keep their order.
 
-    Parameters
-    ----------
-    rows, ranks : int
-        How many rows the table has, and how many ranks share them.
-
     Examples
     --------
     >>> layout = Layout(10, 3)

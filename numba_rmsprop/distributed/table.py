@@ -17,7 +17,7 @@ from ..runtime.interrupts import Uninterrupted
 from ..settings.step_numbers import StepRates
 from ..state.slots import copy_rows
 from .initial_values import Initializer, Uniform, check_initializer, fill_shard
-from .row_exchange import Buffers, Request, Route
+from .row_exchange import Buffers, Gathering, Request, Route
 from .row_layout import Layout
 from .shard import ShardOptimizer
 from .table_arguments import check_table, checked_indices, checked_values, output
@@ -28,23 +28,6 @@ NEW, GATHER, STEP, FLUSH = range(len(CALLS))
 
 REMEMBERED = 4
 """Gathers whose requests are kept for the gradients of the step."""
-
-
-class Gathering:
-    """Rows that are on their way; from :meth:`ShardedTable.gather_async`."""
-
-    def __init__(self, finish: Callable[[], FloatArray]) -> None:
-        self._finish: Callable[[], FloatArray] | None = finish
-        self._rows: FloatArray | None = None
-
-    def wait(self) -> FloatArray:
-        """Return the rows, as they were when they were asked for; ranks need not wait in the same order."""
-        with Uninterrupted():
-            if self._finish is not None:
-                self._rows = self._finish()
-                self._finish = None
-        assert self._rows is not None
-        return self._rows
 
 
 class ShardedTable:

@@ -15,13 +15,6 @@ def end_all_on_error(rank: int, size: int, end_all: Callable[[], Any]) -> None:
 
     Otherwise the others would wait for this rank until somebody kills the job: MPI itself notices only processes that
     die. The exception is printed first, as usual.
-
-    Parameters
-    ----------
-    rank, size : int
-        The number of this rank, and how many ranks the job has.
-    end_all : callable
-        Ends all of them.
     """
     global _installed
     if _installed:

@@ -11,14 +11,7 @@ def warn_of_binding(ranks_here: int, rank: int) -> None:
     """Warn if this process may run on fewer cores than its share of the machine.
 
     Unless it is told otherwise, ``mpiexec`` binds each rank to one core where there are at most two ranks, and to a
-    part of the machine where there are more. Numba then has as many threads as that.
-
-    Parameters
-    ----------
-    ranks_here : int
-        How many ranks share the machine.
-    rank : int
-        The number of this rank, for the message.
+    part of the machine, which ``ranks_here`` share, where there are more. Numba then has as many threads as that.
     """
     if not hasattr(os, "sched_getaffinity"):  # no such binding on this system
         return

@@ -31,11 +31,6 @@ class Messages:
     (:class:`~numba_rmsprop.runtime.interrupts.Uninterrupted`), since a rank that left in the middle would leave the
     others waiting. Arrays are C-contiguous, and are sent by rows.
 
-    Parameters
-    ----------
-    communicator : mpi4py.MPI.Intracomm
-        The ranks.
-
     Attributes
     ----------
     rank, size : int
@@ -77,7 +72,7 @@ class Messages:
     ) -> Any:
         """Begin what :meth:`all_to_all` does; return a request for :meth:`finish`."""
         elsewhere = len(send) - int(send_counts[self.rank])
-        self._count(elsewhere * _row_bytes(send), self.size - 1)
+        self._count(elsewhere * send.itemsize * math.prod(send.shape[1:]), self.size - 1)
         kind = self._row_type(send)
         request = self._timed(
             self._comm.Ialltoallv,
@@ -102,15 +97,7 @@ class Messages:
         self._under_way.pop(id(request), None)
 
     def all_gather(self, rows: NDArray[Any], counts: Counts | None = None) -> NDArray[Any]:
-        """Return the rows of all ranks, in the order of the ranks.
-
-        Parameters
-        ----------
-        rows : ndarray
-            This rank's rows.
-        counts : ndarray of int64, shape (ranks,), optional
-            How many rows each rank has; by default, as many as this one.
-        """
+        """Return the rows of all ranks, in the order of the ranks; each has ``counts`` rows, or as many as this one."""
         if self.size == 1:
             return rows
         if counts is None:
@@ -175,10 +162,6 @@ class Messages:
             item = self._mpi.Datatype.fromcode(key[0])
             self._row_types[key] = item if rows.ndim == 1 else item.Create_contiguous(key[1]).Commit()
         return self._row_types[key]
-
-
-def _row_bytes(rows: NDArray[Any]) -> int:
-    return rows.itemsize * math.prod(rows.shape[1:])
 
 
 def _counts_and_starts(counts: Counts) -> tuple[Counts, Counts]:

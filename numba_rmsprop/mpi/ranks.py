@@ -53,11 +53,7 @@ class Ranks(Messages):
 
     Every call that all ranks make together begins with :meth:`agree`. Ranks that disagree so learn it from one another,
     and none waits for a message that nobody sends. From there on signal handlers are held off until the call has ended.
-
-    Parameters
-    ----------
-    communicator : mpi4py.MPI.Intracomm
-        The ranks. :meth:`of` returns one object for each communicator.
+    :meth:`of` returns one object for each communicator.
 
     Attributes
     ----------
@@ -183,17 +179,7 @@ class Ranks(Messages):
         return heard[:, COUNT].copy(), heard[:, FLAG].copy()
 
     def together(self, what: str, work: Callable[[], Result]) -> list[Result]:
-        """Call ``work`` on each rank, and return what it returned on each; raise where it fails on any.
-
-        Raises
-        ------
-        Exception
-            The exception that ``work`` raised here.
-        OtherRankError
-            If it raised on another rank.
-        ValueError
-            If ``what`` differs between ranks.
-        """
+        """Call ``work`` on each rank, and return the result of each; raise as :meth:`agree` where it fails on any."""
         with Refusal() as refusal:
             result = work()
         with Uninterrupted():

@@ -40,13 +40,7 @@ def load_together(communicator: Any, load: Callable[[], Result]) -> Result:
 
 
 class Replicas:
-    """Ranks that take the same steps with copies of the same variables.
-
-    Parameters
-    ----------
-    communicator : mpi4py.MPI.Intracomm
-        The ranks.
-    """
+    """Ranks that take the same steps with copies of the same variables."""
 
     def __init__(self, communicator: Any) -> None:
         self._ranks = Ranks.of(communicator)
