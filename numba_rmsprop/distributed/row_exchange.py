@@ -56,17 +56,14 @@ class Gathering:
     """Rows that are on their way; from :meth:`ShardedTable.gather_async`."""
 
     def __init__(self, finish: Callable[[], FloatArray]) -> None:
-        self._finish: Callable[[], FloatArray] | None = finish
-        self._rows: FloatArray | None = None
+        self._finish = finish
 
     def wait(self) -> FloatArray:
         """Return the rows, as they were when they were asked for; ranks need not wait in the same order."""
         with Uninterrupted():
-            if self._finish is not None:
-                self._rows = self._finish()
-                self._finish = None
-        assert self._rows is not None
-        return self._rows
+            rows = self._finish()
+            self._finish = lambda: rows
+        return rows
 
 
 class Request:

@@ -105,7 +105,7 @@ class ShardedTable:
             self.dtype = np.dtype(dtype)
             check_table(rows, columns, self.dtype, sum_order, self.ranks.size)
             if "communicator" in options:
-                raise TypeError("communicator: expected once, as the first argument")
+                raise TypeError("communicator: expected once, as the first argument, got it also as an option")
             first_values = check_initializer(initializer)
             comparable = not callable(first_values) or isinstance(first_values, Uniform)
             self._layout = Layout(int(rows), self.ranks.size)

@@ -162,7 +162,9 @@ class TableCheckpoints:
         files = [path / shard_name(name, rank, self._ranks.size) for name in tables for rank in range(self._ranks.size)]
         missing = [file for file in files if not file.exists()]
         if missing:
-            raise OSError(f"{missing[0]} is not to be seen; expected a folder on a file system that all ranks see")
+            raise OSError(
+                f"{missing[0]} cannot be seen by rank 0; expected a folder on a file system that all ranks see"
+            )
         write_whole(path / MANIFEST, lambda file: file.write(text.encode()))
         sync_folder(os.fspath(self.folder))
         return run

@@ -12,9 +12,9 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
-from ..arrays.variables import FloatArray, describe
+from ..arrays.variables import FloatArray, Occupied, describe
 from ..files.safetensors_file import checksum
-from ..gradients.kinds import CSR, Dense, Gradient, IndexedSlices, Rows, as_gradient, check_finite
+from ..gradients.kinds import CSR, Dense, IndexedSlices, Rows, as_gradient, check_finite
 from ..gradients.pairs import check_pairs, refuse_duplicates
 from ..runtime.interrupts import Uninterrupted
 from ..settings.step_numbers import StepRates
@@ -80,8 +80,8 @@ class Replicas:
             checked = check_pairs(pairs)
             found = opt._find_or_make([var for _, var in checked])
             refuse_duplicates(found)
-            gradients = self._checked([grad for grad, _ in checked], found, opt)
-            ours = [_coalesce(gradient, own) for gradient, own in zip(gradients, found, strict=True)]
+            occupied = opt._occupied_with(found)
+            ours = [_coalesced(grad, own, opt, occupied) for (grad, _), own in zip(checked, found, strict=True)]
             rates = opt._rates(opt.iterations)
             key = _key(opt, found, rates)
             new = [own for own in found if own not in self._compared]
@@ -100,18 +100,6 @@ class Replicas:
                 opt._register(found)  # so that the step finds these slots and makes no others
                 self._compared.update(new)
             return take(list(zip(summed, [own.var for own in found], strict=True)), rates)
-
-    def _checked(self, grads: Sequence[Any], found: Sequence[Slots], opt: RMSprop) -> list[Gradient | None]:
-        occupied = opt._occupied_with(list(found))
-        gradients = [
-            None if grad is None else as_gradient(grad, own.var, own.name, occupied)
-            for grad, own in zip(grads, found, strict=True)
-        ]
-        if opt.check_finite:
-            for gradient, own in zip(gradients, found, strict=True):
-                if gradient is not None:
-                    check_finite(gradient, own.var, own.name)
-        return gradients
 
     def _compare(self, new: Sequence[Slots], opt: RMSprop) -> None:
         """Raise ValueError if new variables or their slots differ between ranks."""
@@ -187,8 +175,13 @@ class Replicas:
         return matrix if len(own.shape) == 2 else matrix.reshape(own.shape)
 
 
-def _coalesce(gradient: Gradient | None, own: Slots) -> Any:
-    """Return a gradient whose rows, or stored entries if it is a matrix, are all different."""
+def _coalesced(grad: Any, own: Slots, opt: RMSprop, occupied: Occupied) -> Any:
+    """Return a gradient, checked, whose rows, or stored entries if it is a matrix, are all different."""
+    if grad is None:
+        return None
+    gradient = as_gradient(grad, own.var, own.name, occupied)
+    if opt.check_finite:
+        check_finite(gradient, own.var, own.name)
     if isinstance(gradient, Rows):
         indices, sums = coalesce(gradient.indices, gradient.values)
         return Rows(sums, indices)
