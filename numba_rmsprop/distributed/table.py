@@ -243,11 +243,10 @@ class ShardedTable:
             wanted = checked.reshape(-1)
             rates = self._opt.rates_of_step()
             if self.ranks.size > 1:
+                routes = self._routes  # now, since a signal handler may gather before the ranks agree
                 # One bit for each remembered gather: 1 if it was of the same rows.
-                matches = sum(
-                    1 << k for k, route in enumerate(self._routes) if np.array_equal(route.request.indices, wanted)
-                )
-                known = self._routes[matches.bit_length() - 1].request if matches else None
+                matches = sum(1 << k for k, route in enumerate(routes) if np.array_equal(route.request.indices, wanted))
+                known = routes[matches.bit_length() - 1].request if matches else None
                 request = known or Request(wanted, self._layout)
         with Uninterrupted():
             asked_counts, flags = self._agree(STEP, request, rates=rates, error=refusal.error, flag=matches)
@@ -256,7 +255,7 @@ class ShardedTable:
                 return self._opt.step(self.shard, wanted, grads, rates)
             common = int(np.bitwise_and.reduce(flags))
             if common:  # a gather of the rows of this step on all ranks
-                route = self._routes[common.bit_length() - 1]
+                route = routes[common.bit_length() - 1]
             else:
                 route = Route(self.ranks, request, asked_counts, in_order=self._sum_order == "batch")
             rows, sums = route.push(grads, self._buffers)
