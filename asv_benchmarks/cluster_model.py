@@ -60,7 +60,7 @@ class Traffic:
     pushed: float
     """Sums that are sent to another rank: the owner, or the rank that goes on from them."""
     hops: NDArray[np.int64]
-    """How many sums each rank passes on to each other one; shape (ranks, ranks)."""
+    """Sums that each rank passes on to each other one; shape (ranks, ranks)."""
 
 
 def main() -> None:

@@ -131,8 +131,8 @@ class Messages:
     def _wait(self, request: Any, spinning: float = math.inf) -> None:
         """Wait for a request; raise OtherRankError at the second interrupt.
 
-        After some seconds of ``spinning``, this sleeps between looks, each time for a twentieth of the wait so far.
-        While rows are on their way there is no such end, since MPI moves them only when it is called.
+        After ``spinning`` seconds, this sleeps between looks, each time for a twentieth of the wait so far. It never
+        sleeps while rows are on their way, since MPI moves them only when it is called.
         """
         began = time.perf_counter()
         while not request.Test():

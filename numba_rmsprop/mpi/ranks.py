@@ -25,10 +25,10 @@ SPINNING = 0.002
 """Seconds for which a rank that waits for others keeps its core busy; then it sleeps between looks."""
 
 MOST_RETRIES = 3
-"""How often ranks meet again after interrupts, at most, since a timer's signals may come for ever."""
+"""Attempts to agree after interrupts, at most, since a timer's signals may come for ever."""
 
 KEY, REFUSED, COUNT, FLAG = range(4)
-"""What a rank tells each other one in :meth:`Ranks.agree`."""
+"""Columns of the numbers that a rank sends each other one in :meth:`Ranks.agree`."""
 
 
 class Refusal:

@@ -1,4 +1,4 @@
-"""Ranks that refuse, disagree, leave, fail or die: errors on all, no deadlock; and on how many cores they run."""
+"""Ranks that refuse, disagree, leave, fail or die: errors on all and no deadlock; and ranks bound to few cores."""
 
 import json
 import os
@@ -112,7 +112,7 @@ def test_a_rank_that_is_killed_ends_the_job():
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="cores are bound on Linux")
 @pytest.mark.parametrize(("ranks", "bound"), [(1, True), (2, True), (2, False)])
 def test_a_warning_names_the_flag_where_ranks_are_bound(ranks, bound):
-    """Where there are four times as many cores as ranks are bound to, each is bound to less than its share."""
+    """Each rank is bound to less than its share where there seem to be four times as many cores."""
     for cores, warned in reports("table_calls.bound_to_cores", ranks, 4 if bound else 1)[0]:
         if not bound:
             assert warned == []

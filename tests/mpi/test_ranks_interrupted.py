@@ -1,4 +1,4 @@
-"""Interrupts on ranks: a call is whole or not begun, and ranks that part are told of it or meet again: none hangs."""
+"""Interrupts on ranks: a call is whole or not begun, and ranks at different calls agree anew or raise: none hangs."""
 
 import pytest
 from on_ranks import finish, needs_mpi, reports, start
