@@ -1,11 +1,10 @@
-"""A model of a step on many ranks, fitted to what distributed.py measured, and carried to a cluster.
+"""A model of a step on a cluster of many ranks, fitted to the times that distributed.py measured on one machine.
 
     python asv_benchmarks/cluster_model.py runs.json --out docs/distributed.png
 
-Measured: how long computing takes for each entry and row, and MPI for each message and byte, on two ranks of one
-machine. Simulated, draw by draw, with the library's own functions: which rows each rank asks of which, and which sums
-ranks pass on.
-Assumed: what a message and a byte take between machines (``--latency``, ``--bandwidth``).
+Measured, on two ranks of one machine: the time of computing for each entry and row, and of MPI for each message and
+byte. Simulated, with the library's own functions: the rows that each rank asks of each other one, and the sums that
+ranks pass on. Assumed: the time of a message and of a byte between machines (``--latency``, ``--bandwidth``).
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 from tqdm import tqdm
 
-from numba_rmsprop.distributed.row_exchange import Request, link_words
+from numba_rmsprop.distributed.row_exchange import Request, link_format
 from numba_rmsprop.distributed.row_layout import Layout
 from numba_rmsprop.kernels.row_dealing import link_ranks
-from numba_rmsprop.mpi.coalescing import number
+from numba_rmsprop.mpi.coalescing import chain_rows
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
@@ -34,7 +33,7 @@ import matplotlib.pyplot as plt
 LINK_BITS = 16
 
 MEETING_BYTES = 32
-"""What ranks tell one another at the beginning of a call."""
+"""Bytes that a rank sends each other one at the beginning of a call."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class Traffic:
-    """What a step on some ranks takes, for the mean rank if nothing else is said."""
+    """Work and messages of a step, for the mean rank unless its comment says otherwise."""
 
     ranks: int
     entries: int
@@ -59,9 +58,9 @@ class Traffic:
     """Rows that the busiest owner is asked for."""
     remote: float
     pushed: float
-    """Sums that are sent to another rank: their owner, or one that goes on from them."""
+    """Sums that are sent to another rank: the owner, or the rank that goes on from them."""
     hops: NDArray[np.int64]
-    """How many sums each rank passes on to each other one; shape (ranks, ranks)."""
+    """Sums that each rank passes on to each other one; shape (ranks, ranks)."""
 
 
 def main() -> None:
@@ -92,7 +91,7 @@ def main() -> None:
 
 
 def fit(cases: list[dict[str, Any]]) -> Costs:
-    """Fit the costs to the cases on two ranks, none of them below 0, errors taken in proportion."""
+    """Return costs, none below 0, that fit the cases on two ranks with the least relative errors."""
     computing = np.array([case["gather"] + case["push"] - case["in_mpi"] for case in cases])
     in_mpi = np.array([case["in_mpi"] for case in cases])
     of_computing = np.array([[1.0, case["entries"], case["unique"]] for case in cases])
@@ -111,7 +110,7 @@ def fit(cases: list[dict[str, Any]]) -> Costs:
 
 
 def simulate(ranks: int, rows: int, entries: int, *, skewed: bool, seed: int = 0) -> Traffic:
-    """Draw a batch for each rank, and find out what would be sent."""
+    """Draw a batch for each rank, and return what would be sent."""
     layout = Layout(rows, ranks)
     counts = np.empty((ranks, ranks), np.int64)
     asked: list[NDArray[np.int64]] = []
@@ -127,28 +126,28 @@ def simulate(ranks: int, rows: int, entries: int, *, skewed: bool, seed: int = 0
         repeats.append((request.wanted & 1).astype(bool))
     askers = np.repeat(np.arange(ranks, dtype=np.int32), counts.sum(axis=1))
     links = np.empty(len(askers), np.uint32)
-    link_ranks(number(np.concatenate(asked))[1], askers, np.concatenate(repeats), LINK_BITS, links)
-    heirs = (links & (2**LINK_BITS - 1)).astype(np.int64) - 1
+    link_ranks(chain_rows(np.concatenate(asked))[1], askers, np.concatenate(repeats), LINK_BITS, links)
+    targets = (links & (2**LINK_BITS - 1)).astype(np.int64) - 1
     hops = np.zeros((ranks, ranks), np.int64)
-    np.add.at(hops, (askers[heirs >= 0], heirs[heirs >= 0]), 1)
+    np.add.at(hops, (askers[targets >= 0], targets[targets >= 0]), 1)
     return Traffic(
         ranks=ranks,
         entries=entries,
         unique=counts.sum() / ranks,
         busiest=counts.sum(axis=0).max(),
         remote=(counts.sum() - np.trace(counts)) / ranks,
-        pushed=np.count_nonzero(np.concatenate(elsewhere) | (heirs >= 0)) / ranks,
+        pushed=np.count_nonzero(np.concatenate(elsewhere) | (targets >= 0)) / ranks,
         hops=hops,
     )
 
 
 def step_times(traffic: Traffic, costs: Costs, row_bytes: int) -> dict[str, float]:
-    """Return the seconds of a gather and a push, by what they go to, and the bytes that a rank sends."""
+    """Return the seconds that each part of a gather and a push takes, and the bytes that a rank sends."""
     others = traffic.ranks - 1
     # Two meetings and the exchanges of indices, rows and sums; in the order of the batch, also of links.
     exchanges = 5
     sent = traffic.remote * (row_bytes + 4) + traffic.pushed * row_bytes + 2 * MEETING_BYTES * others
-    in_order = traffic.remote * np.dtype(link_words(traffic.ranks)[1]).itemsize
+    in_order = traffic.remote * np.dtype(link_format(traffic.ranks)[1]).itemsize
     served = max(traffic.unique, traffic.busiest)
     return {
         "computing": costs.step + costs.entry * traffic.entries + costs.row * served,
@@ -162,16 +161,16 @@ def step_times(traffic: Traffic, costs: Costs, row_bytes: int) -> dict[str, floa
 
 
 def passing_time(traffic: Traffic, costs: Costs, row_bytes: int) -> float:
-    """Return when the last rank has what it goes on from: ranks wait for those before them."""
+    """Return the seconds until the last rank has the sums that it goes on from: ranks wait for those before them."""
     ready = np.zeros(traffic.ranks)
     for rank in range(traffic.ranks):
         mine = traffic.hops[rank]
         if traffic.hops[:, rank].any():
             ready[rank] += costs.entry * traffic.hops[:, rank].sum()
         clock = ready[rank]
-        for heir in np.flatnonzero(mine):
-            clock += costs.message + costs.byte * mine[heir] * row_bytes
-            ready[heir] = max(ready[heir], clock)
+        for target in np.flatnonzero(mine):
+            clock += costs.message + costs.byte * mine[target] * row_bytes
+            ready[target] = max(ready[target], clock)
     return float(ready.max())
 
 
@@ -214,7 +213,7 @@ def memory(rows: int, row_bytes: int) -> float:
 
 
 def draw(curves: dict[str, list[dict[str, float]]], arguments: argparse.Namespace) -> None:
-    """Draw where the time of a step goes, and what a rank's part of the table takes."""
+    """Draw the parts of a step's time, and the memory of a rank's part of the table."""
     figure, axes = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained", sharex=True)
     parts = {
         "computing": "computing",

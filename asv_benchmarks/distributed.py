@@ -1,9 +1,9 @@
-"""Times and bytes of a sharded table's gather and push, beside the local kernels.
+"""Times and bytes of a sharded table's gather and step, beside those of an array of one process.
 
     mpiexec -n 2 python asv_benchmarks/distributed.py --out runs.json
 
-Adds the results of this number of ranks to the file, from which cluster_model.py draws. All cases take turns, many
-times, and medians over the turns are given, of the slowest rank each; batches are new ones each time.
+Adds the results for this number of ranks to the file, which cluster_model.py reads. All cases take turns, with new
+batches, and the result is the median over the turns of the slowest rank.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from numba_rmsprop import IndexedSlices, RMSprop
 from numba_rmsprop.distributed import ShardedTable
 
 INDEX_BYTES = 4
-"""What an index counts for in the least that must be sent."""
+"""Bytes of an index, as counted in the least that must be sent."""
 
 
 def main() -> None:
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def skewed_rows(rng: np.random.Generator, rows: int, count: int) -> NDArray[np.int64]:
-    """Draw rows of which row k comes about as often as 1 / (k + 1): words, users, products."""
+    """Draw rows, of which row k comes about as often as 1 / (k + 1), as words, users and products do."""
     return np.minimum((rows + 1.0) ** rng.random(count), rows).astype(np.int64) - 1
 
 
@@ -108,7 +108,7 @@ class Case:
         )  # fmt: skip
 
     def results(self) -> dict[str, Any]:
-        """Return the medians of the slowest rank, and the means over ranks of what is counted."""
+        """Return the median times of the slowest rank, and the mean counts over ranks."""
         turns = self._turns[3:]  # the first ones compile
         medians = {name: float(np.median([turn[name] for turn in turns])) for name in turns[0]}
         means = {name: float(np.mean([turn[name] for turn in turns])) for name in turns[0]}

@@ -1,9 +1,10 @@
 """Tables and steps shared among the ranks of an MPI communicator (mpi4py)."""
 
-from ..mpi.ranks import OtherRankError
+from ..mpi.messages import OtherRankError
 from .initial_values import Uniform
+from .row_exchange import Gathering
 from .saved_tables import SavedTables
-from .table import Gathering, ShardedTable
+from .table import ShardedTable
 from .table_checkpoints import TableCheckpoints
 
 __all__ = ["Gathering", "OtherRankError", "SavedTables", "ShardedTable", "TableCheckpoints", "Uniform"]

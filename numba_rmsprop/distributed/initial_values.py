@@ -1,4 +1,4 @@
-"""First values of the rows of a table, which depend on the row and not on where it lies."""
+"""First values of the rows of a table, which depend on the row and not on the rank that owns it."""
 
 from __future__ import annotations
 
@@ -15,26 +15,27 @@ from ..gradients.kinds import as_indices
 from ..kernels.row_dealing import uniform_rows
 from .row_layout import Layout
 
-Initializer: TypeAlias = float | str | Callable[[NDArray[np.int64]], ArrayLike]
+Values: TypeAlias = float | Callable[[NDArray[np.int64]], ArrayLike]
+Initializer: TypeAlias = Values | str
 
 FILLS = {"zeros": 0.0, "ones": 1.0}
 
 ITEMS_AT_A_TIME = 1 << 20
-"""Elements of a shard that are made at once."""
+"""Elements of a shard that a callable is asked for at once."""
 
 
 @dataclass(frozen=True)
 class Uniform:
-    """Numbers drawn from ``low`` to ``high``, the same for each row on any number of ranks.
+    """Random numbers from ``low`` to ``high``, the same for each row on any number of ranks.
 
     Parameters
     ----------
     low, high : float
         The bounds.
     columns : int
-        How many numbers to a row.
+        Numbers for each row.
     seed : int, default 0
-        From 0 to 2³² - 1. Tables with other seeds have other numbers.
+        From 0 to 2³² - 1; another seed gives other numbers.
 
     Examples
     --------
@@ -64,33 +65,21 @@ class Uniform:
         return out
 
 
-def check_initializer(initializer: Any) -> Initializer:
-    """Return ``initializer`` if it is one.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If it is an unknown word, or neither a word nor a number nor callable.
-    """
+def check_initializer(initializer: Any) -> Values:
+    """Return an initializer as a number or callable; raise ValueError or TypeError if it is none."""
     if callable(initializer):
         return initializer  # type: ignore[no-any-return]
     if isinstance(initializer, str):
         if initializer not in FILLS:
             raise ValueError(f"initializer: expected one of {list(FILLS)}, a number or a callable, got {initializer!r}")
-        return initializer
+        return FILLS[initializer]
     return as_float("initializer", initializer)
 
 
-def fill_shard(shard: FloatArray, layout: Layout, rank: int, initializer: Initializer) -> None:
-    """Write the first values of a rank's rows.
-
-    Raises
-    ------
-    ValueError
-        If a callable returns another shape than (rows asked for, columns).
-    """
+def fill_shard(shard: FloatArray, layout: Layout, rank: int, initializer: Values) -> None:
+    """Write the first values of a rank's rows; raise ValueError if a callable returns another shape than theirs."""
     if not callable(initializer):
-        shard[...] = FILLS[initializer] if isinstance(initializer, str) else initializer
+        shard[...] = initializer
         return
     at_once = max(1, ITEMS_AT_A_TIME // max(1, shard.shape[1]))
     for begin in range(0, len(shard), at_once):

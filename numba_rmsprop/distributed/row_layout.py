@@ -1,4 +1,4 @@
-"""Which rank owns which rows of a table."""
+"""The rows that each rank owns."""
 
 from __future__ import annotations
 
@@ -7,21 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels.row_dealing import turns
+from ..kernels.row_dealing import find_owners
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Rows dealt to ranks: see :mod:`numba_rmsprop.kernels.row_dealing`.
+    """Rows of a table, dealt to ranks as :mod:`numba_rmsprop.kernels.row_dealing` says.
 
-    Row ``r`` is number ``r // ranks`` of those that its rank has, so that rows keep their order.
-
-    Parameters
-    ----------
-    rows : int
-        How many rows the whole table has.
-    ranks : int
-        How many ranks share them.
+    Row ``r`` is number ``r // ranks`` of the rows of its owner, so that rows keep their order.
 
     Examples
     --------
@@ -34,25 +27,18 @@ class Layout:
     ranks: int
 
     def length(self, rank: int) -> int:
-        """Return how many rows a rank has."""
-        whole, left = divmod(self.rows, self.ranks)
-        return whole + int((rank - self._turns(whole, whole + 1)[0]) % self.ranks < left)
+        """Return how many rows a rank owns."""
+        blocks, left = divmod(self.rows, self.ranks)
+        (first,) = self.owners_of(np.array([blocks * self.ranks]))
+        return blocks + int((rank - first) % self.ranks < left)
 
     def rows_of(self, rank: int, begin: int = 0, end: int | None = None) -> NDArray[np.int64]:
-        """Return a rank's rows, in order: all, or those from number ``begin`` to ``end``."""
-        last = self.length(rank) if end is None else end
-        blocks = np.arange(begin, last)
-        return blocks * self.ranks + (rank - self._turns(begin, last)) % self.ranks
+        """Return the rows of a rank, in order: all, or those from number ``begin`` to ``end``."""
+        firsts = np.arange(begin, self.length(rank) if end is None else end) * self.ranks
+        return firsts + (rank - self.owners_of(firsts)) % self.ranks
 
     def owners_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return which rank owns each of the rows, which are in order."""
-        if not len(rows):
-            return np.empty(0, np.int64)
-        blocks = rows // self.ranks
-        first = int(blocks[0])
-        return (rows + self._turns(first, int(blocks[-1]) + 1)[blocks - first]) % self.ranks
-
-    def _turns(self, begin: int, end: int) -> NDArray[np.int64]:
-        out = np.empty(end - begin, np.int64)
-        turns(begin, self.ranks, out)
-        return out
+        """Return the owner of each row."""
+        owners = np.empty(len(rows), np.int64)
+        find_owners(rows, self.ranks, owners)
+        return owners

@@ -11,39 +11,23 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from ..arrays.variables import FloatArray
-from ..files.checkpoint import AnyPath
-from ..mpi.ranks import Ranks
+from ..mpi.messages import Counts
+from ..mpi.ranks import Ranks, Refusal
 from ..runtime.interrupts import Uninterrupted
 from ..settings.step_numbers import StepRates
 from ..state.slots import copy_rows
 from .initial_values import Initializer, Uniform, check_initializer, fill_shard
-from .row_exchange import Buffers, Request, Route
+from .row_exchange import Buffers, Gathering, Request, Route
 from .row_layout import Layout
 from .shard import ShardOptimizer
 from .table_arguments import check_table, checked_indices, checked_values, output
 
-GATHER, STEP, FLUSH, OTHERS = range(1, 5)
-"""What ranks are about to do together."""
+CALLS = ("new table", "gather", "apply_gradients", "flush")
+NEW, GATHER, STEP, FLUSH = range(len(CALLS))
+"""Calls that all ranks make together."""
 
 REMEMBERED = 4
-"""Gathers of one step whose requests are kept for the gradients."""
-
-
-class Gathering:
-    """Rows that are on their way; from :meth:`ShardedTable.gather_async`."""
-
-    def __init__(self, finish: Callable[[], FloatArray]) -> None:
-        self._finish: Callable[[], FloatArray] | None = finish
-        self._rows: FloatArray | None = None
-
-    def wait(self) -> FloatArray:
-        """Return the rows, as they were when they were asked for; ranks need not wait in the same order."""
-        with Uninterrupted():
-            if self._finish is not None:
-                self._rows = self._finish()
-                self._finish = None
-        assert self._rows is not None
-        return self._rows
+"""Gathers whose requests are kept for the gradients of the step."""
 
 
 class ShardedTable:
@@ -66,9 +50,9 @@ class ShardedTable:
         First values. A callable is called with row numbers, shape (n,), and returns their values, shape (n, columns):
         :class:`Uniform`, or ``lambda rows: array[rows]``.
     sum_order : {"batch", "rank"}, default "batch"
-        How gradients of a row from several ranks are added up. "batch": in the order of the global batch, for which
-        ranks that repeat a row pass its sum on from one to the next; on many ranks, they wait for one another. "rank":
-        each rank adds up its own, and the owner adds up those; no rank waits, and the last bits depend on the number of
+        The order in which gradients of a row from several ranks are added up. "batch": the order of the global batch.
+        Ranks that repeat a row then pass its sum on from one to the next, and many ranks wait for one another. "rank":
+        each rank adds up its own, and the owner adds up those. No rank waits, but the last bits depend on the number of
         ranks.
     \*\*options
         Those of :class:`~numba_rmsprop.RMSprop`, but for ``communicator``. ``clipnorm`` limits the norm of the whole
@@ -80,7 +64,7 @@ class ShardedTable:
         The values that this rank holds. In exact mode with momentum or weight decay, call :meth:`flush` before you
         read it.
     ranks : Ranks
-        The ranks; ``ranks.bytes_sent`` counts what this one has sent to others.
+        The ranks; ``ranks.bytes_sent`` is the number of bytes that this one has sent to others.
 
     Raises
     ------
@@ -92,7 +76,7 @@ class ShardedTable:
     Notes
     -----
     A call that is refused on one rank has done nothing on any: that rank raises its error, and the others an
-    OtherRankError. Ranks that make different calls all raise a ValueError which tells who called what.
+    OtherRankError. Where ranks make different calls, all raise a ValueError that says which rank made which call.
 
     Examples
     --------
@@ -116,13 +100,12 @@ class ShardedTable:
     ) -> None:
         self.ranks = Ranks.of(communicator)
         self.number = self.ranks.members + 1
-        error: Exception | None = None
-        said = ""
-        try:
+        description = ""
+        with Refusal() as refusal:
             self.dtype = np.dtype(dtype)
             check_table(rows, columns, self.dtype, sum_order, self.ranks.size)
             if "communicator" in options:
-                raise TypeError("communicator: expected once, as the first argument")
+                raise TypeError("communicator: expected once, as the first argument, got it also as an option")
             first_values = check_initializer(initializer)
             comparable = not callable(first_values) or isinstance(first_values, Uniform)
             self._layout = Layout(int(rows), self.ranks.size)
@@ -130,18 +113,17 @@ class ShardedTable:
             fill_shard(self.shard, self._layout, self.ranks.rank, first_values)
             self._opt = ShardOptimizer(self.ranks, **options)
             self._opt.make_slots(self.shard)
-            self._in_order = sum_order == "batch"
-            said = json.dumps([self.description(), repr(first_values) if comparable else "a callable"])
-        except Exception as refused:  # noqa: BLE001  # the other ranks must learn of any, and this one raises it then
-            error = refused
+            self._sum_order = sum_order
+            description = json.dumps([self.description(), repr(first_values) if comparable else "a callable"])
         with Uninterrupted():
-            self.ranks.meet(
-                hash((OTHERS, self.number, zlib.crc32(said.encode()))),
-                lambda: f"ShardedTable {self.number} with {said}",
-                error=error,
+            self.ranks.agree(
+                hash((NEW, self.number, zlib.crc32(description.encode()))),
+                lambda: f"ShardedTable {self.number} with {description}",
+                error=refusal.error,
             )
             self.number = self.ranks.join()
-        self.run: str | None = None  # which training it is of, once it was saved or loaded, for TableCheckpoints
+        self.run: str | None = None
+        """The training that it belongs to, once it was saved or loaded by :class:`TableCheckpoints`."""
         self._routes: list[Route] = []
         self._buffers = Buffers(self.shard.shape[1], self.dtype)
 
@@ -152,7 +134,7 @@ class ShardedTable:
 
     @property
     def rows_here(self) -> NDArray[np.int64]:
-        """Which rows :attr:`shard` holds, in order."""
+        """The rows of the whole table that :attr:`shard` holds, in order."""
         return self._layout.rows_of(self.ranks.rank)
 
     @property
@@ -200,31 +182,27 @@ class ShardedTable:
         The rows are those of now: a step that is taken meanwhile does not change them. Arguments and errors are those
         of :meth:`gather`; ``out`` is not to be read or written meanwhile.
         """
-        request, error = None, None
-        wanted, result = np.empty(0, np.int64), self.shard
-        try:
+        request = None
+        with Refusal() as refusal:
             wanted = checked_indices(indices, self._layout.rows)
             result = output(out, (*wanted.shape, self.shard.shape[1]), self.dtype, self._opt.occupied)
             request = Request(wanted.reshape(-1), self._layout) if self.ranks.size > 1 else None
-        except Exception as refused:  # noqa: BLE001  # the other ranks must learn of any, and this one raises it then
-            error = refused
-        counts = None if request is None else request.counts
         with Uninterrupted():
-            asked_counts, _ = self._meet(GATHER, error=error, counts=counts)
+            asked_counts, _ = self._agree(GATHER, request, error=refusal.error)
             if request is None:  # no other ranks
                 self._opt.gather(self.shard, wanted, out=result)
                 return Gathering(lambda: result)
             return self._begin_gather(request, asked_counts, result)
 
-    def _begin_gather(self, request: Request, asked_counts: NDArray[np.int64], result: FloatArray) -> Gathering:
-        route = Route(self.ranks, request, asked_counts, in_order=self._in_order)
+    def _begin_gather(self, request: Request, asked_counts: Counts, result: FloatArray) -> Gathering:
+        route = Route(self.ranks, request, asked_counts, in_order=self._sum_order == "batch")
         self._routes = [*self._routes[1 - REMEMBERED :], route]
         reply, received = self._buffers.take(len(route.asked)), self._buffers.take(len(request.order))
         self._opt.gather(self.shard, route.asked, out=reply)
-        arrived = route.begin_reply(reply, received)
+        arriving = route.begin_reply(reply, received)
 
         def finish() -> FloatArray:
-            self.ranks.finish(arrived)
+            self.ranks.finish(arriving)
             copy_rows(received, request.places, result.reshape(len(request.places), self.shard.shape[1]))
             self._buffers.give_back(reply, received)
             return result
@@ -237,8 +215,8 @@ class ShardedTable:
         Parameters
         ----------
         indices : array_like of int, any shape
-            Rows of the whole table, in any order; equal ones are added up. Those of a :meth:`gather` since the last
-            step are found again, and need not be sent.
+            Rows of the whole table, in any order; equal ones are added up. Indices that were gathered since the last
+            step are remembered, and need not be sent.
         values : array_like, shape (\*indices.shape, columns)
             A gradient for each, of the table's dtype.
 
@@ -258,32 +236,28 @@ class ShardedTable:
         OtherRankError
             If another rank refuses the call.
         """
-        request, grads, rates, error = None, np.empty((0, 0), self.dtype), None, None
-        wanted, matches, routes = np.empty(0, np.int64), 0, list[Route]()
-        try:
+        request, rates, matches = None, None, 0
+        with Refusal() as refusal:
             checked = checked_indices(indices, self._layout.rows)
             grads = checked_values(values, checked, self.shape, self.dtype, finite=self._opt.check_finite)
             wanted = checked.reshape(-1)
             rates = self._opt.rates_of_step()
             if self.ranks.size > 1:
-                routes = self._routes
-                # Bit for bit, which of the remembered gathers asked for the same rows.
+                routes = self._routes  # now, since a signal handler may gather before the ranks agree
+                # One bit for each remembered gather: 1 if it was of the same rows.
                 matches = sum(1 << k for k, route in enumerate(routes) if np.array_equal(route.request.indices, wanted))
                 known = routes[matches.bit_length() - 1].request if matches else None
                 request = known or Request(wanted, self._layout)
-        except Exception as refused:  # noqa: BLE001  # the other ranks must learn of any, and this one raises it then
-            error = refused
-        counts = None if request is None else request.counts
         with Uninterrupted():
-            asked_counts, flags = self._meet(STEP, rates=rates, error=error, counts=counts, flag=matches)
+            asked_counts, flags = self._agree(STEP, request, rates=rates, error=refusal.error, flag=matches)
             assert rates is not None
             if request is None:  # no other ranks
                 return self._opt.step(self.shard, wanted, grads, rates)
             common = int(np.bitwise_and.reduce(flags))
-            if common:  # a gather that all ranks made with the rows of this step
+            if common:  # a gather of the rows of this step on all ranks
                 route = routes[common.bit_length() - 1]
             else:
-                route = Route(self.ranks, request, asked_counts, in_order=self._in_order)
+                route = Route(self.ranks, request, asked_counts, in_order=self._sum_order == "batch")
             rows, sums = route.push(grads, self._buffers)
             self._routes = []
             steps = self._opt.step(self.shard, rows, sums, rates)
@@ -293,7 +267,7 @@ class ShardedTable:
     def flush(self) -> None:
         """Catch up every row on all ranks, which call this together; before reading :attr:`shard`."""
         with Uninterrupted():
-            self._meet(FLUSH)
+            self._agree(FLUSH)
             self._opt.flush()
 
     def whole(self, root: int = 0) -> FloatArray | None:
@@ -306,78 +280,55 @@ class ShardedTable:
         MemoryError
             If it does not fit.
         """
-        here = self.ranks.rank == root
-        collected = table = np.empty((0, self.shard.shape[1]), self.dtype)  # apart: Open MPI compares addresses
+        collected = table = np.empty((0, self.shard.shape[1]), self.dtype)
+        counts = np.array([self._layout.length(rank) for rank in range(self.ranks.size)])
+        sent, received = np.zeros_like(counts), np.zeros_like(counts)
 
         def make_room() -> None:
-            nonlocal collected, table
+            nonlocal collected, table, received
             if isinstance(root, bool) or root not in range(self.ranks.size):
                 raise ValueError(f"root: expected a rank from 0 to {self.ranks.size - 1}, got {root!r}")
-            if here:
-                collected, table = np.empty(self.shape, self.dtype), np.empty(self.shape, self.dtype)
+            if self.ranks.rank == root:
+                collected, table, received = np.empty(self.shape, self.dtype), np.empty(self.shape, self.dtype), counts
 
-        counts = np.array([self._layout.length(rank) for rank in range(self.ranks.size)])
-        none, mine = np.zeros_like(counts), np.zeros_like(counts)
         with Uninterrupted():
             self.together(f"whole on rank {root}", make_room)
             self.flush()
-            mine[root] = len(self.shard)
-            self.ranks.exchange(self.shard, mine, collected, counts if here else none)
-        if not here:
+            sent[root] = len(self.shard)
+            self.ranks.all_to_all(self.shard, sent, collected, received)
+        if self.ranks.rank != root:
             return None
-        order = np.concatenate([self._layout.rows_of(rank) for rank in range(self.ranks.size)])
-        table[order] = collected
+        table[np.concatenate([self._layout.rows_of(rank) for rank in range(self.ranks.size)])] = collected
         return table
 
     def together(self, what: str, work: Callable[[], Any]) -> None:
-        """Do some work on each rank, and raise where any of them fails."""
+        """Call ``work`` on each rank, and raise where it fails on any."""
         self.ranks.together(f"{what} of ShardedTable {self.number}", work)
 
-    def save_shard(self, path: AnyPath) -> tuple[str, str]:
-        """Write this rank's rows, with their state, to a file; see :class:`TableCheckpoints`.
-
-        Returns
-        -------
-        identity, state : str
-            The identity of the file, and what must be the same on all ranks.
-
-        Raises
-        ------
-        ValueError
-            If slots or weights were added to :attr:`optimizer`, which belong to no row.
-        OSError
-            If it cannot be written.
-        """
-        if self._opt.get_slot_names() != list(self._opt._built_in_slots()) or self._opt._own_weights:
-            raise ValueError("expected a table's optimizer without slots or weights of your own; save them yourself")
-        self._opt.save(path, include_variables=True)
-        assert self._opt._saved is not None
-        return self._opt._saved.identity, self._opt.shared_state()
-
     def description(self) -> dict[str, Any]:
-        """Return what a manifest says of the table."""
+        """Return the entry of the table in a manifest, without its files."""
         rows, columns = self.shape
-        order, config = "batch" if self._in_order else "rank", self._opt.get_config()
+        order, config = self._sum_order, self._opt.get_config()
         return {"rows": rows, "columns": columns, "dtype": str(self.dtype), "sum_order": order, "config": config}
 
-    def _meet(
+    def _agree(
         self,
-        what: int,
+        call: int,
+        request: Request | None = None,
         *,
         rates: StepRates | None = None,
         error: Exception | None = None,
-        counts: NDArray[np.int64] | None = None,
         flag: int = 0,
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    ) -> tuple[Counts, NDArray[np.int64]]:
         def describe() -> str:
-            name = {GATHER: "gather", STEP: "apply_gradients", FLUSH: "flush"}[what]
             rate = "" if rates is None else f", with learning rate {rates.learning_rate:.9g} and numbers {rates.key}"
             limits = f", clipnorm {self._opt.clipnorm}, global_clipnorm {self._opt.global_clipnorm}"
-            return f"{name} of ShardedTable {self.number} after {self.iterations} steps{rate}{limits}"
+            return f"{CALLS[call]} of ShardedTable {self.number} after {self.iterations} steps{rate}{limits}"
 
-        try:  # before the ranks meet, so that all learn of it
-            self._opt.check_arrays(steps=what == STEP)
+        try:  # before the ranks agree, so that all learn of it
+            self._opt.check_arrays(steps=call == STEP)
         except ValueError as refused:
             error = error or refused
-        key = hash((what, self.number, self.iterations, *(() if rates is None else rates.key), *self._opt.limits))
-        return self.ranks.meet(key, describe, error=error, counts=counts, flag=flag)
+        key = hash((call, self.number, self._opt.iterations, *(() if rates is None else rates.key), *self._opt.limits))
+        counts = None if request is None else request.counts
+        return self.ranks.agree(key, describe, error=error, counts=counts, flag=flag)

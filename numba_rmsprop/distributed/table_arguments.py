@@ -1,4 +1,4 @@
-"""The arguments of a sharded table's calls, checked."""
+"""Checks of the arguments of a sharded table."""
 
 from __future__ import annotations
 
@@ -13,19 +13,14 @@ from ..gradients.scipy_sparse import readable
 from .row_exchange import MOST_LINKED
 
 ORDERS = ("batch", "rank")
+NO_VALUES, NOWHERE = np.empty(0, np.float32), Occupied([])
 
 MOST_ENTRIES = 2**31 - 2
-"""Kernels chain entries by 32-bit positions."""
+"""Entries of the largest batch, since kernels chain entries by 32-bit positions."""
 
 
 def check_table(rows: Any, columns: Any, dtype: np.dtype[Any], sum_order: str, ranks: int) -> None:
-    """Refuse what cannot be a table.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As the constructor of :class:`~numba_rmsprop.distributed.ShardedTable` says.
-    """
+    """Raise TypeError or ValueError if an argument of a new table is wrong."""
     for name, value, least, most in (("rows", rows, 0, 2**62), ("columns", columns, 1, 2**31 - 1)):
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not least <= value <= most:
             raise ValueError(f"{name}: expected a whole number from {least} to {most}, got {value!r}")
@@ -38,19 +33,18 @@ def check_table(rows: Any, columns: Any, dtype: np.dtype[Any], sum_order: str, r
 
 
 def checked_indices(indices: ArrayLike, rows: int) -> NDArray[np.int64]:
-    """Return row numbers as int64; raise TypeError, ValueError or IndexError if they are none."""
+    """Return rows as int64; raise TypeError, ValueError or IndexError if they are not rows of the table."""
     wanted = as_indices(indices, "indices")
     if wanted.size > MOST_ENTRIES:
         raise ValueError(f"indices: expected at most {MOST_ENTRIES:,}, got {wanted.size:,}")
-    nothing = np.empty(0, np.float32)
-    checked, _ = check_rows(wanted.reshape(-1), nothing, rows, "indices", Occupied([]))
+    checked, _ = check_rows(wanted.reshape(-1), NO_VALUES, rows, "indices", NOWHERE)
     return checked.reshape(wanted.shape)
 
 
 def checked_values(
     values: ArrayLike, wanted: NDArray[np.int64], shape: tuple[int, int], dtype: np.dtype[Any], *, finite: bool
 ) -> FloatArray:
-    """Return gradients as shape (n, columns), contiguous.
+    """Return gradients as a contiguous array of shape (n, columns).
 
     Raises
     ------
@@ -75,7 +69,7 @@ def checked_values(
 
 
 def output(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], occupied: Occupied) -> FloatArray:
-    """Return where to put rows: ``out``, or a new array; raise ValueError if ``out`` does not fit, or is occupied."""
+    """Return ``out``, or a new array; raise ValueError if ``out`` does not fit, or lies in memory that steps write."""
     if out is None:
         return np.empty(shape, dtype)
     if not isinstance(out, np.ndarray) or not (out.flags.carray and out.dtype == dtype and out.shape == shape):

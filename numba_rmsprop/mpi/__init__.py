@@ -1,1 +1,1 @@
-"""Ranks, and gradients that are summed over them."""
+"""Ranks of MPI, and gradients that are summed over them."""

@@ -1,4 +1,4 @@
-"""What becomes of the other ranks when one of them fails."""
+"""An exception that ends one rank ends all of them."""
 
 from __future__ import annotations
 
@@ -11,17 +11,10 @@ _installed = False
 
 
 def end_all_on_error(rank: int, size: int, end_all: Callable[[], Any]) -> None:
-    """From now on, end all ranks when an exception ends this one's program.
+    """End all ranks, from now on, when an exception ends the program of this one.
 
-    Without it, the others would wait for this rank until somebody kills the job: MPI itself notices only processes
-    that die. The exception is printed as ever before.
-
-    Parameters
-    ----------
-    rank, size : int
-        Which rank this is, and how many there are in the job.
-    end_all : callable
-        Ends all of them.
+    Otherwise the others would wait for this rank until somebody kills the job: MPI itself notices only processes that
+    die. The exception is printed first, as usual.
     """
     global _installed
     if _installed:

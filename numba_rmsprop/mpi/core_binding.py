@@ -1,4 +1,4 @@
-"""On how many cores a rank may run."""
+"""A warning where mpiexec has bound a rank to too few cores."""
 
 from __future__ import annotations
 
@@ -8,17 +8,10 @@ from ..runtime.caller_warnings import warn
 
 
 def warn_of_binding(ranks_here: int, rank: int) -> None:
-    """Warn if this process may run on fewer cores than its share of those that its machine has for the job.
+    """Warn if this process may run on fewer cores than its share of the machine.
 
-    ``mpiexec`` binds each rank to one core where there are at most two ranks, and to a part of the machine where there
-    are more, unless it is told otherwise; Numba then has so many threads.
-
-    Parameters
-    ----------
-    ranks_here : int
-        How many ranks share the machine.
-    rank : int
-        Which one this is, for the message.
+    Unless it is told otherwise, ``mpiexec`` binds each rank to one core where there are at most two ranks, and to a
+    part of the machine, which ``ranks_here`` share, where there are more. Numba then has as many threads as that.
     """
     if not hasattr(os, "sched_getaffinity"):  # no such binding on this system
         return
@@ -35,8 +28,8 @@ def warn_of_binding(ranks_here: int, rank: int) -> None:
 
 
 def _cores_of_job() -> int:
-    """Return how many cores ``mpiexec`` itself may use: it is the parent, and binds its children only."""
+    """Return how many cores ``mpiexec``, the parent process, may use: it binds its children and not itself."""
     try:
         return len(os.sched_getaffinity(os.getppid()))
-    except OSError:  # a parent that ended, or is another user's
+    except OSError:  # the parent has ended, or belongs to another user
         return os.cpu_count() or 1

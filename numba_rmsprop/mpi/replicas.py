@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 from zlib import crc32
 
@@ -12,54 +12,48 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
-from ..arrays.variables import FloatArray, describe
+from ..arrays.variables import FloatArray, Occupied, describe
 from ..files.safetensors_file import checksum
-from ..gradients.kinds import CSR, Dense, Gradient, IndexedSlices, Rows, as_gradient, check_finite
+from ..gradients.kinds import CSR, Dense, IndexedSlices, Rows, as_gradient, check_finite
 from ..gradients.pairs import check_pairs, refuse_duplicates
 from ..runtime.interrupts import Uninterrupted
 from ..settings.step_numbers import StepRates
 from ..state.slots import Slots
-from .coalescing import coalesced
-from .ranks import Ranks
+from .coalescing import coalesce
+from .messages import Result
+from .ranks import Ranks, Refusal
 
 if TYPE_CHECKING:
     from ..optimizer import RMSprop
 
-Loaded = TypeVar("Loaded")
 Pairs = list[tuple[Any, FloatArray]]
 
 NONE, ROWS, MATRIX, DENSE = range(4)
-"""What a rank has for a variable. Where ranks have different kinds, all go over to the highest."""
+"""Kinds of gradients. Where ranks have different kinds for a variable, all are summed as the highest one."""
 
 
-def load_together(communicator: Any, load: Callable[[], Loaded]) -> Loaded:
-    """Return what ``load`` returns, if it does so on all ranks."""
-    loaded: list[Loaded] = []
+def load_together(communicator: Any, load: Callable[[], Result]) -> Result:
+    """Return the result of ``load``; raise on all ranks if it raises on any."""
+    loaded: list[Result] = []
     Ranks.of(communicator).together("load", lambda: loaded.append(load()))
     return loaded[0]
 
 
 class Replicas:
-    """The other ranks that take the same steps.
-
-    Parameters
-    ----------
-    communicator : mpi4py.MPI.Intracomm
-        The ranks, this one among them.
-    """
+    """Ranks that take the same steps with copies of the same variables."""
 
     def __init__(self, communicator: Any) -> None:
         self._ranks = Ranks.of(communicator)
         self._number = self._ranks.join()
-        self._compared: WeakSet[Slots] = WeakSet()  # since an optimizer lets variables go
+        self._compared: WeakSet[Slots] = WeakSet()  # weak, since an optimizer lets variables go
 
     @property
     def alone(self) -> bool:
-        """Whether there is no other rank."""
+        """True if there is no other rank."""
         return self._ranks.size == 1
 
     def step(self, opt: RMSprop, pairs: list[Any], take: Callable[[Pairs, StepRates], int]) -> int:
-        """Take the step of all ranks, with the sums of their gradients; return the steps taken.
+        """Take one step, all ranks together, with the sums of their gradients; return the number of steps taken.
 
         Parameters
         ----------
@@ -68,8 +62,8 @@ class Replicas:
         pairs : list of (gradient, variable)
             This rank's gradients.
         take : callable
-            Takes the step of this rank: called with pairs that hold the sums, the same bits on each, and with the
-            step's hyperparameters. It raises on all ranks or on none.
+            Takes the step of this rank, with (sum, variable) pairs and the hyperparameters of the step. The sums have
+            the same bits on all ranks, so it raises on all ranks or on none.
 
         Raises
         ------
@@ -78,28 +72,24 @@ class Replicas:
         OtherRankError
             If another rank refuses.
         """
-        error: Exception | None = None
         found: list[Slots] = []
-        ours: list[Any] = []
-        rates = None
-        key: tuple[float, ...] = ()
         new: list[Slots] = []
-        try:
+        key: tuple[float, ...] = ()
+        rates = None
+        with Refusal() as refusal:
             checked = check_pairs(pairs)
             found = opt._find_or_make([var for _, var in checked])
             refuse_duplicates(found)
-            gradients = self._checked([grad for grad, _ in checked], found, opt)
-            ours = [_coalesced(gradient, own) for gradient, own in zip(gradients, found, strict=True)]
+            occupied = opt._occupied_with(found)
+            ours = [_coalesced(grad, own, opt, occupied) for (grad, _), own in zip(checked, found, strict=True)]
             rates = opt._rates(opt.iterations)
             key = _key(opt, found, rates)
             new = [own for own in found if own not in self._compared]
-        except Exception as refused:  # noqa: BLE001  # the other ranks must learn of any, and this one raises it then
-            error = refused
         with Uninterrupted():
-            self._ranks.meet(
+            self._ranks.agree(
                 hash((self._number, *(own in new for own in found), *key)),
                 lambda: _in_words(self._number, opt, found, rates),
-                error=error,
+                error=refusal.error,
             )
             assert rates is not None
             if not found:
@@ -107,29 +97,17 @@ class Replicas:
             self._compare(new, opt)
             summed: list[Any] = self._summed(ours, found)
             if any(gradient is not None for gradient in summed):
-                opt._register(found)  # so that the step finds these, and makes no others
+                opt._register(found)  # so that the step finds these slots and makes no others
                 self._compared.update(new)
             return take(list(zip(summed, [own.var for own in found], strict=True)), rates)
 
-    def _checked(self, grads: Sequence[Any], found: Sequence[Slots], opt: RMSprop) -> list[Gradient | None]:
-        occupied = opt._occupied_with(list(found))
-        gradients = [
-            None if grad is None else as_gradient(grad, own.var, own.name, occupied)
-            for grad, own in zip(grads, found, strict=True)
-        ]
-        if opt.check_finite:
-            for gradient, own in zip(gradients, found, strict=True):
-                if gradient is not None:
-                    check_finite(gradient, own.var, own.name)
-        return gradients
-
     def _compare(self, new: Sequence[Slots], opt: RMSprop) -> None:
-        """Refuse variables, when they are first seen, that are not the same on all ranks."""
+        """Raise ValueError if new variables or their slots differ between ranks."""
         if not new or self._ranks.size == 1:
             return
         arrays = [[own.var, *own.arrays.values(), *([] if own.clocks is None else [own.clocks])] for own in new]
         sums = np.array([hash(tuple(map(checksum, of_one))) for of_one in arrays])
-        everywhere = self._ranks.gather_all(sums).reshape(self._ranks.size, len(new))
+        everywhere = self._ranks.all_gather(sums).reshape(self._ranks.size, len(new))
         differing = (everywhere != everywhere[0]).any(axis=0)
         if differing.any():
             own = new[int(np.argmax(differing))]
@@ -140,9 +118,9 @@ class Replicas:
             )
 
     def _summed(self, ours: Sequence[Any], found: Sequence[Slots]) -> list[Any]:
-        """Return the sum for each variable, or None where no rank has a gradient."""
+        """Return the sum of all ranks' gradients of each variable, or None where no rank has one."""
         mine = np.array([_kind_and_entries(part) for part in ours], np.int64).reshape(len(found), 2)
-        everywhere = self._ranks.gather_all(mine).reshape(self._ranks.size, len(found), 2)
+        everywhere = self._ranks.all_gather(mine).reshape(self._ranks.size, len(found), 2)
         kinds = everywhere[:, :, 0].max(axis=0, initial=NONE)
         summed: list[Any] = [None] * len(found)
         for k, own in enumerate(found):
@@ -159,7 +137,7 @@ class Replicas:
         return summed
 
     def _sum_dense(self, ours: Sequence[Any], found: Sequence[Slots], dtype: np.dtype[np.floating]) -> list[FloatArray]:
-        """Add up dense gradients of one dtype in one array, which takes few messages."""
+        """Return the sums of dense gradients of one dtype, which are sent as one array to need few messages."""
         ends = np.cumsum([own.var.size for own in found], dtype=np.int64)
         bucket = np.zeros(int(ends[-1]) if len(ends) else 0, dtype)
         parts = [part.reshape(own.shape) for part, own in zip(np.split(bucket, ends[:-1]), found, strict=False)]
@@ -170,19 +148,19 @@ class Replicas:
                 part.reshape(len(part), math.prod(own.shape[1:]))[gradient.indices] = gradient.values
             elif gradient is not None:
                 part[...] = gradient.toarray().reshape(own.shape)
-        self._ranks.add_up(bucket)
+        self._ranks.all_reduce(bucket)
         return parts
 
     def _sum_rows(self, ours: Rows | None, own: Slots, counts: NDArray[np.int64]) -> IndexedSlices:
-        """Return the rows of all ranks, each once from each rank; the step adds them up in the order of the ranks."""
+        """Return the rows of all ranks, in the order of the ranks, in which the step adds up equal ones."""
         if ours is None:
             ours = Rows(np.empty((0, math.prod(own.shape[1:])), own.dtype), np.empty(0, np.int64))
-        indices = self._ranks.gather_all(ours.indices, counts)
-        values = self._ranks.gather_all(ours.values, counts)
+        indices = self._ranks.all_gather(ours.indices, counts)
+        values = self._ranks.all_gather(ours.values, counts)
         return IndexedSlices(values.reshape(len(indices), *own.shape[1:]), indices)
 
     def _sum_matrices(self, ours: Any, own: Slots, counts: NDArray[np.int64]) -> Any:
-        """Return a sparse array of the stored entries of all ranks, those of equal place added up."""
+        """Return the sum of all ranks' gradients as a sparse array."""
         columns = math.prod(own.shape[1:])
         if isinstance(ours, Rows):
             rows = np.repeat(ours.indices, columns), np.tile(np.arange(columns), len(ours.indices))
@@ -190,17 +168,22 @@ class Replicas:
         elif ours is None:
             ours = scipy.sparse.coo_array((len(own.var), columns), dtype=own.dtype)
         places, values = (
-            self._ranks.gather_all(np.ascontiguousarray(array), counts)
+            self._ranks.all_gather(np.ascontiguousarray(array), counts)
             for array in (ours.row.astype(np.int64) * columns + ours.col, ours.data)
         )
         matrix = scipy.sparse.coo_array((values, np.divmod(places, columns)), (len(own.var), columns)).tocsr()
         return matrix if len(own.shape) == 2 else matrix.reshape(own.shape)
 
 
-def _coalesced(gradient: Gradient | None, own: Slots) -> Any:
-    """Return a gradient with every row, or every stored entry of a matrix, once."""
+def _coalesced(grad: Any, own: Slots, opt: RMSprop, occupied: Occupied) -> Any:
+    """Return a gradient, checked, whose rows, or stored entries if it is a matrix, are all different."""
+    if grad is None:
+        return None
+    gradient = as_gradient(grad, own.var, own.name, occupied)
+    if opt.check_finite:
+        check_finite(gradient, own.var, own.name)
     if isinstance(gradient, Rows):
-        indices, sums = coalesced(gradient.indices, gradient.values)
+        indices, sums = coalesce(gradient.indices, gradient.values)
         return Rows(sums, indices)
     if isinstance(gradient, CSR):
         shape = len(own.var), math.prod(own.shape[1:])
@@ -219,11 +202,11 @@ def _kind_and_entries(ours: Any) -> tuple[int, int]:
 
 
 def _key(opt: RMSprop, found: Sequence[Slots], rates: StepRates) -> tuple[float, ...]:
-    """Return numbers that are equal on all ranks if they are about to take the same step."""
+    """Return numbers that are equal on all ranks if these are about to take the same step."""
     limits = (-1.0 if limit is None else limit for limit in (opt.clipnorm, opt.global_clipnorm))
     modes = opt.sparse_update == "exact", opt.centered, opt.check_finite
     variables = (
-        # By names and not by place, since each rank lets variables go when nobody there holds them any more.
+        # Names and not numbers, since each rank lets a variable go when nobody holds it there any more.
         (
             *(crc32(own.name.encode()) if own in opt._registry else -1, own.dtype.itemsize),
             *(len(own.shape), *own.shape, own.steps, own.floor),
@@ -234,7 +217,7 @@ def _key(opt: RMSprop, found: Sequence[Slots], rates: StepRates) -> tuple[float,
 
 
 def _in_words(number: int, opt: RMSprop, found: Sequence[Slots], rates: StepRates | None) -> str:
-    """Say what :func:`_key` says."""
+    """Return the words for a step, of which :func:`_key` returns the numbers."""
     variables = ", ".join(
         f"{describe(own.name, own.var)} after {own.steps} sparse steps, {own.floor} of them flushed" for own in found
     )

@@ -11,45 +11,12 @@ import time
 import numpy as np
 import pytest
 from on_ranks import finish, needs_mpi, reports, start
-from sharded_training import new_array, take_step_alone
+from sharded_training import OPTIONS, new_array, take_step_alone
 
-from numba_rmsprop import DamagedCheckpointError, RMSprop, schedules
+from numba_rmsprop import DamagedCheckpointError, RMSprop
 from numba_rmsprop.distributed import SavedTables
 
 pytestmark = [pytest.mark.mpi, needs_mpi]
-
-OPTIONS = {"learning_rate": schedules.ExponentialDecay(0.1, 50, 0.9), "momentum": 0.9, "weight_decay": 0.01}
-
-TRAIN = f"""
-import itertools, time
-from numba_rmsprop.schedules import ExponentialDecay
-from sharded_training import new_array, new_table, take_step
-options = {OPTIONS!r}
-
-def bias_step(opt, bias, step):
-    grad = np.random.default_rng(step).standard_normal(5)
-    opt.apply_gradients([(grad if rank == step % size else None, bias)])
-
-def begin(folder):
-    "Return the checkpoints of a folder and what is to be trained, as it was last saved."
-    checkpoints = TableCheckpoints(comm, folder)
-    saved, bias = checkpoints.latest(), np.ones(5)
-    if saved is None:
-        tables = dict(small=new_table(comm, 2, 3), words=new_table(comm, 300, 4, **options))
-        return checkpoints, tables, RMSprop(0.1, communicator=comm), bias
-    tables = dict((name, saved.table(comm, name)) for name in saved.names)
-    opt = saved.optimizer([bias], communicator=comm)
-    assert saved.notes == dict(step=opt.iterations) and opt.iterations == tables["words"].iterations
-    return checkpoints, tables, opt, bias
-
-def take_all_steps(tables, opt, bias, step):
-    for table in tables.values():
-        take_step(comm, table, step)
-    bias_step(opt, bias, step)
-
-def save(checkpoints, tables, opt):
-    return checkpoints.save(tables, optimizer=opt, notes=dict(step=opt.iterations))
-"""
 
 
 class OneProcess:
@@ -94,19 +61,9 @@ def finished(folder):
 
 
 def test_on_other_numbers_of_ranks_and_in_one_process(tmp_path):
-    program = (
-        TRAIN
-        + """
-checkpoints, tables, opt, bias = begin(sys.argv[1])
-for step in range(opt.iterations, opt.iterations + 4):
-    take_all_steps(tables, opt, bias, step)
-save(checkpoints, tables, opt)
-report([table.optimizer.get_config()["momentum"] for table in tables.values()])
-"""
-    )
     alone = OneProcess()
     for k, ranks in enumerate((1, 3, 2, 4)):
-        assert reports(program, ranks, tmp_path)[0][0] == [0.0, 0.9]
+        assert reports("table_checkpoints.four_steps", ranks, tmp_path)[0][0] == [0.0, 0.9]
         alone.go_on_to(4 * (k + 1))
         saved = SavedTables(finished(tmp_path)[-1])
         assert saved.ranks == ranks
@@ -122,42 +79,20 @@ report([table.optimizer.get_config()["momentum"] for table in tables.values()])
 
 
 def test_reading_needs_no_mpi(tmp_path):
-    reports(TRAIN + "checkpoints, *rest = begin(sys.argv[1])\nsave(checkpoints, *rest[:2])\n", 2, tmp_path)
-    program = f"""
-import sys
-sys.modules["mpi4py"] = None
-from numba_rmsprop.distributed import SavedTables
-saved = SavedTables({str(finished(tmp_path)[0])!r})
-assert saved.whole("words")[0].shape == (300, 4)
-"""
+    reports("table_checkpoints.save_again", 2, tmp_path)
+    (checkpoint,) = finished(tmp_path)
+    program = (
+        "import sys; sys.modules['mpi4py'] = None\n"
+        "from numba_rmsprop.distributed import SavedTables\n"
+        f"assert SavedTables({str(checkpoint)!r}).whole('words')[0].shape == (300, 4)"
+    )
     subprocess.run([sys.executable, "-c", program], check=True)
-
-
-SAVE_THREE = (
-    TRAIN
-    + """
-checkpoints, tables, opt, bias = begin(sys.argv[1])
-for step in range(3):
-    take_all_steps(tables, opt, bias, step)
-    save(checkpoints, tables, opt)
-"""
-)
-LOOK = (
-    TRAIN
-    + """
-import warnings
-with warnings.catch_warnings(record=True) as caught:
-    warnings.simplefilter("always")
-    found = TableCheckpoints(comm, sys.argv[1]).latest()
-report([None if found is None else found.path.name, [str(warning.message) for warning in caught]])
-"""
-)
 
 
 @pytest.fixture(scope="module")
 def three_saves(tmp_path_factory):
     folder = tmp_path_factory.mktemp("saves")
-    reports(SAVE_THREE, 2, folder)
+    reports("table_checkpoints.three_saves", 2, folder)
     assert [path.name for path in finished(folder)] == ["checkpoint-000000002", "checkpoint-000000003"]
     return folder
 
@@ -197,65 +132,26 @@ def test_the_latest_is_one_whose_every_byte_is_right(tmp_path, three_saves):
     (tmp_path / "checkpoint-000000007").mkdir()
     (tmp_path / "notes.txt").write_text("mine")
     before, last = finished(tmp_path)
-    assert reports(LOOK, 2, tmp_path)[0] == [["checkpoint-000000003", []]] * 2
+    assert reports("table_checkpoints.latest", 2, tmp_path)[0] == [["checkpoint-000000003", []]] * 2
     shutil.copy(before / "replicas.safetensors", last)
-    for name, (warned,) in reports(LOOK, 2, tmp_path)[0]:
+    for name, (warned,) in reports("table_checkpoints.latest", 2, tmp_path)[0]:
         assert name == "checkpoint-000000002"
         assert "skipping checkpoint-000000003" in warned
     damage(before / "words.1-of-2.safetensors")
-    for name, warned in reports(LOOK, 3, tmp_path)[0]:
+    for name, warned in reports("table_checkpoints.latest", 3, tmp_path)[0]:
         assert name is None
         assert len(warned) == 2
     damage(before / "words.1-of-2.safetensors")
-    program = TRAIN + "checkpoints, tables, opt, bias = begin(sys.argv[1])\nsave(checkpoints, tables, opt)"
-    status, _, errors = finish(start(program, 2, tmp_path))
-    assert status == 0, errors
+    reports("table_checkpoints.save_again", 2, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "checkpoint-000000002", "checkpoint-000000008", "notes.txt",
     ]  # fmt: skip
 
 
 def test_a_save_that_fails_on_one_rank_leaves_the_one_before(tmp_path):
-    program = (
-        TRAIN
-        + """
-import resource, signal
-checkpoints, tables, opt, bias = begin(sys.argv[1])
-take_all_steps(tables, opt, bias, 0)
-save(checkpoints, tables, opt)
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-def limit(size):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-def flushed_alone():
-    if rank:
-        tables["words"].optimizer.flush()
-    save(checkpoints, tables, opt)
-
-calls = {
-    "disk": lambda: save(checkpoints, tables, opt),
-    "name": lambda: checkpoints.save({("a/b" if rank else "words"): tables["words"]}),
-    "notes": lambda: checkpoints.save(tables, notes={"step": object()}),
-    "long notes": lambda: checkpoints.save(tables, notes={"step": "x" * (1 << 24)}),
-    "keep": lambda: TableCheckpoints(comm, sys.argv[1], keep=rank),
-    "other keep": lambda: TableCheckpoints(comm, sys.argv[1], keep=2 + rank),
-    "other tables": lambda: checkpoints.save(dict(small=tables["words" if rank else "small"])),
-    "other ranks": lambda: checkpoints.save(dict(words=ShardedTable(comm.Split(rank), 3, 2))),
-    "flushed alone": flushed_alone,
-}
-for name, call in calls.items():
-    if rank and name == "disk":
-        limit(1000)
-    try:
-        call()
-    except Exception as error:
-        report([type(error).__name__, str(error)])
-    limit(resource.RLIM_INFINITY)
-report(checkpoints.latest().path.name)
-tables["words"].flush()
-report(save(checkpoints, tables, opt).name)
-"""
+    disk, name, notes, long, keep, *others, flushed, latest, saved = reports(
+        "table_checkpoints.failing_saves", 2, tmp_path
     )
-    disk, name, notes, long, keep, *others, flushed, latest, saved = reports(program, 2, tmp_path)
     assert [kind for kind, _ in disk] == ["OtherRankError", "OSError"]
     assert [kind for kind, _ in name] == ["OtherRankError", "ValueError"]
     assert [kind for kind, _ in notes] == ["TypeError", "OtherRankError"]
@@ -270,63 +166,13 @@ report(save(checkpoints, tables, opt).name)
     assert len(finished(tmp_path)) == len(list(tmp_path.iterdir())) == 2
 
 
-WITH_OTHERS = (
-    TRAIN
-    + """
-import errno, warnings
-import numba_rmsprop.distributed.table_checkpoints as module
-checkpoints, tables, opt, bias = begin(sys.argv[1])
-for step in range(4):
-    take_all_steps(tables, opt, bias, step)
-    save(checkpoints, tables, opt)
-real = module.read
-
-def unreadable(path):
-    if rank:
-        raise OSError(errno.EIO, "Input/output error")
-    return real(path)
-
-module.read = unreadable
-try:
-    checkpoints.latest()
-except OSError as error:
-    report(str(error))
-module.read = real
-looking = TableCheckpoints(comm, sys.argv[1])
-numbers = looking._numbers
-calls = []
-
-def listed(**options):
-    found = numbers(**options)
-    if not calls:  # between this and the reading, both that are there are replaced
-        calls.append(found)
-        save(checkpoints, tables, opt)
-        save(checkpoints, tables, opt)
-    return found
-
-looking._numbers = listed
-report(looking.latest().path.name)
-new, words = TableCheckpoints(comm, sys.argv[1], keep=1), new_table(comm, 300, 4)
-with warnings.catch_warnings(record=True) as caught:
-    warnings.simplefilter("always")
-    for step in range(6):
-        take_step(comm, words, step)
-        new.save(dict(words=words))
-report([str(warning.message) for warning in caught])
-again = TableCheckpoints(comm, sys.argv[1], keep=1)
-words = again.latest().table(comm, "words")
-take_step(comm, words, 6)
-again.save(dict(words=words))
-"""
-)
-
-
 def test_what_ranks_cannot_read_or_have_not_trained_stays(tmp_path):
     (tmp_path / "checkpoint-000000001").mkdir()
     (tmp_path / "checkpoint-000000001" / "thesis.txt").write_text("mine")
     (tmp_path / "checkpoint-000000002").mkdir()
     (tmp_path / "checkpoint-000000002" / "words.0-of-2.safetensors").touch()
-    unreadable, latest, (warned, nothing) = reports(WITH_OTHERS, 2, tmp_path)
+    unreadable, latest = reports("table_checkpoints.unreadable_and_replaced", 2, tmp_path)
+    ((warned, nothing),) = reports("table_checkpoints.another_training", 2, tmp_path)
     for words in unreadable:
         assert "checkpoint-000000006 cannot be read now, which does not mean that it is damaged" in words
     assert latest == ["checkpoint-000000008"] * 2
@@ -337,28 +183,13 @@ def test_what_ranks_cannot_read_or_have_not_trained_stays(tmp_path):
     assert SavedTables(finished(tmp_path)[-1]).whole("words")[1].iterations == 7
 
 
-KILLED = (
-    TRAIN
-    + """
-print("PID", rank, os.getpid(), flush=True)
-checkpoints, tables, opt, bias = begin(sys.argv[1])
-for step in itertools.count(opt.iterations):
-    take_all_steps(tables, opt, bias, step)
-    if step % 3 == 0:
-        save(checkpoints, tables, opt)
-    if rank == 0:
-        print("STEP", step, flush=True)
-"""
-)
-
-
 def test_fifty_kills_of_a_rank_lose_no_bit(tmp_path):
     """Ranks train and save until one of them is killed; the next job goes on from what that one left."""
     rng = random.Random(0)
     alone, reached, unfinished = OneProcess(), [], 0
     for kill in range(50):
         ranks = 3 if kill % 10 == 9 else 2
-        process = start(KILLED, ranks, tmp_path)
+        process = start("table_checkpoints.until_killed", ranks, tmp_path)
         pids, wanted = {}, rng.randint(0, 12)
         for line in process.stdout:
             word, *numbers = line.split()

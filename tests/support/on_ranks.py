@@ -1,4 +1,4 @@
-"""Programs that run on several ranks, started with mpiexec."""
+"""Functions of tests/programs that run on several ranks, started with mpiexec."""
 
 import contextlib
 import json
@@ -12,10 +12,11 @@ from importlib.util import find_spec
 
 import pytest
 
-HERE = pathlib.Path(__file__).parent
+SUPPORT = pathlib.Path(__file__).parent
+PROGRAMS = SUPPORT.parent / "programs"
 MPIEXEC = shutil.which("mpiexec", path=os.pathsep.join([os.path.join(sys.prefix, "bin"), os.environ["PATH"]]))
 LIMIT = 200
-"""Seconds until a program counts as hanging: well beyond one that compiles."""
+"""Seconds after which a program counts as hanging; one that compiles takes far less."""
 
 needs_mpi = pytest.mark.skipif(
     not find_spec("mpi4py") or MPIEXEC is None, reason="needs mpi4py and mpiexec: pip install '.[mpi]'"
@@ -27,30 +28,16 @@ ENVIRONMENT = {
     "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",  # more ranks than cores
     "OMPI_MCA_mpi_yield_when_idle": "1",  # and let the others work meanwhile
     "NUMBA_NUM_THREADS": "1",  # there are more ranks than cores as it is
-    "PYTHONPATH": os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH", "")])),
+    "PYTHONPATH": os.pathsep.join(filter(None, [str(SUPPORT), os.environ.get("PYTHONPATH", "")])),
 }
-
-START = """
-import json, os, sys
-import numpy as np
-from mpi4py import MPI
-from numba_rmsprop import IndexedSlices, RMSprop, schedules
-from numba_rmsprop.distributed import OtherRankError, SavedTables, ShardedTable, TableCheckpoints, Uniform
-
-comm = MPI.COMM_WORLD
-rank, size = comm.rank, comm.size
-
-def report(value):
-    for k, said in enumerate(comm.allgather(value)):
-        if rank == 0:
-            print("REPORT", json.dumps(said, default=lambda number: number.item()), flush=True)
-"""
 
 
 def start(program, ranks, *arguments, options=("--bind-to", "none"), environment=None):
-    """Start a program on some ranks, and return the process of mpiexec."""
+    """Start a function of a program, such as "replicas.minimizing", on some ranks; return the process of mpiexec."""
+    module, function = program.split(".")
+    command = [sys.executable, str(PROGRAMS / f"{module}.py"), function, *map(str, arguments)]
     return subprocess.Popen(
-        [MPIEXEC, *options, "-n", str(ranks), sys.executable, "-c", START + program, *map(str, arguments)],
+        [MPIEXEC, *options, "-n", str(ranks), *command],
         env=os.environ | ENVIRONMENT | (environment or {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -1,13 +1,26 @@
-"""One training, on the ranks of a communicator or in one process, of which every step follows from its number."""
+"""One training, on the ranks of a communicator or in one process; each step depends on its number alone."""
 
 import hashlib
 
 import numpy as np
 
-from numba_rmsprop import IndexedSlices, RMSprop
+from numba_rmsprop import IndexedSlices, RMSprop, schedules
 from numba_rmsprop.distributed import ShardedTable, Uniform
 
 STEPS = 9
+CASES = {
+    "plain": {},
+    "momentum and weight decay": {"momentum": 0.9, "weight_decay": 0.01, "rho": 0.99},
+    "centered, clipped values": {"centered": True, "clipvalue": 0.5},
+    "lazy": {"sparse_update": "lazy", "momentum": 0.5},
+    "schedule": {"learning_rate": schedules.ExponentialDecay(0.1, 3, 0.5), "momentum": 0.5},
+    "clipped norm": {"clipnorm": 0.5, "momentum": 0.9},
+}
+OPTIONS = {"learning_rate": schedules.ExponentialDecay(0.1, 50, 0.9), "momentum": 0.9, "weight_decay": 0.01}
+"""Options of a table that is saved and loaded."""
+
+KINDS = [(1, 1, "float32"), (3, 2, "float32"), (60, 5, "float64"), (20_000, 16, "float32")]
+"""Rows, columns and dtype."""
 
 
 def batch(step, rows, columns, dtype):
