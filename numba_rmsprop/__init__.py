@@ -7,7 +7,7 @@ from .fitting.curve_fit_many import curve_fit_many
 from .fitting.many_inputs import Shared
 from .fitting.minimize_many import minimize_many
 from .fitting.scipy_method import rmsprop
-from .gradients.kinds import IndexedSlices
+from .gradients.indexed_slices import IndexedSlices
 from .optimizer import RMSprop
 
 __all__ = [

@@ -273,3 +273,19 @@ def test_gather_into_a_slot_is_refused():
     opt.build([var])
     with pytest.raises(ValueError, match="or another variable or slot"):
         opt.gather(var, [0, 1, 2, 3], out=opt.get_slot(var, "rms"))
+
+
+def test_a_shallow_copy_goes_on_by_itself():
+    var, opt = np.ones((4, 2)), RMSprop(0.1)
+    opt.apply_gradients([(np.ones((4, 2)), var)])
+    copied = copy.copy(opt)
+    copied.apply_gradients([(np.ones((4, 2)), var), (np.ones(3), np.ones(3))])
+    assert (opt.iterations, copied.iterations) == (1, 2)
+    assert (len(opt.weights), len(copied.weights)) == (2, 3)
+
+
+def test_what_a_subclass_fixes_stands_in_its_config():
+    class Centered(RMSprop):
+        centered = True
+
+    assert Centered().get_config()["centered"]

@@ -13,28 +13,27 @@ import numpy as np
 from numba import prange
 
 from numba_rmsprop.kernels.jit import Integer, compiled, compiled_parallel
-from numba_rmsprop.kernels.rows import ROWS_AHEAD, prefetch_state, step_row
-from numba_rmsprop.kernels.rule import unpack_rates
+from numba_rmsprop.kernels.prefetch import prefetch_state
+from numba_rmsprop.kernels.rows import ROWS_AHEAD, step_row
 
 
 @compiled
-def _step_slice(begin: Integer, end: Integer, indices: Any, values: Any, state: Any, rates: Any) -> None:
-    named = unpack_rates(rates)
+def _step_slice(begin: Integer, end: Integer, indices: Any, values: Any, state: Any, packed: Any) -> None:
     for i in range(begin - ROWS_AHEAD, end):
         if i + ROWS_AHEAD < end:
-            prefetch_state(indices[np.uint64(i + ROWS_AHEAD)], state)
+            prefetch_state(state, indices[np.uint64(i + ROWS_AHEAD)])
         if i >= begin:
             row = indices[np.uint64(i)]
-            step_row(row, values, np.int64(i), state, np.int64(0), np.int64(0), None, named)
+            step_row(row, values, np.int64(i), state, np.int64(0), np.int64(0), None, packed)
 
 
 @compiled_parallel
-def limit_rows(workers: Integer, indices: Any, values: Any, state: Any, rates: Any) -> None:
+def limit_rows(workers: Integer, indices: Any, values: Any, state: Any, packed: Any) -> None:
     """Update rows that are unique, each worker an equal part of them."""
     for worker in prange(workers):
         begin = np.int64(worker) * indices.size // workers
         end = (np.int64(worker) + 1) * indices.size // workers
-        _step_slice(begin, end, indices, values, state, rates)
+        _step_slice(begin, end, indices, values, state, packed)
 
 
 @compiled_parallel

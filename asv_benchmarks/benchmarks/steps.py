@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numba_rmsprop import IndexedSlices, RMSprop
-from numba_rmsprop.kernels.rule import Rates
+from numba_rmsprop.kernels.rmsprop import Numbers
 
 from .limits import limit_dense, limit_rows
 
@@ -188,8 +188,9 @@ def rows(library: str, shape: tuple[int, int], indices: NDArray[np.int64], **opt
         return lambda: opt.apply_gradients([(grad, table)])
     if library == LIMIT:
         state = np.ones(shape, np.float32), np.ones(shape, np.float32), None, None
-        rates = np.array(Rates(1e-3, RHO, 1 - RHO, 0.0, 0.0, 1e-7, 1.0, np.inf, 1.0, 1.0, 0.0), np.float32)
-        return lambda: limit_rows(numba.get_num_threads(), indices, values, state, rates)
+        numbers = Numbers(1e-3, RHO, 1 - RHO, 0.0, 0.0, 1e-7, 1.0, 1.0, 0.0)
+        packed = np.array([np.inf, 1.0, *numbers], np.float32)  # neither clipped nor scaled
+        return lambda: limit_rows(numba.get_num_threads(), indices, values, state, packed)
     if library == TENSORFLOW:
         return _tensorflow([((values, indices), shape)])
     torch = torch_module()

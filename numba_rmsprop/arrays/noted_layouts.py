@@ -1,4 +1,4 @@
-"""Where arrays lie and what they are, noted, since NumPy lets anyone change them in place.
+"""Address, shape, strides and dtype of arrays, noted, since NumPy lets anyone change them in place.
 
 ``ndarray.resize`` moves the memory; ``shape``, ``strides`` and ``dtype`` can be assigned; an np.memmap can be closed.
 Whoever keeps an address, or a view, would go on with memory that is another's by then.
@@ -80,7 +80,7 @@ def kind_of(dtype: np.dtype[Any]) -> int:
 
 
 class Layout(NamedTuple):
-    """What can be changed in place about an array."""
+    """The properties of an array that can be changed in place."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -101,7 +101,7 @@ class Mapped(NamedTuple):
 
     @property
     def holds(self) -> bool:
-        """Whether it is still mapped, and there."""
+        """True if the file is still mapped at the same address."""
         return not self.mapping.closed and _start(self.mapping) == self.start
 
 

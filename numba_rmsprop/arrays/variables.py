@@ -1,4 +1,4 @@
-"""What may be a variable, and when two arrays are the same one."""
+"""Checks of variables, and of the memory that arrays share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FloatArray: TypeAlias = NDArray[np.floating]
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 OVERLAP_WORK = 100_000
-"""How long NumPy may search for an element that two interleaved views share before we take it that there is one."""
+"""Limit of the search for an element that two interleaved views share; beyond it, they count as overlapping."""
 
 
 def describe(name: str, array: FloatArray) -> str:
@@ -40,7 +40,7 @@ def _overlaps_itself(var: FloatArray) -> bool:
 
 
 class Label:
-    """What messages call something of a variable; put together when a message is, since a dtype's name takes 10 us."""
+    """A name for messages, put together only when a message is, since the name of a dtype takes 10 us."""
 
     __slots__ = ("name", "var", "what")
 

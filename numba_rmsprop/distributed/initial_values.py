@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..arrays.real_numbers import as_float
 from ..arrays.variables import FloatArray, as_array
-from ..gradients.kinds import as_indices
+from ..gradients.indexed_slices import as_indices
 from ..kernels.row_dealing import uniform_rows
 from .row_layout import Layout
 

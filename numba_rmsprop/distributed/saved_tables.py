@@ -182,7 +182,7 @@ class SavedTables:
         """Write values and state of some rows, in order, into a variable and its slots."""
         entry = self._entry(name)
         layout = Layout(entry["rows"], self.ranks)
-        slots = opt._slots[0]
+        slots = opt.known.slots[0]
         owners = layout.owners_of(rows)
         targets = {**slots.arrays, "value": var}
         first: Contents | None = None

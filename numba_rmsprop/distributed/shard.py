@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import Any
 
 import numpy as np
@@ -12,14 +11,17 @@ from numpy.typing import NDArray
 from ..arrays.variables import FloatArray, Occupied
 from ..files.checkpoint import AnyPath
 from ..files.safetensors_file import checksum
-from ..gradients.kinds import Gradient, IndexedSlices
+from ..gradients.conversion import Gradient
+from ..gradients.gradient import BaseGradient
+from ..gradients.indexed_slices import IndexedSlices
 from ..kernels.norms import TERMS, row_squares
 from ..mpi.coalescing import coalesce
 from ..mpi.ranks import Ranks
 from ..optimizer import RMSprop
-from ..settings.step_numbers import StepRates
+from ..settings.step_numbers import StepNumbers
 from ..state.slots import Slots
-from ..stepping.small_batch import Part
+from ..stepping.norm_clipping import limited
+from ..stepping.part import Part
 from .exact_sum import exact_sum, partial_sum
 
 
@@ -39,26 +41,26 @@ class ShardOptimizer(RMSprop):
     @property
     def occupied(self) -> Occupied:
         """The memory of the shard and its slots, which steps write."""
-        return self._occupied
+        return self.known.occupied
 
-    def rates_of_step(self) -> StepRates:
+    def rates_of_step(self) -> StepNumbers:
         """Return the hyperparameters of the step to come."""
-        return self._rates(self.iterations)
+        return self.numbers_at(self.iterations)
 
     def make_slots(self, shard: FloatArray) -> None:
         """Allocate all that a step writes, so that no rank runs out of memory in the middle of one."""
         self.build([shard])
-        self._slots[0].make_clocks()
-        self._slots[0].seen()
+        self.known.slots[0].make_clocks()
+        self.known.slots[0].scratch.seen()
 
     def check_arrays(self, *, steps: bool) -> None:
         """Raise ValueError if shard or slots were moved in memory, or are read-only and about to be written."""
-        slots = self._slots[0]
+        slots = self.known.slots[0]
         slots.check_memory(written=steps or slots.has_rows_behind)
 
     def shared_state(self) -> str:
         """Return, as JSON, the numbers of steps and the runs of hyperparameters: the same on all ranks."""
-        slots = self._slots[0]
+        slots = self.known.slots[0]
         return json.dumps([self.iterations, slots.steps, slots.floor, checksum(slots.history.runs)])
 
     def save_shard(self, path: AnyPath) -> None:
@@ -71,28 +73,26 @@ class ShardOptimizer(RMSprop):
         OSError
             If it cannot be written.
         """
-        if self.get_slot_names() != list(self._built_in_slots()) or self._own_weights:
+        if self.get_slot_names() != list(self.slot_names) or self.own_weights:
             raise ValueError("expected a table's optimizer without slots or weights of your own; save them yourself")
         self.save(path, include_variables=True)
 
-    def step(self, shard: FloatArray, rows: NDArray[np.int64], sums: FloatArray, rates: StepRates) -> int:
+    def step(self, shard: FloatArray, rows: NDArray[np.int64], sums: FloatArray, rates: StepNumbers) -> int:
         """Take one step with gradients of these rows of the shard."""
-        if self._clips_norms:
+        if self.clips_norms:
             rows, sums = coalesce(rows, sums)
-        return self._take_step([(IndexedSlices(sums, rows), shard)], rates)
+        return self.take_step([(IndexedSlices(sums, rows), shard)], rates)
 
-    def _check_values(self, gradient: Gradient, own: Slots) -> None:
-        """Check nothing: each rank has checked its gradients, and sums may overflow, as they may in one process."""
+    def check_gradient(self, gradient: Gradient, own: Slots) -> None:
+        """Check nothing: each rank has checked its gradients, and other ranks read rows by gather alone."""
 
-    def _check_read(self, gradient: Gradient, own: Slots) -> None:
-        """Warn of nothing: other ranks read rows by gather alone, so nobody has read old values."""
-
-    def _scales(self, parts: list[Part], rates: StepRates) -> list[float]:
+    def norm_scales(self, parts: list[Part], numbers: StepNumbers) -> list[float | list[float]]:
         """Return the factor that leaves the norm of the whole table's gradient at most the limit."""
-        values = parts[0][0].values
-        squares = np.empty(len(values))
-        row_squares(values, rates.packed(values.dtype), np.empty((1, TERMS)), squares)
-        norm = math.sqrt(exact_sum(self._ranks.all_gather(partial_sum(squares)[np.newaxis])))
         limit = self.global_clipnorm if self.clipnorm is None else self.clipnorm
+        gradient = parts[0][0]
         assert limit is not None
-        return [1.0 if norm <= limit else limit / norm]
+        assert isinstance(gradient, BaseGradient)
+        values = gradient.values
+        squares = np.empty(len(values))
+        row_squares(values, numbers.packed(values.dtype)[0], np.empty((1, TERMS)), squares)
+        return [limited(limit, exact_sum(self._ranks.all_gather(partial_sum(squares)[np.newaxis])))]

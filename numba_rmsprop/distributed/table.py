@@ -14,7 +14,7 @@ from ..arrays.variables import FloatArray
 from ..mpi.messages import Counts
 from ..mpi.ranks import Ranks, Refusal
 from ..runtime.interrupts import Uninterrupted
-from ..settings.step_numbers import StepRates
+from ..settings.step_numbers import StepNumbers
 from ..state.slots import copy_rows
 from .initial_values import Initializer, Uniform, check_initializer, fill_shard
 from .row_exchange import Buffers, Gathering, Request, Route
@@ -316,12 +316,14 @@ class ShardedTable:
         call: int,
         request: Request | None = None,
         *,
-        rates: StepRates | None = None,
+        rates: StepNumbers | None = None,
         error: Exception | None = None,
         flag: int = 0,
     ) -> tuple[Counts, NDArray[np.int64]]:
         def describe() -> str:
-            rate = "" if rates is None else f", with learning rate {rates.learning_rate:.9g} and numbers {rates.key}"
+            rate = ""
+            if rates is not None:
+                rate = f", with learning rate {rates.numbers.learning_rate:.9g} and numbers {rates.key}"
             limits = f", clipnorm {self._opt.clipnorm}, global_clipnorm {self._opt.global_clipnorm}"
             return f"{CALLS[call]} of ShardedTable {self.number} after {self.iterations} steps{rate}{limits}"
 

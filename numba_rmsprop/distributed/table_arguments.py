@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..arrays.variables import DTYPES, FloatArray, Occupied
-from ..gradients.kinds import Rows, as_indices, as_known, check_finite, check_rows
+from ..gradients.conversion import as_known
+from ..gradients.indexed_slices import as_indices, check_rows
+from ..gradients.rows import Rows
 from ..gradients.scipy_sparse import readable
 from .row_exchange import MOST_LINKED
 
@@ -64,7 +66,7 @@ def checked_values(
         raise ValueError(f"values: expected shape {expected}, got {grads.shape}")
     flat = readable(grads).reshape(-1, shape[1])
     if finite:
-        check_finite(Rows(flat, wanted.reshape(-1)), np.broadcast_to(dtype.type(0), shape), "the table")
+        Rows(flat, wanted.reshape(-1)).check_finite(np.broadcast_to(dtype.type(0), shape), "the table")
     return flat
 
 

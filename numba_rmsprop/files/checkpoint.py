@@ -13,7 +13,7 @@ import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from ..arrays.variables import FloatArray, describe
 from ..runtime.caller_warnings import warn
 from ..runtime.locking import check_undisturbed, has_changed, in_turn, mark, undisturbed
+from ..state.any_optimizer import AnyOptimizer
 from ..state.changed_rows import Changes, Saved
 from ..state.slots import Slots
 from .atomic_file import as_path
@@ -34,28 +35,25 @@ from .safetensors_file import (
     write_tensors,
 )
 
-if TYPE_CHECKING:
-    from ..optimizer import RMSprop
-
 FORMAT = "numba_rmsprop"
 FORMAT_VERSION = 1
 
-Optimizer = TypeVar("Optimizer", bound="RMSprop")
+Optimizer = TypeVar("Optimizer", bound=AnyOptimizer)
 AnyPath: TypeAlias = str | os.PathLike[str]
 
 
-def save(opt: RMSprop, path: AnyPath, *, include_variables: bool, run: str | None = None) -> None:
+def save(opt: AnyOptimizer, path: AnyPath, *, include_variables: bool, run: str | None = None) -> None:
     """Write a file that needs no other, of the run given or the one that the optimizer's last file was of."""
     in_turn(undisturbed, _write, opt, path, None, include_variables, run)
 
 
-def save_delta(opt: RMSprop, path: AnyPath) -> None:
+def save_delta(opt: AnyOptimizer, path: AnyPath) -> None:
     """Write a file that goes on from the last one."""
     in_turn(undisturbed, _write_delta, opt, path)
 
 
-def _write_delta(opt: RMSprop, path: AnyPath) -> None:
-    before = opt._saved
+def _write_delta(opt: AnyOptimizer, path: AnyPath) -> None:
+    before = opt.known.saved
     if before is None:
         raise ValueError("save_delta: expected a file to go on from, got none; call opt.save first")
     if os.path.realpath(as_path(path)) in before.paths:
@@ -86,17 +84,17 @@ def load(
     check_contents(files, opt, variables)
     _warn_of_others(last, variables)
     opt.build(variables)
-    if len(opt._slots) != len(variables):
+    if len(opt.known.slots) != len(variables):
         raise ValueError(f"{last.path}: expected {len(variables)} different variables, got one of them twice")
     for file in files:
         for i in range(len(file.variables)):
-            _apply(file, i, opt._slots[i])
-    for slots in opt._slots:
+            _apply(file, i, opt.known.slots[i])
+    for slots in opt.known.slots:
         slots.changes = Changes.since(slots.clocks, slots.floor, slots.steps)
-    opt._own_weights.update({name: np.array(last.tensors[f"weights.{name}"]) for name in last.weights})
-    opt.iterations = last.iterations
-    opt._claim_none(last.variables)
-    opt._saved = Saved(last.identity, last.include_variables, tuple(map(os.path.realpath, paths)), last.run)
+    opt.own_weights.update({name: np.array(last.tensors[f"weights.{name}"]) for name in last.weights})
+    opt.known.iterations = last.iterations
+    opt.known.claim_none(last.variables)
+    opt.known.saved = Saved(last.identity, last.include_variables, tuple(map(os.path.realpath, paths)), last.run)
     return opt
 
 
@@ -121,15 +119,15 @@ def heading(path: AnyPath) -> dict[str, str]:
     return metadata
 
 
-def _write(opt: RMSprop, path: AnyPath, before: Saved | None, include_variables: bool, run: str | None) -> None:
+def _write(opt: AnyOptimizer, path: AnyPath, before: Saved | None, include_variables: bool, run: str | None) -> None:
     from .. import __version__
 
     path = as_path(path)
     since = mark()
-    tensors: dict[str, Tensor] = {f"weights.{name}": array for name, array in opt._own_weights.items()}
+    tensors: dict[str, Tensor] = {f"weights.{name}": array for name, array in opt.own_weights.items()}
     identity = secrets.token_hex(16)
     if run is None:
-        run = secrets.token_hex(16) if opt._saved is None else opt._saved.run
+        run = secrets.token_hex(16) if opt.known.saved is None else opt.known.saved.run
     metadata = {
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),
@@ -138,12 +136,12 @@ def _write(opt: RMSprop, path: AnyPath, before: Saved | None, include_variables:
         "follows": "" if before is None else before.identity,
         "run": run,
         "config": json.dumps(opt.get_config()),
-        "iterations": str(opt.iterations),
+        "iterations": str(opt.known.iterations),
         "include_variables": json.dumps(include_variables),
-        "variables": str(len(opt._slots)),
-        "weights": json.dumps(list(opt._own_weights)),
+        "variables": str(len(opt.known.slots)),
+        "weights": json.dumps(list(opt.own_weights)),
     }
-    for i, slots in enumerate(opt._slots):
+    for i, slots in enumerate(opt.known.slots):
         slots.check_process()
         slots.refuse_moved()
         all_rows = before is None or _needs_all_rows(slots, include_variables)
@@ -164,11 +162,11 @@ def _write(opt: RMSprop, path: AnyPath, before: Saved | None, include_variables:
         )
     parse(path, tensors, metadata)  # what could not be read again shall be found out now
     saved = Saved(identity, include_variables, (*(before.paths if before else ()), os.path.realpath(path)), run)
-    none_yet = [Changes.since(slots.clocks, slots.floor, slots.steps) for slots in opt._slots]
+    none_yet = [Changes.since(slots.clocks, slots.floor, slots.steps) for slots in opt.known.slots]
 
     def mark_saved() -> None:
-        opt._saved = saved
-        for slots, changes in zip(opt._slots, none_yet, strict=False):
+        opt.known.saved = saved
+        for slots, changes in zip(opt.known.slots, none_yet, strict=False):
             # Where a signal handler has taken a step since, all rows may have changed.
             slots.changes = Changes() if has_changed(since) else changes
 

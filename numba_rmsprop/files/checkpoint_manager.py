@@ -7,16 +7,14 @@ import secrets
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from ..runtime.caller_warnings import warn
+from ..state.any_optimizer import AnyOptimizer
 from ..state.changed_rows import Saved
 from .atomic_file import make_folder
-from .checkpoint import AnyPath, heading, read, save
+from .checkpoint import AnyPath, heading, read, save, save_delta
 from .safetensors_file import NO_CHECKPOINT, DamagedCheckpointError, cannot_read_now
-
-if TYPE_CHECKING:
-    from ..optimizer import RMSprop
 
 ENDING, DELTA_ENDING = ".safetensors", ".delta.safetensors"
 NAME = re.compile(rf"checkpoint-(\d{{9,}})({re.escape(ENDING)}|{re.escape(DELTA_ENDING)})")
@@ -114,7 +112,7 @@ class CheckpointManager:
         """Return the arguments of the constructor."""
         return f"<CheckpointManager({str(self.folder)!r}, keep={self.keep}, full_every={self.full_every})>"
 
-    def save(self, opt: RMSprop) -> Path:
+    def save(self, opt: AnyOptimizer) -> Path:
         """Save an optimizer, delete checkpoints that are no longer kept, and return the new file.
 
         Checkpoints of another training stay, with a warning: an optimizer that has taken fewer steps than the newest
@@ -129,19 +127,19 @@ class CheckpointManager:
         paths = [path for _, path in files]
         newest, path = files[-1] if files else (0, self.folder)
         # A delta builds on the last file of this manager. Nothing else may have been saved here, or by ``opt``, since.
-        delta = self._deltas + 1 < self.full_every and self._last == (opt._saved, path)
+        delta = self._deltas + 1 < self.full_every and self._last == (opt.known.saved, path)
         number = newest + 1
         path = self.folder / f"checkpoint-{number:09d}{DELTA_ENDING if delta else ENDING}"
         if delta:
-            opt.save_delta(path)
+            save_delta(opt, path)
         else:
             save(opt, path, include_variables=self.include_variables, run=self._run_of(opt, paths))
-        assert opt._saved is not None
-        self._last = opt._saved, path
+        assert opt.known.saved is not None
+        self._last = opt.known.saved, path
         self._deltas = self._deltas + 1 if delta else 0
-        self._headings[path] = Heading(opt._saved.identity, opt._saved.run, opt.iterations)
+        self._headings[path] = Heading(opt.known.saved.identity, opt.known.saved.run, opt.known.iterations)
         self._damaged.discard(path)
-        self._delete_old(opt._saved.run)
+        self._delete_old(opt.known.saved.run)
         return path
 
     def latest(self) -> list[Path]:
@@ -215,12 +213,12 @@ class CheckpointManager:
         matches = [(NAME.fullmatch(path.name), path) for path in self.folder.iterdir()]
         return sorted((int(match[1]), path) for match, path in matches if match)
 
-    def _run_of(self, opt: RMSprop, paths: list[Path]) -> str:
+    def _run_of(self, opt: AnyOptimizer, paths: list[Path]) -> str:
         """Return the run of the next checkpoint of ``opt``."""
         there = [self._heading(path) for path in paths if path not in self._damaged]
-        before = opt._saved
+        before = opt.known.saved
         identity, run = (None, None) if before is None else (before.identity, before.run)
-        return choose_run(self.folder, Heading(identity, run, opt.iterations), there)
+        return choose_run(self.folder, Heading(identity, run, opt.known.iterations), there)
 
     def _heading(self, path: Path) -> Heading | None:
         """Return the heading of a file; None if it has none or cannot be read now."""

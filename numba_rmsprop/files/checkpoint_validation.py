@@ -1,27 +1,25 @@
-"""What a checkpoint says, checked before anything is made of it: a checksum proves no good intentions."""
+"""Checks of what a checkpoint says, before it is used: a checksum does not prove good intentions."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays.variables import FloatArray, describe
+from ..kernels.rule import Rule
 from ..runtime.caller_warnings import warn
+from ..state.any_optimizer import AnyOptimizer
 from ..state.changed_rows import MAX_FLUSHES
 from ..state.registry import AUTOMATIC
-from ..state.skipped_steps import MAX_RUNS, RUN_ITEMS
+from ..state.skipped_steps import MAX_RUNS
 from ..state.slots import CLOCK_LIMIT
 from ..state.variable_names import is_text
-
-if TYPE_CHECKING:
-    import os
-
-    from ..optimizer import RMSprop
 
 MAX_AXES = 64
 """As many as NumPy allows."""
@@ -30,12 +28,12 @@ MAX_TEXT = 1 << 20
 """JSON takes up to thirty times its size once it is parsed; so no single text may be longer than this."""
 
 ENTRY = {"name": str, "shape": list, "dtype": str, "steps": int, "floor": int, "custom_slots": list, "flushes": list}
-"""What a file says of a variable; and maybe ``checksum``, of its values, where these are not in the file."""
+"""Entries of a variable in a file, and their types; ``checksum`` is added where the values are not in the file."""
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a file holds: arrays mapped from it, and what its metadata says."""
+    """The contents of a file: arrays mapped from it, and its metadata."""
 
     path: str | os.PathLike[str]
     tensors: dict[str, NDArray[Any]]
@@ -163,7 +161,7 @@ def _warn_of_order(file: Contents) -> None:
             return
 
 
-def check_contents(files: Sequence[Contents], opt: RMSprop, variables: Sequence[FloatArray]) -> None:
+def check_contents(files: Sequence[Contents], opt: AnyOptimizer, variables: Sequence[FloatArray]) -> None:
     """Raise ValueError unless a file and its deltas fit an optimizer, and these variables.
 
     A kernel trusts clocks, runs and rows, so they must be such as a training run brings about.
@@ -183,8 +181,16 @@ def check_contents(files: Sequence[Contents], opt: RMSprop, variables: Sequence[
         before = found
 
 
+def _moves_values(opt: AnyOptimizer, dtype: np.dtype[Any], runs: NDArray[np.float64], step: int) -> bool:
+    """Return whether skipped steps with the numbers of some runs move the value of a row whose slots are 0."""
+    own = opt.new_slots(np.ones((1, 1), dtype), "a row")
+    own.restore(np.zeros(1, np.int32), step, int(runs[0, 0]), runs)
+    own.flush()
+    return bool(own.var[0, 0] != 1)
+
+
 class _Variable:
-    """What a file says of one variable."""
+    """One variable in a file."""
 
     def __init__(self, file: Contents, i: int, var: FloatArray) -> None:
         self.file = file
@@ -216,15 +222,15 @@ class _Variable:
     def refuse(self, what: str) -> NoReturn:
         raise ValueError(f"{self.file.path}: variables[{self.i}] has {what}, which no training run brings about")
 
-    def check(self, opt: RMSprop, before: _Variable | None) -> None:
+    def check(self, opt: AnyOptimizer, before: _Variable | None) -> None:
         """Check all that the file holds of the variable; ``before`` is what the file before it says, if it does."""
-        steps, floor, exact = self.entry["steps"], self.entry["floor"], opt.sparse_update == "exact"
+        steps, floor, exact = self.entry["steps"], self.entry["floor"], opt.exact
         if not 0 <= floor <= steps < CLOCK_LIMIT:
             self.refuse(f"{steps} steps and floor {floor}")
         shape = self.var.shape
         if self.has("rows"):
             shape = (self._check_rows(opt, before), *shape[1:])
-        for name in [*opt._built_in_slots(), *["value"] * self.file.include_variables]:
+        for name in [*opt.slot_names, *["value"] * self.file.include_variables]:
             self.tensor(name, self.var.dtype, shape)
         if self.has("clocks"):
             if not self.var.ndim:
@@ -232,11 +238,11 @@ class _Variable:
             clocks = self.tensor("clocks", np.int32, shape[:1])
             if clocks.size and not (clocks.min() >= 0 and clocks.max() <= steps):
                 self.refuse(f"clocks from {clocks.min()} to {clocks.max()} after {steps} steps")
-        self._check_runs("runs", floor, steps, needed=exact and floor < steps)
-        if set(self.entry["custom_slots"]) & set(opt._built_in_slots()):
+        self._check_runs(opt.rule, "runs", floor, steps, needed=exact and floor < steps)
+        if set(self.entry["custom_slots"]) & set(opt.slot_names):
             self.refuse(f"added slots {self.entry['custom_slots']}")
 
-    def _check_rows(self, opt: RMSprop, before: _Variable | None) -> int:
+    def _check_rows(self, opt: AnyOptimizer, before: _Variable | None) -> int:
         """Check the rows of a delta, and the flushes before them; return how many rows there are."""
         if before is None or self.var.ndim == 0 or before.entry["steps"] > self.entry["steps"]:
             raise ValueError(f"{self.file.path}: expected all rows of variables[{self.i}], got some")
@@ -250,27 +256,27 @@ class _Variable:
         for j, step in enumerate(flushes):
             if type(step) is not int or not earliest <= step <= self.entry["steps"]:
                 self.refuse(f"flushes at steps {flushes}")
-            runs = self._check_runs(f"flush.{j}", floor, step, needed=True)
-            moves = opt._has_momentum or opt.weight_decay > 0 or bool((runs[:, 3] != 1).any())
-            if moves and not self.file.include_variables:
+            runs = self._check_runs(opt.rule, f"flush.{j}", floor, step, needed=True)
+            if not self.file.include_variables and (opt.drifts or _moves_values(opt, self.var.dtype, runs, step)):
                 self.refuse("flushes that move values, without the values")
             floor = earliest = step
         return len(rows)
 
-    def _check_runs(self, name: str, floor: int, steps: int, *, needed: bool) -> NDArray[np.float64]:
+    def _check_runs(self, rule: Rule, name: str, floor: int, steps: int, *, needed: bool) -> NDArray[np.float64]:
         """Return runs of hyperparameters, which must reach back to the floor where rows may be behind."""
         runs = self.tensor(name, np.float64, None)
-        if runs.ndim != 2 or runs.shape[1] != RUN_ITEMS or len(runs) > MAX_RUNS:
+        if runs.ndim != 2 or runs.shape[1] != 1 + len(rule.skipped) or len(runs) > MAX_RUNS:
             self.refuse(f"runs of shape {runs.shape}")
-        begins, factors = runs[:, 0], runs[:, 1:]
-        # The third, 1 - rate times decay, may overflow; what compares is not NaN.
+        begins = runs[:, 0]
         right = (
             bool(np.isfinite(begins).all())
             and bool((begins[1:] > begins[:-1]).all())
             and bool((begins == np.floor(begins)).all())
             and (not len(runs) or (begins[0] >= 0 and begins[-1] < max(steps, 1)))
-            and bool((factors[:, :2] >= 0).all() and (factors[:, :2] <= 1).all() and (factors[:, 2] <= 1).all())
-            and bool((factors[:, 3] == 1).all())
+            and all(
+                bool(((low <= column) & (column <= high)).all())  # which NaN is not
+                for column, (low, high) in zip(runs[:, 1:].T, rule.skipped.values(), strict=True)
+            )
         )
         if not right or (needed and not (len(runs) and begins[0] <= floor)):
             self.refuse(f"runs {runs[:3].tolist()} before step {steps}, its floor being {floor}")

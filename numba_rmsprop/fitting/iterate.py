@@ -7,9 +7,11 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ..arrays.variables import FloatArray
-from ..gradients.kinds import Dense, IndexedSlices, Rows
+from ..gradients.dense import Dense
+from ..gradients.indexed_slices import IndexedSlices
+from ..gradients.rows import Rows
 from ..optimizer import RMSprop
-from ..settings.step_numbers import StepRates
+from ..settings.step_numbers import StepNumbers
 from .touched_places import TouchedPlaces
 
 Bounds: TypeAlias = tuple[FloatArray, FloatArray] | None
@@ -24,20 +26,16 @@ class WatchedRMSprop(RMSprop):
     """The highest learning rate so far."""
 
     @property
-    def values_fall_behind(self) -> bool:
-        """Whether elements that a sparse step does not touch have to move later."""
-        return self.sparse_update == "exact" and (self._has_momentum or self.weight_decay > 0)
-
-    @property
     def pace(self) -> float:
         """The learning rate of the latest step, as a part of the highest so far."""
         return self.rate / self.highest_rate if self.highest_rate > 0 else 1.0
 
-    def _rates(self, step: int) -> StepRates:
-        rates = super()._rates(step)
-        self.rate = rates.learning_rate
+    def numbers_at(self, step: int) -> StepNumbers:
+        """Return the hyperparameters of a step, and note its learning rate."""
+        found = super().numbers_at(step)
+        self.rate = found.numbers.learning_rate
         self.highest_rate = max(self.highest_rate, self.rate)
-        return rates
+        return found
 
 
 class Iterate:
@@ -78,7 +76,7 @@ class Iterate:
     def step(self, gradient: Dense | Rows) -> bool:
         """Take a step, in time proportional to the elements that move; return whether any element has changed."""
         touched: Any = gradient.indices if isinstance(gradient, Rows) else slice(None)
-        all_move = isinstance(gradient, Dense) or self.optimizer.values_fall_behind
+        all_move = isinstance(gradient, Dense) or (self.optimizer.exact and self.optimizer.drifts)
         places: Any = slice(None) if all_move else touched
         before = self._variable[places].copy()
         values = gradient.values[:, 0] if isinstance(gradient, Rows) else gradient.values

@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays.variables import FloatArray
-from ..kernels.aliased_access import PLAIN
+from ..kernels.aliased_access import ONE_THREAD
 from ..kernels.fits.arguments import Functions, Lines, Results, Scratch, SlopeScratch
 from ..kernels.fits.loop import run_fits
 from ..kernels.fits.slopes import complex_steps
 from ..kernels.fits.stopping import LOWEST, RAISED, STOPPED, StoppingRule
 from ..optimizer import RMSprop
 from ..runtime.launching import new_counters
-from .many_options import step_numbers
+from .many_options import fit_numbers
 from .progress_bar import load_tqdm, progress_bar
 from .workers import run_workers
 
@@ -59,8 +59,8 @@ class ManyFits:
     def run(self, optimizer: RMSprop, rule: StoppingRule) -> Results:
         """Run all fits. Those that Ctrl-C leaves out have ``fun`` NaN."""
         fits, n = self.x0.shape
-        workers = 1 if PLAIN else max(1, min(int(numba.get_num_threads()), fits))
-        numbers = step_numbers(optimizer, rule.maxiter, self.x0.dtype)
+        workers = 1 if ONE_THREAD else max(1, min(int(numba.get_num_threads()), fits))
+        numbers = fit_numbers(optimizer, rule.maxiter, self.x0.dtype)
         scratch = [self._scratch(optimizer) for _ in range(workers)]
         counters, stop = new_counters(workers), np.zeros((1, 8), np.int64)
         counters[:] = 0
@@ -106,7 +106,9 @@ class ManyFits:
         results.status[i] = RAISED
 
     def _scratch(self, optimizer: RMSprop) -> Scratch:
-        n, real, slots = self.x0.shape[1], self.x0.dtype.type, optimizer.get_slot_names()
+        n, real = self.x0.shape[1], self.x0.dtype.type
+        present = (slot in optimizer.slot_names for slot in optimizer.rule.slots)
+        slots = [_padded(n, real)[np.newaxis] if there else None for there in present]
         complex_type = np.result_type(real, np.complex64)
         return Scratch(
             SlopeScratch(
@@ -121,11 +123,8 @@ class ManyFits:
                 relative_step=real(np.finfo(real).eps ** (1 / 3)),
             ),
             x=_padded(n, real),
-            scaled=_padded(n, real)[np.newaxis],
+            state=(_padded(n, real)[np.newaxis], *slots),
             best=_padded(n, real),
-            rms=_padded(n, real)[np.newaxis],
-            mg=_padded(n, real)[np.newaxis] if "mg" in slots else None,
-            momentum=_padded(n, real)[np.newaxis] if "momentum" in slots else None,
             progress=_padded(3, np.float64),
             current=_padded(2, np.int64),
         )

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels.fits.arguments import StepNumbers
+from ..kernels.fits.arguments import FitNumbers
 from ..kernels.fits.stopping import StoppingRule
-from ..kernels.rule import Rates
+from ..kernels.rmsprop import Numbers
 from ..optimizer import RMSprop
 from ..settings.hyperparameters import check_number, evaluate_learning_rate
 from ..settings.option_names import suggestion
@@ -56,17 +56,19 @@ def as_optimizer(learning_rate: Any, maxiter: int, hyperparameters: dict[str, An
     return RMSprop(learning_rate, **defaults | hyperparameters)
 
 
-def step_numbers(optimizer: RMSprop, maxiter: int, dtype: np.dtype[Any]) -> StepNumbers:
+def fit_numbers(optimizer: RMSprop, maxiter: int, dtype: np.dtype[Any]) -> FitNumbers:
     """Return the numbers of all steps. A learning rate that does not change stands there once."""
-    first = optimizer._rates(0)
+    at_start = optimizer.numbers_at(0)
+    clipvalue, _, *first = at_start.packed(dtype)
     given, decay = optimizer.learning_rate, check_number("decay", optimizer.decay)
     steps = max(maxiter, 1) if callable(given) or decay > 0 else 1
     later = (evaluate_learning_rate(given, decay, step) for step in range(1, steps))
-    rates = np.fromiter(chain([first.learning_rate], later), np.float64, steps)
-    return StepNumbers(
+    rates = np.fromiter(chain([at_start.numbers.learning_rate], later), np.float64, steps)
+    return FitNumbers(
         learning_rates=rates,
         highest_rate=float(rates.max()),
-        rates=Rates(*first.packed(dtype)),
+        first=Numbers(*first),
+        clipvalue=clipvalue,
         clipnorm=np.inf if optimizer.clipnorm is None else optimizer.clipnorm,
         weight_decay=optimizer.weight_decay,
     )

@@ -9,8 +9,10 @@ import numpy as np
 import scipy.sparse
 
 from ..arrays.variables import FloatArray
+from ..gradients.conversion import as_gradient
+from ..gradients.dense import Dense
 from ..gradients.finite_differences import FiniteDifferences
-from ..gradients.kinds import Dense, Rows, as_gradient
+from ..gradients.rows import Rows
 from ..gradients.scipy_sparse import NOWHERE
 from .options import check_callable
 

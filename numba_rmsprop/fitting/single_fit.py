@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..gradients.kinds import Dense, Rows
+from ..gradients.dense import Dense
+from ..gradients.rows import Rows
 from ..kernels.fits.stopping import (
     CONVERGED,
     NOT_FINITE,

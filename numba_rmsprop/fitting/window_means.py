@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ..arrays.variables import FloatArray
-from ..gradients.kinds import Dense, Rows
+from ..gradients.dense import Dense
+from ..gradients.rows import Rows
 from .touched_places import TouchedPlaces
 
 

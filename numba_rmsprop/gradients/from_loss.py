@@ -9,8 +9,9 @@ import numpy as np
 
 from ..arrays.variables import FloatArray, Label, as_array
 from ..settings.hyperparameters import needs_arguments
+from .conversion import as_known
 from .finite_differences import central_difference_gradient
-from .kinds import IndexedSlices, as_known
+from .indexed_slices import IndexedSlices
 
 FINITE_DIFFERENCE_LIMIT = 1000
 """Most elements, over all variables, whose gradient is taken by finite differences: two calls of the loss for each."""

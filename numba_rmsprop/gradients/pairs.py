@@ -42,14 +42,13 @@ def check_pairs(pairs: list[Any]) -> list[tuple[Any, FloatArray]]:
     return checked
 
 
-def without_none(pairs: list[tuple[Any, FloatArray]]) -> list[tuple[Any, FloatArray]]:
-    """Return the pairs that have a gradient, and warn of the others; raise ValueError if none has one."""
+def warn_of_none(pairs: list[tuple[Any, FloatArray]]) -> None:
+    """Warn of pairs without a gradient; raise ValueError if none has one."""
     missing = [describe(f"grads_and_vars[{i}]", var) for i, (grad, var) in enumerate(pairs) if grad is None]
     if len(missing) == len(pairs):
         raise ValueError(f"grads_and_vars: expected a gradient for at least one variable, got None for {missing}")
     if missing:
         warn(f"no gradient (None) for {', '.join(missing)}: skipped", UserWarning)
-    return [(grad, var) for grad, var in pairs if grad is not None]
 
 
 def refuse_duplicates(found: list[Slots]) -> None:

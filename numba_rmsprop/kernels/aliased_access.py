@@ -2,14 +2,15 @@
 
 The arrays of a step never share memory: that is checked before the launch. LLVM does not know it, and would test, for
 every row, whether one of them overlaps another before it vectorises (24 ns for a row of 16 elements; 14 ns without the
-tests). So each load and store carries the name of its array as an alias scope. None stands for an array that a variant
-lacks: loading from it gives None, and storing into it does nothing.
+tests). So each load and store carries the name of its array as an alias scope.
+
+A *state* is a tuple of arrays of one shape: a variable and its slots. None stands for a slot that a variant lacks:
+loading from it gives None, and storing into it does nothing.
 
 Elements of 16 bits are floats that Numba does not have: uint16 holds a bfloat16 and int16 a float16. They are read as
 float32, and written rounded to the nearest, to the even one of two that are as near.
 
-Indices are not wrapped around: they must not be negative. Under ``NUMBA_BOUNDSCHECK=1`` all of this gives way to plain
-indexing, which Numba checks; an index that is negative is refused there too, since it is taken as unsigned.
+Indices are not wrapped around: they must not be negative. Under ``NUMBA_BOUNDSCHECK=1`` they are checked.
 """
 
 from __future__ import annotations
@@ -27,16 +28,19 @@ from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
 
 from .float16 import narrow, narrowed, widen, widened, width
-from .jit import Integer, compiled_inline
+from .jit import Integer
+from .rule import MAX_SLOTS
 
-PLAIN = numba.config.DISABLE_JIT or numba.config.BOUNDSCHECK  # type: ignore[attr-defined]
-"""Whether elements are read and written by plain indexing. Nothing then runs in parallel: see ``jit.py``."""
+BOUNDSCHECK = bool(numba.config.BOUNDSCHECK)  # type: ignore[attr-defined]
+ONE_THREAD = BOUNDSCHECK or bool(numba.config.DISABLE_JIT)  # type: ignore[attr-defined]
+"""True if nothing runs in parallel: see ``jit.py``."""
 
-SCOPES = ("var", "grad", "rms", "mg", "momentum", "out")
+STATE = tuple(f"state {k}" for k in range(1 + MAX_SLOTS))
+SCOPES = ("grad", "out", *STATE)
 
 
 def _tag(module: Any, instruction: Any, scope: str) -> None:
-    """Say that a load or store touches the memory of ``scope`` and none of the others'."""
+    """Say that a load or store touches the memory of ``scope`` and of no other."""
     domain = module.add_metadata(["numba_rmsprop"])
     nodes = {name: module.add_metadata([f"numba_rmsprop {name}", domain]) for name in SCOPES}
     instruction.set_metadata("alias.scope", module.add_metadata([nodes[scope]]))
@@ -45,114 +49,145 @@ def _tag(module: Any, instruction: Any, scope: str) -> None:
 
 def _pointer(context: Any, builder: Any, array_type: Any, array: Any, indices: Any) -> Any:
     unpacked = context.make_array(array_type)(context, builder, array)
-    return cgutils.get_item_pointer(context, builder, array_type, unpacked, list(indices), wraparound=False)
+    return cgutils.get_item_pointer(
+        context, builder, array_type, unpacked, list(indices), wraparound=False, boundscheck=BOUNDSCHECK
+    )
 
 
-def _nothing(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    return context.get_dummy_value()
+def _load(context: Any, builder: Any, array_type: Any, array: Any, indices: Any, scope: str) -> Any:
+    loaded = builder.load(_pointer(context, builder, array_type, array, indices))
+    _tag(builder.module, loaded, scope)
+    return widened(builder, loaded, array_type.dtype)
 
 
-def _accessors(scope: str) -> tuple[Callable[..., Any], Callable[..., None]]:
-    """Return the functions ``load(array, i, j)`` and ``store(array, i, j, value)`` of a scope."""
-    if PLAIN:
+def _store(context: Any, builder: Any, array_type: Any, array: Any, indices: Any, value: Any, scope: str) -> None:
+    pointer = _pointer(context, builder, array_type, array, indices)
+    _tag(builder.module, builder.store(narrowed(builder, value, array_type.dtype), pointer), scope)
 
-        @compiled_inline
-        def load_element(array: Any, i: Any, j: Any) -> Any:
-            return None if array is None else widen(array[np.uint64(i), np.uint64(j)])
 
-        @compiled_inline
-        def store_element(array: Any, i: Any, j: Any, value: Any) -> None:
+def _element(kind: Any) -> Any:
+    return kind if isinstance(kind, types.NoneType) else width(kind.dtype)
+
+
+if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
+
+    def _accessors(scope: str) -> tuple[Callable[..., Any], Callable[..., None]]:
+        def load(array: Any, i: Any, j: Any) -> Any:
+            return widen(array[i, j])
+
+        def store(array: Any, i: Any, j: Any, value: Any) -> None:
             if array is not None:
-                array[np.uint64(i), np.uint64(j)] = narrow(value, array)
+                array[i, j] = narrow(value, array)
 
-        return load_element, store_element
+        return load, store
 
-    @intrinsic
-    def load(typing_context: Any, array: Any, i: Any, j: Any) -> Any:
-        if isinstance(array, types.NoneType):
-            return types.none(array, types.intp, types.intp), _nothing
+    def load_state(state: Any, i: Any, j: Any) -> Any:
+        """Return element ``[i, j]`` of each array of a state."""
+        return tuple(None if array is None else widen(array[i, j]) for array in state)
 
-        def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            loaded = builder.load(_pointer(context, builder, signature.args[0], arguments[0], arguments[1:]))
-            _tag(builder.module, loaded, scope)
-            return widened(builder, loaded, array.dtype)
+    def store_state(state: Any, i: Any, j: Any, values: Any) -> None:
+        """Write element ``[i, j]`` of each array of a state; what stands for a slot that is lacking is ignored."""
+        for array, value in zip(state, values, strict=True):
+            if array is not None:
+                array[i, j] = narrow(value, array)
 
-        return width(array.dtype)(array, types.intp, types.intp), emit
-
-    @intrinsic
-    def store(typing_context: Any, array: Any, i: Any, j: Any, value: Any) -> Any:
-        if isinstance(array, types.NoneType):
-            return types.void(array, types.intp, types.intp, value), _nothing
-
-        def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            pointer = _pointer(context, builder, signature.args[0], arguments[0], arguments[1:3])
-            _tag(builder.module, builder.store(narrowed(builder, arguments[3], array.dtype), pointer), scope)
-            return context.get_dummy_value()
-
-        return types.void(array, types.intp, types.intp, width(array.dtype)), emit
-
-    return load, store
-
-
-if PLAIN:
-
-    @compiled_inline
     def claim(counters: Any, i: Any) -> Integer:
         """Return ``counters[i, 0]`` and add 1 to it."""
-        claimed: Integer = counters[np.uint64(i), 0]
-        counters[np.uint64(i), 0] = claimed + 1
+        claimed: Integer = counters[i, 0]
+        counters[i, 0] = claimed + 1
         return claimed
 
+    def glance(counters: Any, i: Any) -> Integer:
+        """Return ``counters[i, 0]``."""
+        seen: Integer = counters[i, 0]
+        return seen
+
+    def peek(address: Any) -> int:
+        """Return the int64 at an address."""
+        return ctypes.c_int64.from_address(int(address)).value
+
+    def line_at(address: Any, size: Any, like: Any) -> Any:
+        """Return the ``size`` elements at ``address``, of the dtype of ``like``, as an array of shape (1, size)."""
+        item = np.ctypeslib.as_ctypes_type(like.dtype)
+        return np.ctypeslib.as_array((item * int(size)).from_address(int(address))).reshape(1, -1)
+
+    def lines_at(addresses: Any, k: Any, size: Any, kinds: Any) -> Any:
+        """Return the state at ``addresses[k, 1:]``: a line for each of ``kinds``, of its dtype; None for None."""
+        return tuple(None if kind is None else line_at(addresses[k, 1 + m], size, kind) for m, kind in enumerate(kinds))
+
 else:
+
+    def _accessors(scope: str) -> tuple[Callable[..., Any], Callable[..., None]]:
+        """Return ``load(array, i, j)`` and ``store(array, i, j, value)`` of a scope; storing into None does nothing."""
+
+        @intrinsic
+        def load(typing_context: Any, array: Any, i: Any, j: Any) -> Any:
+            def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+                return _load(context, builder, signature.args[0], arguments[0], arguments[1:], scope)
+
+            return width(array.dtype)(array, types.intp, types.intp), emit
+
+        @intrinsic
+        def store(typing_context: Any, array: Any, i: Any, j: Any, value: Any) -> Any:
+            def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+                if not isinstance(array, types.NoneType):
+                    value = context.cast(builder, arguments[3], signature.args[3], _element(array))
+                    _store(context, builder, signature.args[0], arguments[0], arguments[1:3], value, scope)
+                return context.get_dummy_value()
+
+            return types.void(array, types.intp, types.intp, value), emit
+
+        return load, store
+
+    @intrinsic
+    def load_state(typing_context: Any, state: Any, i: Any, j: Any) -> Any:
+        """Return element ``[i, j]`` of each array of a state."""
+        result = types.BaseTuple.from_types([_element(kind) for kind in state])
+
+        def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            found = [
+                context.get_dummy_value()
+                if isinstance(kind, types.NoneType)
+                else _load(context, builder, kind, builder.extract_value(arguments[0], k), arguments[1:], STATE[k])
+                for k, kind in enumerate(state)
+            ]
+            return context.make_tuple(builder, result, found)
+
+        return result(state, types.intp, types.intp), emit
+
+    @intrinsic
+    def store_state(typing_context: Any, state: Any, i: Any, j: Any, values: Any) -> Any:
+        """Write element ``[i, j]`` of each array of a state; what stands for a slot that is lacking is ignored."""
+
+        def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            for k, kind in enumerate(state):
+                if not isinstance(kind, types.NoneType):
+                    array, value = (builder.extract_value(arguments[n], k) for n in (0, 3))
+                    value = context.cast(builder, value, values[k], _element(kind))
+                    _store(context, builder, kind, array, arguments[1:3], value, STATE[k])
+            return context.get_dummy_value()
+
+        return types.void(state, types.intp, types.intp, values), emit
 
     @intrinsic
     def claim(typing_context: Any, counters: Any, i: Any) -> Any:
         """Return ``counters[i, 0]`` and add 1 to it, in one step that no other thread can come between."""
 
         def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            zero = ir.Constant(ir.IntType(64), 0)
-            pointer = _pointer(context, builder, signature.args[0], arguments[0], [arguments[1], zero])
-            return builder.atomic_rmw("add", pointer, ir.Constant(ir.IntType(64), 1), "monotonic")
+            pointer = _pointer(context, builder, signature.args[0], arguments[0], [arguments[1], _number(0)])
+            return builder.atomic_rmw("add", pointer, _number(1), "monotonic")
 
         return types.int64(counters, types.intp), emit
-
-
-if PLAIN:
-
-    @compiled_inline
-    def glance(counters: Any, i: Any) -> Integer:
-        """Return ``counters[i, 0]``."""
-        seen: Integer = counters[np.uint64(i), 0]
-        return seen
-
-else:
 
     @intrinsic
     def glance(typing_context: Any, counters: Any, i: Any) -> Any:
         """Return ``counters[i, 0]`` as it is now, which another thread may have changed."""
 
         def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            zero = ir.Constant(ir.IntType(64), 0)
-            pointer = _pointer(context, builder, signature.args[0], arguments[0], [arguments[1], zero])
+            pointer = _pointer(context, builder, signature.args[0], arguments[0], [arguments[1], _number(0)])
             return builder.load_atomic(pointer, "monotonic", 8)
 
         return types.int64(counters, types.intp), emit
-
-
-if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
-
-    def line_at(address: Any, size: Any, like: Any) -> Any:
-        """Return the ``size`` elements at ``address``, of the dtype of ``like``, as an array of shape (1, size)."""
-        if like is None:
-            return None
-        item = np.ctypeslib.as_ctypes_type(like.dtype)
-        return np.ctypeslib.as_array((item * int(size)).from_address(int(address))).reshape(1, -1)
-
-    def peek(address: Any) -> int:
-        """Return the int64 at an address."""
-        return ctypes.c_int64.from_address(int(address)).value
-
-else:
 
     @intrinsic
     def peek(typing_context: Any, address: Any) -> Any:
@@ -165,33 +200,58 @@ else:
 
     @intrinsic
     def line_at(typing_context: Any, address: Any, size: Any, like: Any) -> Any:
-        """Return the ``size`` elements at ``address``, of the dtype of ``like``, as an array of shape (1, size).
-
-        None, where ``like`` is None.
-        """
-        if isinstance(like, types.NoneType):
-            return types.none(types.intp, types.intp, like), _nothing
+        """Return the ``size`` elements at ``address``, of the dtype of ``like``, as an array of shape (1, size)."""
+        result = _line(like)
 
         def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            array = context.make_array(signature.return_type)(context, builder)
-            intp = context.get_value_type(types.intp)
-            itemsize = ir.Constant(intp, signature.return_type.dtype.bitwidth // 8)
-            populate_array(
-                array,
-                data=builder.inttoptr(arguments[0], array.data.type),
-                shape=[ir.Constant(intp, 1), arguments[1]],
-                strides=[builder.mul(arguments[1], itemsize), itemsize],
-                itemsize=itemsize,
-                meminfo=None,
-            )
-            return array._getvalue()
+            return _line_at(context, builder, result, arguments[0], arguments[1])
 
-        return types.Array(like.dtype, 2, "C")(types.intp, types.intp, like), emit
+        return result(types.intp, types.intp, like), emit
+
+    @intrinsic
+    def lines_at(typing_context: Any, addresses: Any, k: Any, size: Any, kinds: Any) -> Any:
+        """Return the state at ``addresses[k, 1:]``: a line for each of ``kinds``, of its dtype; None for None."""
+        result = types.BaseTuple.from_types([_line(kind) for kind in kinds])
+
+        def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            found = []
+            for m, kind in enumerate(kinds):
+                if isinstance(kind, types.NoneType):
+                    found.append(context.get_dummy_value())
+                    continue
+                place = [arguments[1], _number(1 + m)]
+                address = builder.load(_pointer(context, builder, signature.args[0], arguments[0], place))
+                found.append(_line_at(context, builder, _line(kind), address, arguments[2]))
+            return context.make_tuple(builder, result, found)
+
+        return result(addresses, types.intp, types.intp, kinds), emit
 
 
-load_var, store_var = _accessors("var")
+def _number(value: int) -> Any:
+    return ir.Constant(ir.IntType(64), value)
+
+
+def _line(like: Any) -> Any:
+    """Return the type of a line of the dtype of ``like``, an array or a number."""
+    if isinstance(like, types.NoneType):
+        return like
+    return types.Array(like.dtype if isinstance(like, types.Array) else like, 2, "C")
+
+
+def _line_at(context: Any, builder: Any, result: Any, address: Any, size: Any) -> Any:
+    array = context.make_array(result)(context, builder)
+    itemsize = ir.Constant(context.get_value_type(types.intp), result.dtype.bitwidth // 8)
+    populate_array(
+        array,
+        data=builder.inttoptr(address, array.data.type),
+        shape=[_number(1), size],
+        strides=[builder.mul(size, itemsize), itemsize],
+        itemsize=itemsize,
+        meminfo=None,
+    )
+    return array._getvalue()
+
+
+load_var, store_var = _accessors(STATE[0])
 load_grad, _ = _accessors("grad")
-load_rms, store_rms = _accessors("rms")
-load_mg, store_mg = _accessors("mg")
-load_momentum, store_momentum = _accessors("momentum")
 load_out, store_out = _accessors("out")

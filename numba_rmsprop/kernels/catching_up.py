@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from .aliased_access import load_var, store_out
+from .aliased_access import load_state, load_var, store_out, store_state
 from .duplicates import unsigned
 from .jit import Integer, compiled, compiled_inline, compiled_parallel, inlined
-from .prefetch import prefetch_item, prefetch_row
-from .rows import ROWS_AHEAD, load_element, prefetch_state, store_element
-from .rule import catch_up_any
+from .prefetch import prefetch_item, prefetch_row, prefetch_state
+from .rmsprop import catch_up_any
+from .rows import ROWS_AHEAD
 from .skip_factors import factors_of
 
 CLOCKS_AHEAD = 16
@@ -36,8 +36,7 @@ def catch_up_row(row: Integer, state: Any, ages: Any, history: Any) -> None:
     if start < now:
         factors = factors_of(start, now, history)
         for j in range(state[0].shape[1]):
-            var, rms, mg, momentum = load_element(state, row, j)
-            store_element(state, row, j, catch_up_any(var, rms, mg, momentum, factors))
+            store_state(state, row, j, catch_up_any(factors, *load_state(state, row, j)))
         clocks[row] = now
 
 
@@ -76,7 +75,7 @@ def gather_owned(
         if i + ROWS_AHEAD < indices.size:
             ahead = indices[i + ROWS_AHEAD]
             if workers == 1 or owner(ahead, workers) == worker:
-                prefetch_state(ahead, state)
+                prefetch_state(state, ahead)
         row = indices[i]
         if workers == 1 or owner(row, workers) == worker:
             catch_up_row(row, state, ages, history)

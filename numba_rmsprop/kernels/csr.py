@@ -8,8 +8,8 @@ import numpy as np
 from numba import prange
 
 from .jit import Integer, compiled, compiled_parallel
-from .rows import ROWS_AHEAD, prefetch_state, step_row
-from .rule import unpack_rates
+from .prefetch import prefetch_state
+from .rows import ROWS_AHEAD, step_row
 
 BLOCK_ROWS = 64
 """Workers take blocks of rows in turn, since a table sorted by frequency has its touched rows at one end."""
@@ -37,38 +37,37 @@ def step_csr_blocks(
     state: Any,
     ages: Any,
     history: Any,
-    rates: Any,
+    packed: Any,
     sums: Any,
 ) -> None:
     """Step the touched rows in every ``workers``-th block."""
     indptr, indices, data = matrix
     clocks, floor, now = ages
     rows = indptr.size - 1
-    named = unpack_rates(rates)
     for block in range(worker * BLOCK_ROWS, rows, workers * BLOCK_ROWS):
         end = min(block + BLOCK_ROWS, rows)
         for row in range(block, end):
             ahead = row + ROWS_AHEAD
             if ahead < end and indptr[ahead] < indptr[ahead + 1]:
-                prefetch_state(ahead, state)
+                prefetch_state(state, ahead)
             if indptr[row] < indptr[row + 1]:
                 add_entries(worker, row, indptr, indices, data, sums)
-                step_row(row, sums, worker, state, max(np.int64(clocks[row]), floor), now, history, named)
+                step_row(row, sums, worker, state, max(np.int64(clocks[row]), floor), now, history, packed)
                 clear_entries(worker, row, indptr, indices, sums)
                 clocks[row] = now + 1
 
 
 @compiled
-def step_csr_serial(matrix: Any, state: Any, ages: Any, history: Any, rates: Any, sums: Any) -> None:
+def step_csr_serial(matrix: Any, state: Any, ages: Any, history: Any, packed: Any, sums: Any) -> None:
     """Step the touched rows on the calling thread: a launch costs more than a few rows."""
-    step_csr_blocks(np.int64(0), np.int64(1), matrix, state, ages, history, rates, sums)
+    step_csr_blocks(np.int64(0), np.int64(1), matrix, state, ages, history, packed, sums)
 
 
 @compiled_parallel
-def step_csr(workers: Integer, matrix: Any, state: Any, ages: Any, history: Any, rates: Any, sums: Any) -> None:
+def step_csr(workers: Integer, matrix: Any, state: Any, ages: Any, history: Any, packed: Any, sums: Any) -> None:
     """Step the touched rows; ``matrix`` is ``(indptr, indices, data)``; ``sums`` is 0, before and after."""
     for worker in prange(workers):
-        step_csr_blocks(np.int64(worker), workers, matrix, state, ages, history, rates, sums)
+        step_csr_blocks(np.int64(worker), workers, matrix, state, ages, history, packed, sums)
 
 
 @compiled

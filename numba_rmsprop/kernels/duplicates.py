@@ -28,7 +28,7 @@ from .prefetch import prefetch_row
 LAST = np.int32(-(2**31))
 
 ENTRIES_AHEAD = 4
-"""How many of a row's entries ahead to prefetch."""
+"""Prefetch distance, in entries of a row."""
 
 # Numba wraps negative indices around, some five instructions for each access; an unsigned index cannot be negative.
 unsigned = np.uint64

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import pickle
-import secrets
-import sys
-import warnings
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any, TypeAlias, TypeVar, cast
 
 import numba
 import numpy as np
-from numba.core.caching import FunctionCache
-from numba.core.sigutils import normalize_signature
+
+from .numba_cache import keep_on_disk
 
 Integer: TypeAlias = int | np.integer[Any]
 """Compiled functions take Python's integers and NumPy's alike."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-
-UNUSABLE = (OSError, EOFError, pickle.UnpicklingError)
-"""What comes of a cache that vanished or became read-only, of a full disk, or of a file that was cut short."""
-
-_warned = False
 
 
 def compiled(function: Function) -> Function:
@@ -64,6 +56,17 @@ def compiled_loop_for_functions(function: Function) -> Function:
     return _compile(function, parallel=False, cached=False, no_cfunc_wrapper=True)
 
 
+def python_function(kernel: Any) -> FunctionType | None:
+    """Return the function of which one of the decorators here has made a kernel; None for anything else."""
+    found = getattr(kernel, "py_func", kernel)
+    return found if isinstance(found, FunctionType) else None
+
+
+def compiled_as(kernel: Any, function: FunctionType) -> Any:
+    """Compile a function with the options of a kernel, without a cache on the disk."""
+    return numba.jit(**kernel.targetoptions)(function) if hasattr(kernel, "targetoptions") else function
+
+
 def _compile(
     function: Function,
     *,
@@ -93,52 +96,5 @@ def _compile(
     dispatcher: Any = numba.njit(**options)(function)
     if not cached:
         return cast(Function, dispatcher)
-    try:
-        dispatcher._cache = _Cache(function)  # in place of what cache=True would put there
-    except RuntimeError as error:
-        if "cannot cache" not in str(error):
-            raise
-        _warn_once(str(error))
+    keep_on_disk(dispatcher, function)
     return cast(Function, dispatcher)
-
-
-class _Cache(FunctionCache):
-    """Numba's cache of a function, without which a call goes on.
-
-    Numba reads and writes its files when a function is first called, which may be amid a step. It numbers them, so that
-    processes which compile one function for different types at the same time take the same name, and the index can then
-    lead to code for other types, which crashes or computes nonsense.
-    """
-
-    def load_overload(self, signature: Any, target_context: Any) -> Any:
-        try:
-            found = super().load_overload(signature, target_context)
-            if found is None or found.signature.args == tuple(normalize_signature(signature)[0]):
-                return found
-            self.flush()  # an index of before the names below: two signatures would go on to share a file
-        except UNUSABLE as error:
-            _warn_once(f"{self.cache_path}: {error!r}")
-        return None
-
-    def save_overload(self, signature: Any, compiled: Any) -> None:
-        # Anew each time, since forked processes would share it.
-        self._cache_file._data_name_pattern = f"{self._impl.filename_base}.{{number:d}}.{secrets.token_hex(8)}.nbc"
-        try:
-            super().save_overload(signature, compiled)
-        except UNUSABLE as error:
-            _warn_once(f"{self.cache_path}: {error!r}")
-
-
-def _warn_once(reason: str) -> None:
-    """Warn of a cache that does not work: once, and not for each of some fifty functions."""
-    global _warned
-    if not _warned:
-        _warned = True
-        message = (
-            f"Numba cannot keep compiled code for later processes, which will compile anew ({reason}). "
-            "Set NUMBA_CACHE_DIR to a writable folder."
-        )
-        try:
-            warnings.warn(message, RuntimeWarning, stacklevel=2)
-        except RuntimeWarning:  # where warnings are errors, this one must not cut a step in two
-            print(message, file=sys.stderr)

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from .aliased_access import load_grad, load_out, store_out
+from .aliased_access import line_at, load_grad, load_out, store_out
+from .clipping import clip
 from .csr import BLOCK_ROWS, add_entries
 from .duplicates import add_duplicates, mark_duplicates
 from .jit import Integer, compiled, compiled_inline, compiled_parallel
 from .prefetch import prefetch_item, prefetch_row
 from .rows import CHUNK, ROWS_AHEAD, list_heads
-from .rule import clip, unpack_rates
 from .work_sharing import give_none_away, next_share
 
 TERMS = 64
@@ -29,7 +29,7 @@ BLOCK = 8192
 """Elements of a dense gradient to ``TERMS`` partial sums."""
 
 ITEMS_AHEAD = 2048
-"""How far ahead to prefetch: on one thread 20 million elements took 15 ms with it, and 27 without."""
+"""Prefetch distance, in elements: on one thread 20 million elements took 15 ms with it, and 27 without."""
 
 ROWS_TOGETHER = 16
 """Rows of a wide gradient that a worker goes along side by side: they share cache lines if its columns have any."""
@@ -37,31 +37,31 @@ ROWS_TOGETHER = 16
 
 @compiled_inline
 def _add_squares(
-    row: Integer, begin: Integer, end: Integer, grads: Any, rates: Any, block: Integer, partial: Any
+    row: Integer, begin: Integer, end: Integer, grads: Any, clipvalue: Any, block: Integer, partial: Any
 ) -> None:
     """Add the squares of elements ``begin`` to ``end``, at most ``TERMS``, of a row to the partial sums of a block."""
     for j in range(begin, end):
-        wide = np.float64(clip(load_grad(grads, row, j), rates))
+        wide = np.float64(clip(load_grad(grads, row, j), clipvalue))
         store_out(partial, block, j - begin, load_out(partial, block, j - begin) + wide * wide)
 
 
 @compiled
-def add_row(row: Integer, grads: Any, rates: Any, block: Integer, partial: Any) -> None:
+def add_row(row: Integer, grads: Any, clipvalue: Any, block: Integer, partial: Any) -> None:
     """Add the squares of a row to the partial sums of a block."""
     columns = grads.shape[1]
     for begin in range(0, columns, TERMS):
-        _add_squares(row, begin, min(begin + TERMS, columns), grads, rates, block, partial)
+        _add_squares(row, begin, min(begin + TERMS, columns), grads, clipvalue, block, partial)
 
 
 @compiled
-def _add_block(begin: Integer, end: Integer, flat: Any, rates: Any, block: Integer, partial: Any) -> None:
+def _add_block(begin: Integer, end: Integer, flat: Any, clipvalue: Any, block: Integer, partial: Any) -> None:
     """Add the squares of elements ``begin`` to ``end`` of ``flat``, shape (1, n)."""
     zero = np.int64(0)
     for line in range(begin, end - TERMS + 1, TERMS):
         for ahead in range(line + ITEMS_AHEAD, line + ITEMS_AHEAD + TERMS, 16):
             prefetch_item(flat[0], ahead)
-        _add_squares(zero, line, line + TERMS, flat, rates, block, partial)
-    _add_squares(zero, end - (end - begin) % TERMS, end, flat, rates, block, partial)
+        _add_squares(zero, line, line + TERMS, flat, clipvalue, block, partial)
+    _add_squares(zero, end - (end - begin) % TERMS, end, flat, clipvalue, block, partial)
 
 
 @compiled
@@ -78,38 +78,55 @@ def total(begin: Integer, end: Integer, partial: Any) -> float:
 
 
 @compiled
-def small_squares(flat: Any, sizes: Any, rates: Any, partial: Any, out: Any) -> None:
-    """Write the sums of squares of small gradients, which lie in ``flat``, shape (1, n), one after the other."""
-    named = unpack_rates(rates)
-    block = begin = np.int64(0)
+def flat_squares(flat: Any, clipvalue: Any, partial: Any) -> float:
+    """Return the sum of squares of ``flat``, shape (1, n); ``partial`` is scratch, with a row for each ``BLOCK``."""
+    size = flat.shape[1]
+    blocks = -(-size // BLOCK)
+    for block in range(blocks):
+        partial[block, :] = 0
+        _add_block(block * BLOCK, min((block + 1) * BLOCK, size), flat, clipvalue, np.int64(block), partial)
+    return total(np.int64(0), blocks, partial)
+
+
+@compiled
+def many_squares(addresses: Any, sizes: Any, clipvalue: Any, partial: Any, out: Any) -> None:
+    """Write the sum of squares of each of many small gradients into ``out``.
+
+    Gradient ``k`` lies at ``addresses[k, 0]`` and has ``sizes[k]`` elements of the dtype of ``clipvalue``; ``partial``
+    as in :func:`flat_squares`.
+    """
     for k in range(sizes.size):
-        first, end = block, begin + sizes[k]
-        while begin < end:
-            stop = min(begin + BLOCK, end)
-            _add_block(begin, stop, flat, named, block, partial)
-            begin = stop
-            block += 1
-        out[k] = total(first, block, partial)
+        out[k] = flat_squares(line_at(addresses[k, 0], sizes[k], clipvalue), clipvalue, partial)
+
+
+@compiled
+def many_finite(addresses: Any, sizes: Any, like: Any) -> bool:
+    """Return whether all elements of many small gradients are finite; arguments as in :func:`many_squares`."""
+    for k in range(sizes.size):
+        flat = line_at(addresses[k, 0], sizes[k], like)
+        for j in range(sizes[k]):
+            if not np.isfinite(flat[0, j]):
+                return False
+    return True
 
 
 @compiled_parallel
-def dense_squares(flat: Any, rates: Any, partial: Any) -> None:
+def dense_squares(flat: Any, clipvalue: Any, partial: Any) -> None:
     """Add the squares of every ``BLOCK`` elements of ``flat``, shape (1, n), to their partial sums, on all threads."""
     size = flat.shape[1]
     for k in prange(partial.shape[0]):
         block = np.int64(k)
-        _add_block(block * BLOCK, min((block + 1) * BLOCK, size), flat, unpack_rates(rates), block, partial)
+        _add_block(block * BLOCK, min((block + 1) * BLOCK, size), flat, clipvalue, block, partial)
 
 
 @compiled
-def _add_strided_block(block: Integer, grads: Any, rates: Any, partial: Any) -> None:
+def _add_strided_block(block: Integer, grads: Any, clipvalue: Any, partial: Any) -> None:
     """Add the squares of a block of ``grads``, shape (rows, columns), of any strides."""
     rows, columns = grads.shape
-    named = unpack_rates(rates)
     begin = block * BLOCK
     row, j = begin // columns, begin % columns
     for k in range(min(BLOCK, rows * columns - begin)):
-        wide = np.float64(clip(load_grad(grads, row, j), named))
+        wide = np.float64(clip(load_grad(grads, row, j), clipvalue))
         store_out(partial, block, k % TERMS, load_out(partial, block, k % TERMS) + wide * wide)
         j += 1
         if j == columns:
@@ -117,37 +134,36 @@ def _add_strided_block(block: Integer, grads: Any, rates: Any, partial: Any) -> 
 
 
 @compiled
-def _add_wide_rows(begin: Integer, end: Integer, grads: Any, rates: Any, partial: Any) -> None:
+def _add_wide_rows(begin: Integer, end: Integer, grads: Any, clipvalue: Any, partial: Any) -> None:
     """Add the squares of the blocks that start in rows ``begin`` to ``end``, in turn for each row."""
     columns = grads.shape[1]
     for turn in range(columns // BLOCK + 1):
         for row in range(begin, end):
             block = -(-row * columns // BLOCK) + turn
             if block * BLOCK < (row + 1) * columns:
-                _add_strided_block(block, grads, rates, partial)
+                _add_strided_block(block, grads, clipvalue, partial)
 
 
 @compiled_parallel
-def strided_squares(grads: Any, rates: Any, partial: Any) -> None:
+def strided_squares(grads: Any, clipvalue: Any, partial: Any) -> None:
     """Add the squares of ``grads``, shape (rows, columns), of any strides, to their partial sums, on all threads."""
     rows, columns = grads.shape
     if columns <= BLOCK:
         for k in prange(partial.shape[0]):
-            _add_strided_block(np.int64(k), grads, rates, partial)
+            _add_strided_block(np.int64(k), grads, clipvalue, partial)
     else:
         for k in prange(-(-rows // ROWS_TOGETHER)):
             begin = np.int64(k) * ROWS_TOGETHER
-            _add_wide_rows(begin, min(begin + ROWS_TOGETHER, rows), grads, rates, partial)
+            _add_wide_rows(begin, min(begin + ROWS_TOGETHER, rows), grads, clipvalue, partial)
 
 
 @compiled
 def _rows_squares_chunk(
-    worker: Integer, chunk: Integer, entries: Any, clocks: Any, rates: Any, links: Any, scratch: Any, partial: Any
+    worker: Integer, chunk: Integer, entries: Any, clocks: Any, clipvalue: Any, links: Any, scratch: Any, partial: Any
 ) -> None:
     indices, values = entries
     _, following, chains = links
     heads, sums, _ = scratch
-    named = unpack_rates(rates)
     begin = chunk * CHUNK
     count = list_heads(worker, begin, min(begin + CHUNK, indices.size), following, heads)
     for u in range(count):
@@ -159,10 +175,10 @@ def _rows_squares_chunk(
         row = indices[first]
         second = np.int64(-1 - clocks[row])
         if second < 0:
-            add_row(first, values, named, chunk, partial)
+            add_row(first, values, clipvalue, chunk, partial)
         else:
             add_duplicates(worker, first, second, values, following, sums)
-            add_row(worker, sums, named, chunk, partial)
+            add_row(worker, sums, clipvalue, chunk, partial)
             clocks[row] = chains[second, 1]
 
 
@@ -172,7 +188,7 @@ def rows_squares_share(
     workers: Integer,
     entries: Any,
     clocks: Any,
-    rates: Any,
+    clipvalue: Any,
     links: Any,
     scratch: Any,
     partial: Any,
@@ -183,13 +199,13 @@ def rows_squares_share(
         give_none_away(scratch[2])
     chunk = next_share(worker, workers, partial.shape[0], scratch[2])
     while chunk >= 0:
-        _rows_squares_chunk(worker, chunk, entries, clocks, rates, links, scratch, partial)
+        _rows_squares_chunk(worker, chunk, entries, clocks, clipvalue, links, scratch, partial)
         chunk = next_share(worker, workers, partial.shape[0], scratch[2])
 
 
 @compiled_parallel
 def rows_squares(
-    workers: Integer, entries: Any, clocks: Any, rates: Any, links: Any, scratch: Any, partial: Any
+    workers: Integer, entries: Any, clocks: Any, clipvalue: Any, links: Any, scratch: Any, partial: Any
 ) -> None:
     """Add the squares of the rows that come first in every ``CHUNK`` entries to the partial sums of these.
 
@@ -198,16 +214,16 @@ def rows_squares(
     mark_duplicates(entries[0], clocks, links[0], links[1], links[2])
     give_none_away(scratch[2])
     for worker in prange(workers):
-        rows_squares_share(np.int64(worker), workers, entries, clocks, rates, links, scratch, partial)
+        rows_squares_share(np.int64(worker), workers, entries, clocks, clipvalue, links, scratch, partial)
 
 
 @compiled
-def _row_entries_squares(worker: Integer, row: Integer, matrix: Any, rates: Any, sums: Any) -> float:
+def _row_entries_squares(worker: Integer, row: Integer, matrix: Any, clipvalue: Any, sums: Any) -> float:
     indptr, indices, data = matrix
     add_entries(worker, row, indptr, indices, data, sums)
     total = 0.0
     for k in range(indptr[row], indptr[row + 1]):
-        grad = np.float64(clip(sums[worker, indices[k]], rates))
+        grad = np.float64(clip(sums[worker, indices[k]], clipvalue))
         total += grad * grad
         # Taken once: a duplicate of this entry now finds 0.
         sums[worker, indices[k]] = 0
@@ -215,29 +231,27 @@ def _row_entries_squares(worker: Integer, row: Integer, matrix: Any, rates: Any,
 
 
 @compiled
-def csr_blocks_squares(worker: Integer, workers: Integer, matrix: Any, rates: Any, sums: Any, partial: Any) -> None:
+def csr_blocks_squares(worker: Integer, workers: Integer, matrix: Any, clipvalue: Any, sums: Any, partial: Any) -> None:
     """Write the sums of every ``workers``-th block."""
     rows = matrix[0].size - 1
-    named = unpack_rates(rates)
     for block in range(worker, partial.size, workers):
         total = 0.0
         for row in range(block * BLOCK_ROWS, min((block + 1) * BLOCK_ROWS, rows)):
-            total += _row_entries_squares(worker, row, matrix, named, sums)
+            total += _row_entries_squares(worker, row, matrix, clipvalue, sums)
         partial[block] = total
 
 
 @compiled_parallel
-def csr_squares(workers: Integer, matrix: Any, rates: Any, sums: Any, partial: Any) -> None:
+def csr_squares(workers: Integer, matrix: Any, clipvalue: Any, sums: Any, partial: Any) -> None:
     """Write the sums of squares of every ``BLOCK_ROWS`` rows into ``partial``; ``sums`` is 0, before and after."""
     for worker in prange(workers):
-        csr_blocks_squares(np.int64(worker), workers, matrix, rates, sums, partial)
+        csr_blocks_squares(np.int64(worker), workers, matrix, clipvalue, sums, partial)
 
 
 @compiled
-def row_squares(values: Any, rates: Any, partial: Any, out: Any) -> None:
+def row_squares(values: Any, clipvalue: Any, partial: Any, out: Any) -> None:
     """Write the sum of squares of each row of ``values``, shape (n, columns), into ``out``; ``partial`` is for one."""
-    named = unpack_rates(rates)
     for i in range(values.shape[0]):
         partial[0, :] = 0
-        add_row(np.int64(i), values, named, np.int64(0), partial)
+        add_row(np.int64(i), values, clipvalue, np.int64(0), partial)
         out[i] = total(np.int64(0), np.int64(1), partial)

@@ -1,4 +1,4 @@
-"""What NumPy's array objects say of themselves, read where they lie.
+"""Fields of NumPy's array objects, read from memory.
 
 To ask a hundred arrays for their address, shape and flags through Python takes longer than to step them. The layout is
 that of ``PyArrayObject_fields`` in NumPy's ``ndarraytypes.h``, behind Python's object header, whose last field is the
@@ -15,13 +15,13 @@ from .aliased_access import peek
 from .jit import Integer, compiled, inlined
 
 DATA, AXES, SHAPE, STRIDES, DTYPE, FLAGS = 0, 8, 16, 24, 40, 48
-"""Where the fields are, from the end of the header. AXES and FLAGS are 32 bits wide."""
+"""Offsets of the fields from the end of the header. AXES and FLAGS are 32 bits wide."""
 
 CONTIGUOUS, ALIGNED, WRITEABLE = 0x1, 0x100, 0x400
 
 KIND, KIND_MASK = 8, ~(0xFF << 24)
-"""Where a dtype says what it is: kind, letter, byte order, a byte without meaning, and number. Equal dtypes may be
-different objects: those of unpickled arrays are."""
+"""Offset and mask of what tells dtypes apart: kind, letter, byte order, and number. Equal dtypes may be different
+objects, as those of unpickled arrays are."""
 
 ID, BYTES, MEMBER, AXIS_COUNT, LENGTHS = 0, 1, 2, 3, 4
 """Columns of ``known``. MEMBER is -1 where the variable is not small; the lengths of the axes take the last ones."""

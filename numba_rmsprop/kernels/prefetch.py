@@ -33,12 +33,25 @@ def _address(context: Any, builder: Any, array_type: Any, array: Any, indices: A
     return builder.bitcast(item, ir.IntType(8).as_pointer())
 
 
+def _prefetch_row(context: Any, builder: Any, array_type: Any, array: Any, row: Any) -> None:
+    unpacked = context.make_array(array_type)(context, builder, array)
+    columns = cgutils.unpack_tuple(builder, unpacked.shape, 2)[1]
+    zero, line = (ir.Constant(columns.type, number) for number in (0, CACHE_LINE_BYTES))
+    start = _address(context, builder, array_type, unpacked, [row, zero])
+    size = builder.mul(columns, unpacked.itemsize)
+    with cgutils.for_range_slice(builder, zero, size, line) as (offset, _):
+        _prefetch(builder, builder.gep(start, [offset]))
+
+
 if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
 
     def prefetch_item(array: Any, i: Integer) -> None:
         """Do nothing: there is no processor to talk to from plain Python."""
 
     def prefetch_row(array: Any, row: Integer) -> None:
+        """Do nothing: there is no processor to talk to from plain Python."""
+
+    def prefetch_state(state: Any, row: Integer) -> None:
         """Do nothing: there is no processor to talk to from plain Python."""
 
 else:
@@ -56,17 +69,22 @@ else:
 
     @intrinsic
     def prefetch_row(typing_context: Any, array: Any, row: Any) -> Any:
-        """Prefetch every cache line of ``array[row]``; ``None`` stands for an absent array."""
+        """Prefetch every cache line of ``array[row]``."""
 
         def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            if not isinstance(signature.args[0], types.NoneType):
-                unpacked = context.make_array(signature.args[0])(context, builder, arguments[0])
-                columns = cgutils.unpack_tuple(builder, unpacked.shape, 2)[1]
-                zero, line = (ir.Constant(columns.type, number) for number in (0, CACHE_LINE_BYTES))
-                start = _address(context, builder, signature.args[0], unpacked, [arguments[1], zero])
-                size = builder.mul(columns, unpacked.itemsize)
-                with cgutils.for_range_slice(builder, zero, size, line) as (offset, _):
-                    _prefetch(builder, builder.gep(start, [offset]))
+            _prefetch_row(context, builder, signature.args[0], *arguments)
             return context.get_dummy_value()
 
         return types.void(array, types.intp), emit
+
+    @intrinsic
+    def prefetch_state(typing_context: Any, state: Any, row: Any) -> Any:
+        """Prefetch every cache line of a row of each array of a state."""
+
+        def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            for k, kind in enumerate(state):
+                if not isinstance(kind, types.NoneType):
+                    _prefetch_row(context, builder, kind, builder.extract_value(arguments[0], k), arguments[1])
+            return context.get_dummy_value()
+
+        return types.void(state, types.intp), emit

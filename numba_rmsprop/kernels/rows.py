@@ -10,12 +10,14 @@ or the unsigned index of a ``prange``, and each of these takes a second.
 Arguments that travel together
 ------------------------------
 state
-    ``(var, rms, mg, momentum)``, each of shape (rows, columns) or None.
+    The variable and its slots, each of shape (rows, columns) or None, in the order of the rule.
 ages
     ``(clocks, floor, now)``: row ``r`` is current after step ``max(clocks[r], floor)``; ``now`` is this step's number.
     Clocks are relative to the variable's own first step, and >= 0 between launches.
 history
     See :mod:`numba_rmsprop.kernels.skip_factors`; None in lazy mode, in which nothing is caught up.
+packed
+    The numbers of the step: clipvalue and scale, and those of the rule. Of the variable's dtype.
 entries
     ``(indices, values)``: int64, shape (n,), and (n, columns).
 links
@@ -32,89 +34,60 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from .aliased_access import (
-    load_grad,
-    load_mg,
-    load_momentum,
-    load_rms,
-    load_var,
-    store_mg,
-    store_momentum,
-    store_rms,
-    store_var,
-)
+from .aliased_access import load_grad, load_state, store_state
+from .clipping import clip
 from .duplicates import add_duplicates, mark_duplicates, unsigned
 from .jit import Integer, compiled, compiled_inline, compiled_parallel, inlined
-from .prefetch import prefetch_item, prefetch_row
-from .rule import are_plain, catch_up, catch_up_any, clip, couple, unpack_rates, update
+from .prefetch import prefetch_item, prefetch_state
+from .rmsprop import catch_up, catch_up_any, is_plain, unpack, update
 from .skip_factors import factors_of
 from .work_sharing import give_none_away, next_share
 
 ROWS_AHEAD = 6
-"""How many rows ahead to prefetch: enough to cover a miss, few enough that none is evicted before its use."""
+"""Prefetch distance, in rows: enough to cover a miss, few enough that none is evicted before its use."""
 
 CHUNK, SMALL_CHUNK, CHUNKS_EACH = 256, 64, 512
 """Entries that a worker takes at a time: at most and at least, and what it aims at between. The most frequent rows come
 first, all in a few chunks: small ones let the other workers take over what the one at work on these leaves."""
 
 
-@inlined
-def prefetch_state(row: Integer, state: Any) -> None:
-    """Prefetch one row of every array of the state."""
-    var, rms, mg, momentum = state
-    prefetch_row(var, row)
-    prefetch_row(rms, row)
-    prefetch_row(mg, row)
-    prefetch_row(momentum, row)
-
-
-@inlined
-def load_element(state: Any, row: Integer, j: Integer) -> Any:
-    """Return one element's ``(var, rms, mg, momentum)``."""
-    var, rms, mg, momentum = state
-    return load_var(var, row, j), load_rms(rms, row, j), load_mg(mg, row, j), load_momentum(momentum, row, j)
-
-
-@inlined
-def store_element(state: Any, row: Integer, j: Integer, new: Any) -> None:
-    """Write one element's ``(var, rms, mg, momentum)``."""
-    var, rms, mg, momentum = state
-    store_var(var, row, j, new[0])
-    store_rms(rms, row, j, new[1])
-    store_mg(mg, row, j, new[2])
-    store_momentum(momentum, row, j, new[3])
-
-
 @compiled
 def catch_up_elements(row: Integer, state: Any, factors: Any) -> None:
     """Catch up one row, of which any element may be infinite."""
     for j in range(state[0].shape[1]):
-        var, rms, mg, momentum = load_element(state, row, j)
-        store_element(state, row, j, catch_up_any(var, rms, mg, momentum, factors))
+        store_state(state, row, j, catch_up_any(factors, *load_state(state, row, j)))
 
 
 @compiled_inline
-def _step_elements(row: Integer, grads: Any, i: Integer, state: Any, factors: Any, rates: Any) -> None:
+def step_elements(row: Integer, grads: Any, i: Integer, state: Any, scale: Any, packed: Any) -> None:
+    """Step one row, which is current, with the gradient ``grads[i]`` times ``scale``."""
+    clipvalue, numbers = packed[0], unpack(packed)
     for j in range(grads.shape[1]):
-        var, rms, mg, momentum = load_element(state, row, j)
-        var, rms, mg, momentum = catch_up(var, rms, mg, momentum, factors)
-        grad = couple(clip(load_grad(grads, i, j), rates), var, rates)
-        new = update(var, grad, rms, mg, momentum, rates)
-        store_element(state, row, j, new)
+        grad = clip(load_grad(grads, i, j), clipvalue) * scale
+        store_state(state, row, j, update(grad, numbers, *load_state(state, row, j)))
+
+
+@compiled_inline
+def _step_elements_behind(row: Integer, grads: Any, i: Integer, state: Any, factors: Any, packed: Any) -> None:
+    clipvalue, scale, numbers = packed[0], packed[1], unpack(packed)
+    for j in range(grads.shape[1]):
+        current = catch_up(factors, *load_state(state, row, j))
+        grad = clip(load_grad(grads, i, j), clipvalue) * scale
+        store_state(state, row, j, update(grad, numbers, *current))
 
 
 @compiled_inline
 def step_row(
-    row: Integer, grads: Any, i: Integer, state: Any, start: Integer, now: Integer, history: Any, rates: Any
+    row: Integer, grads: Any, i: Integer, state: Any, start: Integer, now: Integer, history: Any, packed: Any
 ) -> None:
     """Catch up one row from step ``start``, unless ``history`` is None, and step it with the gradient ``grads[i]``."""
     if history is not None and start < now:
         factors = factors_of(start, now, history)
-        if are_plain(factors, state[3]):
-            _step_elements(row, grads, i, state, factors, rates)
+        if is_plain(factors, *state):
+            _step_elements_behind(row, grads, i, state, factors, packed)
             return
         catch_up_elements(row, state, factors)
-    _step_elements(row, grads, i, state, None, rates)
+    step_elements(row, grads, i, state, packed[1], packed)
 
 
 @inlined
@@ -136,7 +109,7 @@ def _step_chunk(
     state: Any,
     ages: Any,
     history: Any,
-    rates: Any,
+    packed: Any,
     links: Any,
     scratch: Any,
 ) -> None:
@@ -144,13 +117,12 @@ def _step_chunk(
     clocks, floor, now = ages
     _, following, chains = links
     heads, sums, _ = scratch
-    named = unpack_rates(rates)
     count = list_heads(worker, begin, end, following, heads)
     for u in range(-ROWS_AHEAD, count):
         if u + ROWS_AHEAD < count:
             ahead = indices[unsigned(heads[unsigned(worker), unsigned(u + ROWS_AHEAD)])]
             prefetch_item(clocks, ahead)
-            prefetch_state(ahead, state)
+            prefetch_state(state, ahead)
         if u < 0:
             continue
         i = unsigned(heads[unsigned(worker), unsigned(u)])
@@ -163,7 +135,7 @@ def _step_chunk(
             grads, source = sums, np.int64(worker)
             clock = np.int64(chains[second, 1])
         start = clock if clock > floor else floor
-        step_row(np.int64(row), grads, source, state, start, now, history, named)
+        step_row(np.int64(row), grads, source, state, start, now, history, packed)
         clocks[row] = now + 1
 
 
@@ -184,7 +156,7 @@ def step_share(
     state: Any,
     ages: Any,
     history: Any,
-    rates: Any,
+    packed: Any,
     links: Any,
     scratch: Any,
 ) -> None:
@@ -199,16 +171,16 @@ def step_share(
     while chunk >= 0:
         begin = chunk * size
         end = begin + size if begin + size < n else n
-        _step_chunk(worker, begin, end, entries, state, ages, history, rates, links, scratch)
+        _step_chunk(worker, begin, end, entries, state, ages, history, packed, links, scratch)
         chunk = next_share(worker, workers, chunks, scratch[2])
 
 
 @compiled_parallel
 def step_rows(
-    workers: Integer, entries: Any, state: Any, ages: Any, history: Any, rates: Any, links: Any, scratch: Any
+    workers: Integer, entries: Any, state: Any, ages: Any, history: Any, packed: Any, links: Any, scratch: Any
 ) -> None:
     """Step the touched rows on all threads."""
     mark_duplicates(entries[0], ages[0], links[0], links[1], links[2])
     give_none_away(scratch[2])
     for worker in prange(workers):
-        step_share(np.int64(worker), workers, entries, state, ages, history, rates, links, scratch)
+        step_share(np.int64(worker), workers, entries, state, ages, history, packed, links, scratch)

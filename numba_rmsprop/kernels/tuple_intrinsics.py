@@ -11,6 +11,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+BOUNDSCHECK = bool(numba.config.BOUNDSCHECK)  # type: ignore[attr-defined]
+
 if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
 
     def row_of(data: Any, i: Any) -> Any:
@@ -28,6 +30,10 @@ if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
     def spread(numbers: Any, array: Any) -> None:
         """Write a tuple of numbers to the beginning of an array."""
         array[: len(numbers)] = numbers
+
+    def rounded_as(numbers: Any, array: Any) -> Any:
+        """Return a tuple of numbers in the dtype of an array."""
+        return tuple(map(array.dtype.type, numbers))
 
 else:
 
@@ -90,6 +96,20 @@ else:
 
         return types.void(numbers, array), emit
 
+    @intrinsic
+    def rounded_as(typing_context: Any, numbers: Any, array: Any) -> Any:
+        """Return a tuple of numbers in the dtype of an array."""
+        result = types.UniTuple(array.dtype, len(numbers))
+
+        def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            found = [
+                context.cast(builder, builder.extract_value(arguments[0], k), kind, array.dtype)
+                for k, kind in enumerate(numbers)
+            ]
+            return context.make_tuple(builder, result, found)
+
+        return result(numbers, array), emit
+
 
 def _item(typing_context: Any, kind: Any) -> Any:
     """Return the signature of ``array[i]``; None for a tuple."""
@@ -118,5 +138,8 @@ def _pointers(context: Any, builder: Any, array_type: Any, array: Any, count: in
     unpacked = context.make_array(array_type)(context, builder, array)
     places = [ir.Constant(context.get_value_type(types.intp), k) for k in range(count)]
     return [
-        cgutils.get_item_pointer(context, builder, array_type, unpacked, [place], wraparound=False) for place in places
+        cgutils.get_item_pointer(
+            context, builder, array_type, unpacked, [place], wraparound=False, boundscheck=BOUNDSCHECK
+        )
+        for place in places
     ]

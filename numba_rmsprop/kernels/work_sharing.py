@@ -1,4 +1,4 @@
-"""How workers share the items of a step."""
+"""Sharing of the items of a step among workers."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class Messages:
         self.messages = 0
         self.seconds = 0.0
         self._broken = ""
-        """Why these ranks can do nothing together any more, if so."""
+        """The reason why these ranks can do nothing together any more, if there is one."""
         self._given_up: list[Any] = []
         self._under_way: dict[int, Any] = {}
         self._row_types: dict[tuple[str, int], Any] = {}

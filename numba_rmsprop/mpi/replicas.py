@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakSet
 from zlib import crc32
 
@@ -14,17 +14,19 @@ from numpy.typing import NDArray
 
 from ..arrays.variables import FloatArray, Occupied, describe
 from ..files.safetensors_file import checksum
-from ..gradients.kinds import CSR, Dense, IndexedSlices, Rows, as_gradient, check_finite
+from ..gradients.conversion import as_gradient
+from ..gradients.csr import CSR
+from ..gradients.dense import Dense
+from ..gradients.indexed_slices import IndexedSlices
 from ..gradients.pairs import check_pairs, refuse_duplicates
+from ..gradients.rows import Rows
 from ..runtime.interrupts import Uninterrupted
-from ..settings.step_numbers import StepRates
+from ..settings.step_numbers import StepNumbers
+from ..state.any_optimizer import AnyOptimizer
 from ..state.slots import Slots
 from .coalescing import coalesce
 from .messages import Result
 from .ranks import Ranks, Refusal
-
-if TYPE_CHECKING:
-    from ..optimizer import RMSprop
 
 Pairs = list[tuple[Any, FloatArray]]
 
@@ -52,7 +54,7 @@ class Replicas:
         """True if there is no other rank."""
         return self._ranks.size == 1
 
-    def step(self, opt: RMSprop, pairs: list[Any], take: Callable[[Pairs, StepRates], int]) -> int:
+    def step(self, opt: AnyOptimizer, pairs: list[Any], take: Callable[[Pairs, StepNumbers], int]) -> int:
         """Take one step, all ranks together, with the sums of their gradients; return the number of steps taken.
 
         Parameters
@@ -78,11 +80,11 @@ class Replicas:
         rates = None
         with Refusal() as refusal:
             checked = check_pairs(pairs)
-            found = opt._find_or_make([var for _, var in checked])
+            found = opt.known.find_or_make([var for _, var in checked], opt.new_slots)
             refuse_duplicates(found)
-            occupied = opt._occupied_with(found)
+            occupied = opt.known.occupied_with(found)
             ours = [_coalesced(grad, own, opt, occupied) for (grad, _), own in zip(checked, found, strict=True)]
-            rates = opt._rates(opt.iterations)
+            rates = opt.numbers_at(opt.known.iterations)
             key = _key(opt, found, rates)
             new = [own for own in found if own not in self._compared]
         with Uninterrupted():
@@ -93,15 +95,15 @@ class Replicas:
             )
             assert rates is not None
             if not found:
-                return opt.iterations
+                return opt.known.iterations
             self._compare(new, opt)
             summed: list[Any] = self._summed(ours, found)
             if any(gradient is not None for gradient in summed):
-                opt._register(found)  # so that the step finds these slots and makes no others
+                opt.known.register(found)  # so that the step finds these slots and makes no others
                 self._compared.update(new)
             return take(list(zip(summed, [own.var for own in found], strict=True)), rates)
 
-    def _compare(self, new: Sequence[Slots], opt: RMSprop) -> None:
+    def _compare(self, new: Sequence[Slots], opt: AnyOptimizer) -> None:
         """Raise ValueError if new variables or their slots differ between ranks."""
         if not new or self._ranks.size == 1:
             return
@@ -111,7 +113,7 @@ class Replicas:
         differing = (everywhere != everywhere[0]).any(axis=0)
         if differing.any():
             own = new[int(np.argmax(differing))]
-            what = "or its slots differ" if opt.iterations else "differs"
+            what = "or its slots differ" if opt.known.iterations else "differs"
             raise ValueError(
                 f"{describe(own.name, own.var)} {what} between ranks; expected the same numbers on all, as after "
                 "communicator.Bcast(variable) or from the same seed"
@@ -175,13 +177,13 @@ class Replicas:
         return matrix if len(own.shape) == 2 else matrix.reshape(own.shape)
 
 
-def _coalesced(grad: Any, own: Slots, opt: RMSprop, occupied: Occupied) -> Any:
+def _coalesced(grad: Any, own: Slots, opt: AnyOptimizer, occupied: Occupied) -> Any:
     """Return a gradient, checked, whose rows, or stored entries if it is a matrix, are all different."""
     if grad is None:
         return None
     gradient = as_gradient(grad, own.var, own.name, occupied)
     if opt.check_finite:
-        check_finite(gradient, own.var, own.name)
+        gradient.check_finite(own.var, own.name)
     if isinstance(gradient, Rows):
         indices, sums = coalesce(gradient.indices, gradient.values)
         return Rows(sums, indices)
@@ -201,29 +203,29 @@ def _kind_and_entries(ours: Any) -> tuple[int, int]:
     return MATRIX, ours.nnz
 
 
-def _key(opt: RMSprop, found: Sequence[Slots], rates: StepRates) -> tuple[float, ...]:
+def _key(opt: AnyOptimizer, found: Sequence[Slots], rates: StepNumbers) -> tuple[float, ...]:
     """Return numbers that are equal on all ranks if these are about to take the same step."""
     limits = (-1.0 if limit is None else limit for limit in (opt.clipnorm, opt.global_clipnorm))
-    modes = opt.sparse_update == "exact", opt.centered, opt.check_finite
+    modes = opt.exact, "mg" in opt.slot_names, opt.check_finite
     variables = (
         # Names and not numbers, since each rank lets a variable go when nobody holds it there any more.
         (
-            *(crc32(own.name.encode()) if own in opt._registry else -1, own.dtype.itemsize),
+            *(crc32(own.name.encode()) if own in opt.known.registry else -1, own.dtype.itemsize),
             *(len(own.shape), *own.shape, own.steps, own.floor),
         )
         for own in found
     )
-    return opt.iterations, *rates.key, *limits, *modes, *(number for own in variables for number in own)
+    return opt.known.iterations, *rates.key, *limits, *modes, *(number for own in variables for number in own)
 
 
-def _in_words(number: int, opt: RMSprop, found: Sequence[Slots], rates: StepRates | None) -> str:
+def _in_words(number: int, opt: AnyOptimizer, found: Sequence[Slots], rates: StepNumbers | None) -> str:
     """Return the words for a step, of which :func:`_key` returns the numbers."""
     variables = ", ".join(
         f"{describe(own.name, own.var)} after {own.steps} sparse steps, {own.floor} of them flushed" for own in found
     )
     settings = {name: value for name, value in opt.get_config().items() if name not in ("name", "learning_rate")}
-    rate = "none" if rates is None else f"{rates.learning_rate:.9g}"
+    rate = "none" if rates is None else f"{rates.numbers.learning_rate:.9g}"
     return (
-        f"apply_gradients of optimizer {number} after {opt.iterations} steps for {variables or 'no variables'}, "
+        f"apply_gradients of optimizer {number} after {opt.known.iterations} steps for {variables or 'no variables'}, "
         f"with learning rate {rate} and {settings}"
     )

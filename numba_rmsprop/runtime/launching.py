@@ -10,8 +10,6 @@ import numpy as np
 from numba.core.compiler_lock import global_compiler_lock
 from numpy.typing import NDArray
 
-from ..arrays.variables import FloatArray
-from ..kernels.rows import CHUNK
 from .interrupts import Uninterrupted
 from .locking import launch_lock
 
@@ -41,17 +39,6 @@ def workers_for(items: int) -> int:
 def new_counters(workers: int) -> NDArray[np.int64]:
     """Return ``counters`` for :func:`numba_rmsprop.kernels.work_sharing.next_share`."""
     return np.empty((workers, 8), np.int64)
-
-
-def row_links(n: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Return ``(following, chains)`` for the kernels in :mod:`numba_rmsprop.kernels.duplicates`."""
-    return np.empty(n, np.int32), np.empty((n, 2), np.int32)
-
-
-def row_scratch(workers: int, values: FloatArray) -> tuple[NDArray[np.int32], FloatArray, NDArray[np.int64]]:
-    """Return ``scratch`` for the kernels in :mod:`numba_rmsprop.kernels.rows`."""
-    sums = np.empty((workers, values.shape[1]), values.dtype)
-    return np.empty((workers, CHUNK), np.int32), sums, new_counters(workers)
 
 
 def _before_fork() -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-import numpy as np
-
+from ..kernels.rmsprop import RMSPROP, Numbers
 from .hyperparameters import Hyperparameter, LearningRate, check, check_number, evaluate, evaluate_learning_rate
 from .option_names import refuse_misspelt
-from .step_numbers import StepRates
+from .step_numbers import StepNumbers
 
 MODES = ("exact", "lazy")
 CLIPS = ("clipvalue", "clipnorm", "global_clipnorm")
@@ -23,6 +23,9 @@ def _settable(name: str, doc: str) -> Any:
 
 class Settings:
     """The hyperparameters of :class:`~numba_rmsprop.RMSprop`, whose docstring describes them."""
+
+    has_momentum: bool
+    clips_norms: bool
 
     def __init__(
         self,
@@ -46,6 +49,10 @@ class Settings:
             raise ValueError(f"sparse_update: expected one of {MODES}, got {sparse_update!r}")
         if not isinstance(name, str):
             raise TypeError(f"name: expected a string, got {name!r}")
+        shrinks = check_number("weight_decay", 0.0 if weight_decay is None else weight_decay)
+        given = zip(CLIPS, (clipvalue, clipnorm, global_clipnorm), strict=True)
+        clips = {name: None if limit is None else check_number(name, limit) for name, limit in given}
+        _refuse_both(clips)
         self.name = name
         self.check_finite = bool(check_finite)
         self._values: dict[str, Any] = {
@@ -57,12 +64,11 @@ class Settings:
             "centered": bool(centered),
             "sparse_update": sparse_update,
             "epsilon_in_sqrt": None if epsilon_in_sqrt is None else bool(epsilon_in_sqrt),
-            "weight_decay": check_number("weight_decay", 0.0 if weight_decay is None else weight_decay),
-            **dict.fromkeys(CLIPS),
+            "weight_decay": shrinks,
+            **clips,
         }
-        self._has_momentum = callable(momentum) or self._values["momentum"] > 0
-        for clip, limit in zip(CLIPS, (clipvalue, clipnorm, global_clipnorm), strict=True):
-            self._set(clip, limit)
+        self.has_momentum = callable(momentum) or self._values["momentum"] > 0
+        self._note_values()
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute; raise AttributeError for a misspelt setting."""
@@ -106,49 +112,66 @@ class Settings:
 
     def _settings(self) -> dict[str, Any]:
         """Return the arguments of the constructor."""
-        return {"name": self.name, **self._values, "check_finite": self.check_finite}
+        fixed = {name: getattr(self, name) for name in ("centered", "sparse_update", "epsilon_in_sqrt", "weight_decay")}
+        return {"name": self.name, **self._values, **fixed, "check_finite": self.check_finite}
 
     def _take_over(self, other: Settings) -> None:
         """Take all settings of another optimizer; ``self`` has no slots yet."""
         Settings.__init__(self, **other._settings())
 
-    def _set(self, name: str, value: Any) -> None:
+    def _set(self, name: str, given: Any) -> None:
+        value = given
         if name not in CLIPS:
             value = check(name, value)
         elif value is not None:
             value = check_number(name, value)
         values = self._values | {name: value}
         has_momentum = callable(values["momentum"]) or values["momentum"] > 0
-        if has_momentum != self._has_momentum:
+        if has_momentum != self.has_momentum:
             raise ValueError(
-                f"momentum: expected {'a callable or more than 0' if self._has_momentum else '0'}, since the optimizer "
-                f"was made {'with' if self._has_momentum else 'without'} momentum, got {value!r}; make a new optimizer"
+                f"momentum: expected {'a callable or more than 0' if self.has_momentum else '0'}, since the optimizer "
+                f"was made {'with' if self.has_momentum else 'without'} momentum, got {given!r}; make a new optimizer"
             )
-        clipnorm, global_clipnorm = values["clipnorm"], values["global_clipnorm"]
-        if clipnorm is not None and global_clipnorm is not None:
-            raise ValueError(f"expected clipnorm or global_clipnorm, got both: {clipnorm} and {global_clipnorm}")
+        _refuse_both(values)
         self._values = values
-        self._clips_norms = clipnorm is not None or global_clipnorm is not None
-        self._constant_rates: StepRates | None = None
+        self._note_values()
 
-    def _rates(self, step: int) -> StepRates:
+    def _note_values(self) -> None:
+        """Take note of new values: whether norms are clipped, and that the numbers of a step are others."""
+        self.clips_norms = self._values["clipnorm"] is not None or self._values["global_clipnorm"] is not None
+        self._constant_numbers: StepNumbers | None = None
+
+    def numbers_at(self, step: int) -> StepNumbers:
         """Return the hyperparameters of step ``step``."""
-        if self._constant_rates is not None:
-            return self._constant_rates
+        if self._constant_numbers is not None:
+            return self._constant_numbers
         values = self._values
         decay = evaluate("decay", values["decay"])
         learning_rate = evaluate_learning_rate(values["learning_rate"], decay, step)
         epsilon = evaluate("epsilon", values["epsilon"])
-        inside = self._has_momentum if values["epsilon_in_sqrt"] is None else values["epsilon_in_sqrt"]
-        rates = StepRates(
-            learning_rate=learning_rate,
-            rho=evaluate("rho", values["rho"]),
-            momentum=evaluate("momentum", values["momentum"]),
-            epsilon_inside=epsilon if inside else 0.0,
-            epsilon_outside=0.0 if inside else epsilon,
-            shrink=1.0 - learning_rate * values["weight_decay"],
-            clipvalue=np.inf if values["clipvalue"] is None else values["clipvalue"],
+        rho, momentum = evaluate("rho", values["rho"]), evaluate("momentum", values["momentum"])
+        inside = self.has_momentum if values["epsilon_in_sqrt"] is None else values["epsilon_in_sqrt"]
+        numbers = StepNumbers(
+            RMSPROP,
+            Numbers(
+                learning_rate=learning_rate,
+                rho=rho,
+                one_minus_rho=1.0 - rho,
+                momentum=momentum,
+                epsilon_inside=epsilon if inside else 0.0,
+                epsilon_outside=0.0 if inside else epsilon,
+                shrink=1.0 - learning_rate * values["weight_decay"],
+                outer_rate=1.0,
+                coupled_decay=0.0,
+            ),
+            clipvalue=math.inf if values["clipvalue"] is None else values["clipvalue"],
         )
         if values["decay"] == 0 and not any(map(callable, values.values())):
-            self._constant_rates = rates
-        return rates
+            self._constant_numbers = numbers
+        return numbers
+
+
+def _refuse_both(values: dict[str, Any]) -> None:
+    clipnorm, global_clipnorm = values["clipnorm"], values["global_clipnorm"]
+    if clipnorm is not None and global_clipnorm is not None:
+        raise ValueError(f"expected clipnorm or global_clipnorm, got both: {clipnorm} and {global_clipnorm}")

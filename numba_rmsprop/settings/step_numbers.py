@@ -2,69 +2,78 @@
 
 from __future__ import annotations
 
+from math import inf
+from typing import Any
+
 import numpy as np
 
 from ..arrays.variables import FloatArray
+from ..kernels.rule import Rule
 
 
-class StepRates:
-    """The hyperparameters of one step, evaluated, in the order of :class:`numba_rmsprop.kernels.rule.Rates`.
+class StepNumbers:
+    """The hyperparameters of one step, evaluated.
 
     Parameters
     ----------
-    learning_rate, rho, momentum, epsilon_inside, epsilon_outside, shrink, clipvalue, outer_rate, coupled_decay : float
-        As there.
-    ascends : bool
+    rule : Rule
+        The optimizer's rule.
+    numbers : NamedTuple
+        The numbers that the rule's ``unpack`` returns.
+    clipvalue : float, default infinity
+        Limit of every element of a gradient.
+    ascends : bool, default False
         Whether to go up the gradient.
-    momentum_rests : bool
-        Whether this step leaves the momentum as it is, and goes without it.
+    rests : str, optional
+        A slot that this step leaves as it is, and goes without.
 
     Attributes
     ----------
+    sign : float
+        1, or -1 to go up the gradient.
     when_skipped : tuple of float
-        What the step comes to for a row that it leaves out: a run of :mod:`numba_rmsprop.kernels.skip_factors`.
+        The numbers that the step leaves for rows that it skips, in the order of ``rule.skipped``: a run of
+        :mod:`numba_rmsprop.kernels.skip_factors`.
     """
 
-    __slots__ = ("_after", "_before", "_packed", "_sign", "learning_rate", "momentum_rests", "when_skipped")
+    __slots__ = ("_packed", "clipvalue", "numbers", "rests", "sign", "when_skipped")
 
     def __init__(
         self,
-        learning_rate: float,
-        rho: float,
-        momentum: float,
-        epsilon_inside: float,
-        epsilon_outside: float,
-        shrink: float,
-        clipvalue: float,
+        rule: Rule,
+        numbers: Any,
         *,
-        outer_rate: float = 1.0,
-        coupled_decay: float = 0.0,
+        clipvalue: float = inf,
         ascends: bool = False,
-        momentum_rests: bool = False,
+        rests: str | None = None,
     ) -> None:
-        self.learning_rate = learning_rate
-        self.momentum_rests = momentum_rests
-        self.when_skipped = (rho, 1.0, shrink, 0.0) if momentum_rests else (rho, momentum, shrink, outer_rate)
-        self._before = learning_rate, rho, 1.0 - rho, momentum, epsilon_inside, epsilon_outside, shrink, clipvalue
-        self._after = outer_rate, coupled_decay
-        self._sign = -1.0 if ascends else 1.0
+        self.numbers = numbers
+        self.clipvalue = clipvalue
+        self.rests = rests
+        instead = {} if rests is None else rule.at_rest[rests]
+        self.when_skipped = tuple(instead.get(name, getattr(numbers, name)) for name in rule.skipped)
+        self.sign = -1.0 if ascends else 1.0
         self._packed: dict[np.dtype[np.floating], FloatArray] = {}
 
     @property
     def key(self) -> tuple[float, ...]:
         """All the numbers, to compare them with those of other processes."""
-        return (*self._before, self._sign, *self._after, float(self.momentum_rests))
+        return (self.clipvalue, self.sign, *self.numbers, *self.when_skipped)
 
     def packed(self, dtype: np.dtype[np.floating], scale: float = 1.0) -> FloatArray:
-        """Return the numbers as an array; ``scale`` is what the clipping of norms leaves of the gradient."""
+        """Return clipvalue, ``scale`` (what the clipping of norms leaves of the gradient) and the rule's numbers."""
         if scale != 1.0:
-            return self._rounded(scale, dtype)
+            return self._rounded((self.clipvalue, self.sign * scale, *self.numbers), dtype)
         packed = self._packed.get(dtype)
         if packed is None:
-            packed = self._packed[dtype] = self._rounded(scale, dtype)
+            packed = self._packed[dtype] = self._rounded((self.clipvalue, self.sign, *self.numbers), dtype)
         return packed
 
-    def _rounded(self, scale: float, dtype: np.dtype[np.floating]) -> FloatArray:
+    def scales(self, dtype: np.dtype[np.floating], scales: list[float]) -> FloatArray:
+        """Return what the clipping of norms leaves of each of many gradients, in place of ``packed[1]``."""
+        return self._rounded([self.sign * scale for scale in scales], dtype)
+
+    def _rounded(self, numbers: Any, dtype: np.dtype[np.floating]) -> FloatArray:
         # Variables before this one may have taken their step: no warning may become an exception here.
         with np.errstate(over="ignore", under="ignore"):
-            return np.array((*self._before, self._sign * scale, *self._after), dtype)
+            return np.array(numbers, dtype)

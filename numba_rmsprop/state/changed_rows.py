@@ -1,4 +1,4 @@
-"""Which rows of a variable have changed since it was last saved: its clocks know."""
+"""The rows of a variable that have changed since it was last saved, as its clocks tell."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Saved:
 
 
 class Changes:
-    """What has happened to a variable since its last save.
+    """The changes of a variable since it was last saved.
 
     A step or a gather sets the clock of each row it writes, so such rows need no list. A flush moves every clock; so
     the rows that had changed before it are listed then, and the flush itself is noted, to be repeated when loading.

@@ -141,6 +141,11 @@ class Registry:
     def __contains__(self, own: Slots) -> bool:
         return self._by_id.get(id(own.var)) is own
 
+    @property
+    def may_share(self) -> bool:
+        """True if other optimizers may have left rows of some variable behind."""
+        return self.seen != Registry.changes or bool(self.shared)
+
     def find(self, var: FloatArray) -> Slots | None:
         """Return the slots of a variable, or None."""
         slots = self._by_id.get(id(var))
@@ -184,8 +189,11 @@ class Registry:
         self.unclaimed.discard(own)
 
     def check_apart(self, var: FloatArray, name: str, *, but: Slots | None = None) -> None:
-        """Raise ValueError if an array shares memory with a variable other than ``but``, which is about to leave."""
+        """Raise ValueError if an array shares memory with a slot, or with a variable other than ``but``."""
         refuse_overlap(var, name, ((other.var, other.name) for other in self._ranges.near(var) if other is not but))
+        if self.occupied.reached_by(var):
+            slots = ((array, f"{slot} of {own.name}") for own in self.slots for slot, array in own.arrays.items())
+            refuse_overlap(var, name, slots)
 
     def check_stranger(self, var: FloatArray, name: str) -> None:
         """Raise ValueError for a new array that was probably meant as one of the variables that were restored.

@@ -15,29 +15,25 @@ from ..arrays.real_numbers import as_float
 from ..arrays.variables import FloatArray, Occupied, as_array, describe
 from ..runtime.interrupts import Call, Uninterrupted
 from ..runtime.locking import carry_out, in_turn
-from .known_variables import KnownVariables
+from .any_optimizer import AnyOptimizer
 
 Initializer: TypeAlias = str | float | Callable[..., ArrayLike]
 
 
-class WeightStore(KnownVariables):
+class WeightStore(AnyOptimizer):
     """The state of an optimizer, and those attributes and methods of tf.keras optimizers that read and write it."""
-
-    def __init__(self) -> None:
-        KnownVariables.__init__(self)
-        self._own_weights: dict[str, NDArray[Any]] = {}
 
     @property
     def iterations(self) -> int:
         """The number of steps taken so far; settable."""
-        return self._iterations
+        return self.known.iterations
 
     @iterations.setter
     def iterations(self, value: int) -> None:
         in_turn(carry_out, self._add_iterations, _check_iterations(value))
 
     def _add_iterations(self, calls: list[Call], iterations: int) -> bool:
-        calls.append((object.__setattr__, self, "_iterations", iterations))
+        calls.append((setattr, self.known, "iterations", iterations))
         return False
 
     @property
@@ -48,7 +44,7 @@ class WeightStore(KnownVariables):
         are the arrays themselves, and a later sparse step may leave rows of them behind again.
         """
         self.flush()
-        return [np.array(self._iterations, np.int64), *self._arrays()]
+        return [np.array(self.known.iterations, np.int64), *self._arrays()]
 
     def variables(self) -> list[NDArray[Any]]:
         """Return :attr:`weights`, which tf.keras calls the variables of the optimizer."""
@@ -81,8 +77,8 @@ class WeightStore(KnownVariables):
         given = [as_array(weight, f"weights[{i}]") for i, weight in enumerate(weights)]
         if len(given) != 1 + len(present):
             raise ValueError(
-                f"weights: expected {1 + len(present)} arrays, iterations and slots of {len(self._slots)} variables, "
-                f"got {len(given)}; opt.build(variables) makes the slots of variables that were not seen yet"
+                f"weights: expected {1 + len(present)} arrays, iterations and slots of {len(self.known.slots)} "
+                f"variables, got {len(given)}; opt.build(variables) makes the slots of variables that were not seen yet"
             )
         for i, (array, value) in enumerate(zip(present, given[1:], strict=True), start=1):
             if array.shape != value.shape:
@@ -106,9 +102,9 @@ class WeightStore(KnownVariables):
         self, calls: list[Call], present: list[NDArray[Any]], values: list[NDArray[Any]], iterations: int
     ) -> bool:
         self.flush()  # if any row was behind, this is a commit, and the look begins again
-        calls += [(setattr, slots.changes, "everything", True) for slots in self._slots]
+        calls += [(setattr, slots.changes, "everything", True) for slots in self.known.slots]
         calls += [(setitem, array, ..., value) for array, value in zip(present, values, strict=True)]
-        calls.append((object.__setattr__, self, "_iterations", iterations))
+        calls.append((setattr, self.known, "iterations", iterations))
         return False
 
     def flush(self, *variables: FloatArray) -> None:
@@ -128,15 +124,15 @@ class WeightStore(KnownVariables):
             If rows are behind and an array is read-only, or if the memory or layout of an array has changed since it
             was first seen. Nothing is written then.
         """
-        found = [self._find_or_check(var) for var in variables] if variables else list(self._slots)
+        found = [self.known.find_or_check(var) for var in variables] if variables else list(self.known.slots)
         for slots in found:
             if slots is not None:
                 slots.check_memory(written=slots.has_rows_behind)
-        for slots, var in zip(found, variables or [own.var for own in self._slots], strict=True):
+        for slots, var in zip(found, variables or [own.var for own in self.known.slots], strict=True):
             if slots is not None:
                 slots.flush()
                 slots.read_at = slots.steps
-            for other in self._registry.others_on(var, slots):
+            for other in self.known.registry.others_on(var, slots):
                 other.flush()
 
     def get_slot(self, var: FloatArray, slot_name: str) -> NDArray[Any]:
@@ -147,7 +143,7 @@ class WeightStore(KnownVariables):
         KeyError
             If the variable was not seen yet, or has no such slot.
         """
-        slots = self._find_or_check(var)
+        slots = self.known.find_or_check(var)
         if slots is None:
             raise KeyError(f"{describe('the variable', var)} has no slots yet; opt.build([var]) makes them")
         if slot_name not in slots.arrays:
@@ -157,7 +153,7 @@ class WeightStore(KnownVariables):
 
     def get_slot_names(self) -> list[str]:
         """Return the names of all slots, in the order of :attr:`weights`."""
-        return list(dict.fromkeys([*self._built_in_slots(), *(name for s in self._slots for name in s.custom)]))
+        return list(dict.fromkeys([*self.slot_names, *(name for s in self.known.slots for name in s.custom)]))
 
     def add_slot(
         self, var: FloatArray, slot_name: str, initializer: Initializer = "zeros", shape: tuple[int, ...] | None = None
@@ -177,16 +173,16 @@ class WeightStore(KnownVariables):
         shape : tuple of int, optional
             Shape of a new slot; the variable's by default.
         """
-        known = in_turn(self._find_or_check, var)
+        known = in_turn(self.known.find_or_check, var)
         if known is None or slot_name not in known.arrays:  # no lock is held, since the initializer may be user code
             value = _initial(initializer, var.shape if shape is None else tuple(shape), var.dtype, slot_name)
-            in_turn(self._let_go_before, [var])
+            in_turn(self.known.let_go_before, [var])
             in_turn(carry_out, self._add_new_slot, var, slot_name, value)
         return self.get_slot(var, slot_name)
 
     def _add_new_slot(self, calls: list[Call], var: FloatArray, slot_name: str, value: NDArray[Any]) -> bool:
-        slots = self._find_or_make([var])[0]
-        calls.append((self._register, [slots]))
+        slots = self.known.find_or_make([var], self.new_slots)[0]
+        calls.append((self.known.register, [slots]))
         if slot_name in slots.arrays:
             calls.append((setitem, slots.arrays[slot_name], ..., value))
         else:
@@ -207,19 +203,16 @@ class WeightStore(KnownVariables):
         ValueError
             If there is a weight of that name already.
         """
-        if name in self._own_weights:
+        if name in self.own_weights:
             raise ValueError(f"name: there is a weight {name!r} already; expected another name")
         value = _initial(initializer, tuple(shape), np.dtype(dtype), name)
-        in_turn(self._own_weights.__setitem__, name, value)
+        in_turn(self.own_weights.__setitem__, name, value)
         return value
-
-    def _built_in_slots(self) -> Sequence[str]:
-        raise NotImplementedError
 
     def _arrays(self) -> Iterable[NDArray[Any]]:
         for name in self.get_slot_names():
-            yield from (slots.arrays[name] for slots in self._slots if name in slots.arrays)
-        yield from self._own_weights.values()
+            yield from (slots.arrays[name] for slots in self.known.slots if name in slots.arrays)
+        yield from self.own_weights.values()
 
 
 def _initial(initializer: Initializer, shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> NDArray[Any]:

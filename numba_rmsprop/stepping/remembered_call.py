@@ -1,4 +1,4 @@
-"""What a call comes to that has the same variables as the one before, which is to say nearly every call."""
+"""The variables of a call, remembered: nearly every call has the same ones as the one before."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..arrays.noted_layouts import HEADER, as_layouts, kind_of
 from ..arrays.variables import Occupied
@@ -14,6 +15,7 @@ from ..state.slots import Slots
 from .small_batch import Batch
 
 PAIRS = frozenset([tuple, list])
+NONE_SMALL = np.empty((0, 1), np.int64)
 
 
 class Plan:
@@ -38,41 +40,38 @@ class Plan:
         for k, own in enumerate(found):
             var = own.var
             known[k, : LENGTHS + var.ndim] = id(var), var.nbytes, numbers.get(own, -1), var.ndim, *var.shape
-        addresses = np.empty((0, 5), np.int64) if self.batch is None else self.batch.addresses
         self._clocks = [own.clocks for own in found]  # held, since slots may exchange them
         self._layouts = as_layouts(row for own in found for row in own.layouts.table.tolist())
         self._mapped = [mapped for own in found for mapped in own.layouts.mapped]
-        self._expected = known, self._layouts, occupied.array, HEADER, id(np.ndarray), kind_of(dtype), addresses
+        self._expected = known, self._layouts, occupied.array, HEADER, id(np.ndarray), kind_of(dtype)
 
-    def fits(self, pairs: list[Any]) -> bool:
-        """Return whether a call has these variables, unchanged, and for small ones gradients that a batch can read.
+    def addresses_in(self, pairs: list[Any]) -> NDArray[np.int64] | None:
+        """Return the addresses of small variables and their gradients in a call.
 
-        The batch then knows where they are.
+        None, if the call has not these variables, unchanged, or a small one has a gradient that a batch cannot read.
         """
-        n = len(self.found)
-        if len(pairs) != n:
-            return False
-        if n == 1 and self.batch is None:
-            return self._fits_alone(pairs[0])
+        if len(pairs) != len(self.found):
+            return None
+        if self.batch is None:
+            return NONE_SMALL if self._fits_without_batch(pairs) else None
         try:
             # Any other kind of pair may make its gradient when it is asked, and nobody would hold it.
             if not PAIRS.issuperset(map(type, pairs)) or set(map(len, pairs)) != {2}:
-                return False
-            if any(pairs[k][0] is None for k, _ in self.rest) or not all(mapped.holds for mapped in self._mapped):
-                return False
-            objects = np.fromiter(map(id, chain.from_iterable(pairs)), np.int64, 2 * n)
+                return None
+            if any(pairs[k][0] is None for k, _ in self.rest) or not self._mapped_files_hold():
+                return None
+            objects = np.fromiter(map(id, chain.from_iterable(pairs)), np.int64, 2 * len(pairs))
         except (KeyError, TypeError):  # something is no pair
-            return False
-        return bool(collect_addresses(objects, *self._expected))
+            return None
+        addresses = self.batch.addresses.copy()
+        return addresses if collect_addresses(objects, *self._expected, addresses) else None
 
-    def _fits_alone(self, pair: Any) -> bool:
-        """Return the same for a call with one variable that is not small, such as a table."""
-        own = self.found[0]
-        return (
-            type(pair) is tuple
-            and len(pair) == 2
-            and pair[1] is own.var
-            and pair[0] is not None
-            and (not self._mapped or all(mapped.holds for mapped in self._mapped))
-            and changes_of(self._layouts, HEADER) == 0
-        )
+    def _fits_without_batch(self, pairs: list[Any]) -> bool:
+        """Return whether a call has these variables, none of which is small, unchanged."""
+        for pair, own in zip(pairs, self.found, strict=True):
+            if type(pair) not in PAIRS or len(pair) != 2 or pair[1] is not own.var or pair[0] is None:
+                return False
+        return (not self._mapped or self._mapped_files_hold()) and changes_of(self._layouts, HEADER) == 0
+
+    def _mapped_files_hold(self) -> bool:
+        return all(mapped.holds for mapped in self._mapped)

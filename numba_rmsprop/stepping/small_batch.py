@@ -1,27 +1,26 @@
-"""Many small variables in one launch."""
+"""Dense steps of many small variables in one launch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..arrays.variables import FloatArray
-from ..gradients.kinds import Dense, Gradient
-from ..kernels.dense import step_many, step_many_serial
+from ..kernels.norms import BLOCK, TERMS, many_finite, many_squares
 from ..runtime.interrupts import Call
 from ..runtime.launching import new_counters, workers_for
-from ..settings.step_numbers import StepRates
+from ..settings.step_numbers import StepNumbers
 from ..state.slots import Slots
 
 
 class Batch:
     """Small contiguous variables of one dtype, which take dense steps together.
 
-    ``addresses`` says where everything lies: see :func:`numba_rmsprop.kernels.dense.step_many_serial`. Where nothing
-    else has entered the gradients, :meth:`fill` copies them into one array; then a gradient may even lie in the memory
-    of a variable.
+    ``addresses`` says where everything lies: see :func:`numba_rmsprop.kernels.dense.step_many_serial`. Its first column
+    is for the gradients, in a copy for each call: a call that comes in between has others.
 
     Parameters
     ----------
@@ -32,46 +31,72 @@ class Batch:
     def __init__(self, members: Sequence[Slots]) -> None:
         self.members = list(members)
         first = members[0]
+        self._kernels = first.kernels
         self._dtype = first.dtype
         self._sizes = np.array([own.var.size for own in members])
         self._items = int(self._sizes.sum())
-        self._centered = first.mg is not None
-        self._has_momentum = first.momentum is not None
+        self._copied = np.empty(0, self._dtype)
         self._counters = new_counters(0)
-        self._compiled: set[tuple[bool, bool]] = set()
-        self.gradient = Dense(np.empty(0, self._dtype))
-        self.addresses = np.zeros((len(members), 5), np.int64)
+        self._kinds: dict[str | None, tuple[Any, ...]] = {}
+        self._unscaled: dict[float, FloatArray] = {}
+        self._partial = np.empty((-(-int(self._sizes.max()) // BLOCK), TERMS))
+        self._compiled: set[tuple[bool, str | None]] = set()
+        self.addresses = np.zeros((len(members), 1 + len(first.state)), np.int64)
         for k, own in enumerate(members):
-            arrays = own.var, own.rms, own.mg, own.momentum
-            self.addresses[k, 1:] = [0 if array is None else array.ctypes.data for array in arrays]
+            self.addresses[k, 1:] = [0 if array is None else array.ctypes.data for array in own.state]
 
-    def fill(self, gradients: Sequence[FloatArray]) -> Part:
-        """Copy the gradients in, one for each member, of its shape and dtype; return them with the batch."""
-        if not self.gradient.values.size:
-            self.gradient = Dense(np.empty(self._items, self._dtype))
-        values = self.gradient.values
-        self.addresses[:, 0] = values.ctypes.data + (np.cumsum(self._sizes) - self._sizes) * self._dtype.itemsize
-        np.concatenate(gradients, axis=None, out=values)
-        return self.gradient, self
+    def fill(self, gradients: Sequence[FloatArray]) -> NDArray[np.int64]:
+        """Copy gradients into one array, also such as lie in the memory of a variable; return all addresses."""
+        if not self._copied.size:
+            self._copied = np.empty(self._items, self._dtype)
+        addresses, starts = self.addresses.copy(), np.cumsum(self._sizes) - self._sizes
+        addresses[:, 0] = self._copied.ctypes.data + starts * self._dtype.itemsize
+        np.concatenate(gradients, axis=None, out=self._copied)
+        return addresses
 
-    def add_step(self, calls: list[Call], gradient: Gradient, rates: StepRates, scale: float) -> bool:
-        """Add what a step comes to with the gradients that ``addresses`` names; return whether it may compile."""
-        packed = rates.packed(self._dtype, scale)
-        mg = packed if self._centered else None
-        momentum = packed if self._has_momentum and not rates.momentum_rests else None
+    def is_finite(self, addresses: NDArray[np.int64]) -> bool:
+        """Return whether all elements of the gradients at some addresses are finite."""
+        return bool(many_finite(addresses, self._sizes, self._copied))
+
+    def squares(self, addresses: Any, numbers: StepNumbers) -> list[float]:
+        """Return the squared norm of each of the gradients at some addresses, values clipped."""
+        out = np.empty(len(self.members))
+        many_squares(addresses, self._sizes, numbers.packed(self._dtype)[0], self._partial, out)
+        found: list[float] = out.tolist()
+        return found
+
+    def add_step(self, calls: list[Call], addresses: Any, numbers: StepNumbers, scale: Any) -> bool:
+        """Add the calls of a step with the gradients at some addresses; return whether they may compile.
+
+        ``scale`` is what the clipping of norms leaves of all gradients, or of each.
+        """
+        packed = numbers.packed(self._dtype)
+        common = addresses, self._sizes, self._kinds_of(numbers.rests), self._scales(numbers, scale), packed
         workers = workers_for(self._items)
         if workers == 1:
-            calls.append((step_many_serial, self.addresses, self._sizes, mg, momentum, packed))
+            calls.append((self._kernels.step_many_serial, *common))
         else:
             if len(self._counters) != workers:
                 self._counters = new_counters(workers)
-            calls.append((step_many, workers, self.addresses, self._sizes, mg, momentum, packed, self._counters))
-        kind = workers > 1, rates.momentum_rests
+            calls.append((self._kernels.step_many, workers, *common, self._counters))
+        kind = workers > 1, numbers.rests
         compiles = kind not in self._compiled
         # In any case, since it keeps the batch, and so the memory at its addresses, until the step is taken.
         calls.append((setattr, self, "_compiled", self._compiled | {kind} if compiles else self._compiled))
         return compiles
 
+    def _kinds_of(self, rests: str | None) -> tuple[Any, ...]:
+        """Return a number of the dtype for each array of the state that takes part, and None for the others."""
+        if rests not in self._kinds:
+            first, zero = self.members[0], self._dtype.type(0)
+            self._kinds[rests] = tuple(None if array is None else zero for array in first.at_work(first.state, rests))
+        return self._kinds[rests]
 
-Part: TypeAlias = tuple[Gradient, Slots | Batch]
-"""A gradient and what takes a step with it."""
+    def _scales(self, numbers: StepNumbers, scale: float | list[float]) -> FloatArray:
+        if isinstance(scale, list):
+            return numbers.scales(self._dtype, scale)
+        if scale != 1.0:
+            return numbers.scales(self._dtype, [scale] * len(self.members))
+        if numbers.sign not in self._unscaled:
+            self._unscaled[numbers.sign] = numbers.scales(self._dtype, [1.0] * len(self.members))
+        return self._unscaled[numbers.sign]

@@ -1,4 +1,4 @@
-"""What ``parameter.grad`` may be: checked, and brought into a form that slots step with."""
+"""Gradients of parameters, checked and brought into one of the forms of :mod:`numba_rmsprop.gradients`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from ..arrays.variables import FloatArray, Occupied
-from ..gradients.kinds import MAX_ENTRIES, Dense, Rows, check_rows
+from ..gradients.dense import Dense
+from ..gradients.indexed_slices import MAX_ENTRIES, check_rows
+from ..gradients.rows import Rows
 from ..kernels.numpy_layout import inspect_rows
 from .parameter_state import ParameterState
 from .tensor_views import STORED_AS, as_array, check_storage, describe, in_order

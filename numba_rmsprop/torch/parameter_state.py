@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..arrays.variables import Occupied, check_memory, refuse_overlap
+from ..kernels.rmsprop import RMSPROP
 from ..settings.settings import MODES
 from ..state.slots import Slots
 from .stale_rows import Table
@@ -28,10 +29,10 @@ from .tensor_views import (
 )
 
 SLOTS = {"square_avg": "rms", "momentum_buffer": "momentum", "grad_avg": "mg"}
-"""What PyTorch calls the slots."""
+"""PyTorch's names of the slots, and ours."""
 
 COUNTS = (torch.float32, torch.float64, torch.int32, torch.int64)
-"""What a count of steps may be; PyTorch's older optimizers had integers."""
+"""Dtypes of a count of steps; older optimizers of PyTorch had integers."""
 
 
 def check_parameter(parameter: Tensor, name: str) -> None:
@@ -119,10 +120,10 @@ class ParameterState:
         self.slots = Slots(
             in_order(var, self.axes),
             name,
-            momentum="momentum" in arrays,
-            centered=self.centered,
+            RMSPROP,
+            tuple(arrays),
             exact=self.exact,
-            decays=False,
+            drifts="momentum" in arrays,
             arrays=arrays,
         )
         tensors = {SLOTS[key]: tensor.detach() for key, tensor in self.tensors.items() if key in SLOTS}
@@ -132,7 +133,7 @@ class ParameterState:
 
     @property
     def small(self) -> bool:
-        """Whether its dense steps are for a batch."""
+        """True if its dense steps are taken together with those of others."""
         return self.slots.small and self.axes is None and self.dtype not in STORED_AS
 
     def lies_like(self, grad: Tensor) -> bool:
@@ -201,7 +202,7 @@ class Entry(dict[str, Any]):
 
     __slots__ = ("own",)
     exposures: ClassVar[int] = 0
-    """How many have been read from."""
+    """The number of entries that have been read from."""
 
     def __init__(self, found: dict[str, Any], own: ParameterState) -> None:
         super().__init__(found)

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..arrays.variables import Occupied
-from ..gradients.kinds import Gradient, Rows
+from ..gradients.rows import Rows
 from ..kernels.dense import add_one
+from ..kernels.rmsprop import RMSPROP, Numbers
 from ..runtime.caller_warnings import warn
 from ..runtime.interrupts import Call, Uninterrupted
 from ..runtime.locking import carry_out
-from ..settings.step_numbers import StepRates
+from ..settings.step_numbers import StepNumbers
 from ..state.slots import Slots
 from ..stepping.small_batch import Batch
 from . import stale_rows
@@ -29,12 +30,12 @@ from .tensor_views import describe
 
 Group: TypeAlias = dict[str, Any]
 States: TypeAlias = dict[Tensor, dict[str, Any]]
-Part: TypeAlias = tuple[Slots | Batch, Gradient, StepRates]
+Part: TypeAlias = tuple[Slots | Batch, Any, StepNumbers]
 
 
 @dataclass
 class Work:
-    """What a step comes to, as far as it has been looked at."""
+    """The parts of a step that have been looked at so far."""
 
     states: States
     parts: list[Part] = field(default_factory=list)
@@ -45,24 +46,24 @@ class Work:
 
 
 class Steps:
-    """What is remembered from step to step: where parameters and their state lie, and what is stepped together."""
+    """The steps of an optimizer, and what it remembers from one to the next."""
 
     def __init__(self) -> None:
         self.known: dict[int, ParameterState] = {}
         self._plans: dict[int, Plan] = {}
-        self._rates: dict[int, tuple[tuple[float, ...], StepRates]] = {}
+        self._rates: dict[int, tuple[tuple[float, ...], StepNumbers]] = {}
         self._batches: dict[Any, tuple[list[ParameterState], Batch | None]] = {}
         self._written = Written([])
         self._memory: Occupied | None = None
         self._entries = -1  # of the module behind, at the last look
         self._has_warned = False
 
-    def rates_of(self, groups: Sequence[Group]) -> list[StepRates]:
+    def rates_of(self, groups: Sequence[Group]) -> list[StepNumbers]:
         """Return the hyperparameters of each group."""
         return [self._rates_of(group, number) for number, group in enumerate(groups)]
 
-    def take(self, groups: Sequence[Group], states: States, rates: Sequence[StepRates]) -> None:
-        """Step every parameter that has a gradient. For a call in its turn."""
+    def take(self, groups: Sequence[Group], states: States, rates: Sequence[StepNumbers]) -> None:
+        """Step every parameter that has a gradient. The caller holds the lock."""
         worth_a_plan: dict[int, tuple[list[ParameterState], Batch]] = {}
         carry_out(self._look, groups, states, rates, worth_a_plan)
         for number, (members, batch) in worth_a_plan.items():
@@ -73,7 +74,7 @@ class Steps:
         calls: list[Call],
         groups: Sequence[Group],
         states: States,
-        all_rates: Sequence[StepRates],
+        all_rates: Sequence[StepNumbers],
         worth_a_plan: dict[int, tuple[list[ParameterState], Batch]],
     ) -> bool | None:
         """Check the gradients of all groups, and add what a step comes to."""
@@ -85,7 +86,7 @@ class Steps:
                 self._look_at(enumerate(group["params"]), group, number, rates, work)
                 continue
             work.stepped += plan.members
-            work.parts.append((plan.batch, plan.batch.gradient, rates))
+            work.parts.append((plan.batch, plan.batch.addresses, rates))
             if plan.rest:
                 self._look_at(plan.rest, group, number, rates, work)
                 work.worth_a_plan.pop(number, None)  # there is one
@@ -137,7 +138,7 @@ class Steps:
             carry_out(written.add_notes)
 
     def _look_at(
-        self, parameters: Iterable[tuple[int, Tensor]], group: Group, number: int, rates: StepRates, work: Work
+        self, parameters: Iterable[tuple[int, Tensor]], group: Group, number: int, rates: StepNumbers, work: Work
     ) -> None:
         """Check the gradients of some parameters of a group, and enter what is to be done with them."""
         # PyTorch only warns of a parameter that comes twice, and steps it twice.
@@ -169,7 +170,7 @@ class Steps:
                 work.parts += [(own.slots, gradient, rates) for own, gradient in zip(members, found, strict=True)]
                 continue
             batch.addresses[:, 0] = [grad.data_ptr() for grad in grads]
-            work.parts.append((batch, batch.gradient, rates))
+            work.parts.append((batch, batch.addresses, rates))
             if len(members) >= max(WORTH_A_PLAN, len(work.worth_a_plan.get(number, ([],))[0])):
                 work.worth_a_plan[number] = members, batch
 
@@ -203,7 +204,7 @@ class Steps:
             self._memory = Occupied(array for own in self.known.values() for array in own.arrays)
         return self._memory
 
-    def _rates_of(self, group: Group, number: int) -> StepRates:
+    def _rates_of(self, group: Group, number: int) -> StepNumbers:
         lr = group["lr"]
         learning_rate = lr.item() if isinstance(lr, Tensor) else float(lr)  # float warns of one that wants a gradient
         decay, momentum = float(group["weight_decay"]), float(group["momentum"])
@@ -213,18 +214,21 @@ class Steps:
         if latest is not None and latest[0] == given:
             return latest[1]
         has_momentum = momentum > 0
-        rates = StepRates(
-            learning_rate=1.0 if has_momentum else learning_rate,
-            rho=alpha,
-            momentum=momentum,
-            epsilon_inside=0.0,
-            epsilon_outside=epsilon,
-            shrink=1.0,
-            clipvalue=np.inf,
-            outer_rate=learning_rate if has_momentum else 1.0,
-            coupled_decay=decay,
+        rates = StepNumbers(
+            RMSPROP,
+            Numbers(
+                learning_rate=1.0 if has_momentum else learning_rate,
+                rho=alpha,
+                one_minus_rho=1.0 - alpha,
+                momentum=momentum,
+                epsilon_inside=0.0,
+                epsilon_outside=epsilon,
+                shrink=1.0,
+                outer_rate=learning_rate if has_momentum else 1.0,
+                coupled_decay=decay,
+            ),
             ascends=maximize,
-            momentum_rests=not has_momentum,
+            rests=None if has_momentum else "momentum",
         )
         self._rates[number] = given, rates
         return rates

@@ -45,7 +45,7 @@ class OneProcess:
 
 
 def same_state(opt, table, expected_opt, expected):
-    ours, theirs = opt._slots[0], expected_opt._slots[0]
+    ours, theirs = opt.known.slots[0], expected_opt.known.slots[0]
     assert table.tobytes() == expected.tobytes()
     assert opt.iterations == expected_opt.iterations
     assert (ours.steps, ours.floor) == (theirs.steps, theirs.floor)

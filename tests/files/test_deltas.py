@@ -20,7 +20,7 @@ BETWEEN = ("gather", "gather all", "flush", "set_weights", "save", "save_delta",
 def test_a_file_and_its_deltas_are_the_state(run, data, include_variables, lazy, small, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         if not small:  # large variables may have no row clocks and still be saved by rows
-            patch.setattr("numba_rmsprop.state.slots.SMALL_ITEMS", 0)
+            patch.setattr("numba_rmsprop.state.slot_arrays.SMALL_ITEMS", 0)
         check_a_file_and_its_deltas(run, data, include_variables, lazy, tmp_path_factory.mktemp("run"))
 
 
@@ -221,7 +221,7 @@ def test_a_dense_step_after_a_refused_sparse_one_is_in_the_delta(tmp_path, monke
     sparse = IndexedSlices(np.ones((1, 4)), [1])
     opt.apply_gradients([(dense, table)])
     with monkeypatch.context() as patch:
-        patch.setattr("numba_rmsprop.state.slots.row_links", no_memory)
+        patch.setattr("numba_rmsprop.state.scratch.Scratch.links", no_memory)
         with pytest.raises(MemoryError):
             opt.apply_gradients([(sparse, table)])
     opt.save(tmp_path / "base", include_variables=True)

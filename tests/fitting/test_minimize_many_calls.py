@@ -228,54 +228,9 @@ def one_shared(x, row):
     return (x[0] - row[0][-1]) ** 2
 
 
-INTERRUPTED = """
-import json, os, signal, threading, time
-import numba, numpy as np
-from numba_rmsprop import Shared, minimize_many
-
-@numba.njit
-def downhill(x, row):
-    i, begun, spins = row
-    begun[int(i)] = 1
-    total = 0
-    if i >= 2:
-        for k in range(spins[0]):
-            total = (total * 31 + k) % 1000003
-    return x[0] * x[0] if i < 2 else -x[0] + 1e-9 * (total % 2)
-
-def interrupt():
-    for _ in range(2 if SPINS > 1 else 1):
-        while not begun[2] or signal.getsignal(signal.SIGINT) is before and not sent:
-            time.sleep(0.001)
-        while sent and signal.getsignal(signal.SIGINT) is not before:
-            time.sleep(0.001)
-        sent.append(1)
-        os.kill(os.getpid(), signal.SIGINT)
-
-numba.set_num_threads(1)
-signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell may have had ignored
-before, sent = signal.default_int_handler, []
-begun, x0 = np.zeros(5), np.array([[0.0], [0.0], [0.0], [0.0], [0.0]])
-data = np.arange(5.0), Shared(begun), Shared(np.array([1]))
-options = {"learning_rate": 1e-3, "ftol": None}
-minimize_many(downhill, x0, data, maxiter=1, **options)
-begun[:] = 0
-data[2].array[0] = SPINS
-other = threading.Thread(target=interrupt, daemon=True)
-other.start()
-try:
-    found = minimize_many(downhill, x0, data, maxiter=2**40, **options)
-    told = [found.status.tolist(), np.isfinite(found.fun).tolist(), bool(found.x[2, 0] > 0), list(found.message)]
-except KeyboardInterrupt:
-    told = "KeyboardInterrupt"
-print(json.dumps([told, signal.getsignal(signal.SIGINT) is before, begun.tolist()]), flush=True)
-os._exit(0)
-"""
-
-
 @pytest.mark.skipif(os.name == "nt", reason="Windows cannot send SIGINT to one process")
 def test_an_interrupt_returns_what_has_been_found():
-    told, same_handler, begun = results(INTERRUPTED.replace("SPINS", "1"))
+    told, same_handler, begun = results("interrupt_fits.py", 1)
     assert told == [[0, 0, 99, 99, 99], [True, True, True, False, False], True, [0, 99]]
     assert same_handler
     assert begun == [1, 1, 1, 0, 0]
@@ -283,41 +238,12 @@ def test_an_interrupt_returns_what_has_been_found():
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows cannot send SIGINT to one process")
 def test_a_second_interrupt_does_not_wait():
-    assert results(INTERRUPTED.replace("SPINS", str(10**12))) == ["KeyboardInterrupt", True, [1, 1, 1, 0, 0]]
+    assert results("interrupt_fits.py", 10**12) == ["KeyboardInterrupt", True, [1, 1, 1, 0, 0]]
 
 
 @can_fork
 def test_forks_before_and_while_fits_run():
-    assert results("""
-import hashlib, json, os, threading, warnings
-import numpy as np
-from numba_rmsprop import minimize_many
-from small_fits import problem, valley
-
-warnings.simplefilter("ignore")  # of forks where there are threads
-
-def digest():
-    return minimize_many(valley, *problem(20, 3), jac="complex", maxiter=100).x.tobytes()
-
-def in_child():
-    child = os.fork()
-    if child == 0:
-        os._exit(0 if digest() == expected else 1)
-    return os.waitpid(child, 0)[1]
-
-def keep_fitting():
-    while not over.is_set():
-        digest()
-
-expected, over = digest(), threading.Event()
-statuses = [in_child()]
-other = threading.Thread(target=keep_fitting)
-other.start()
-statuses += [in_child() for _ in range(5)]
-over.set()
-other.join()
-print(json.dumps([*statuses, digest() == expected]))
-""") == [0] * 6 + [True]
+    assert results("fork_while_fitting.py") == [0] * 6 + [True]
 
 
 def test_a_result_can_be_printed_and_pickled():

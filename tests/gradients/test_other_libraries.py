@@ -14,7 +14,7 @@ from numba_rmsprop import IndexedSlices, RMSprop
 from numba_rmsprop.distributed.initial_values import Uniform, fill_shard
 from numba_rmsprop.distributed.row_layout import Layout
 from numba_rmsprop.distributed.table_arguments import checked_indices, checked_values
-from numba_rmsprop.gradients.kinds import as_known
+from numba_rmsprop.gradients.conversion import as_known
 from numba_rmsprop.schedules import ExponentialDecay, PiecewiseConstantDecay
 
 DENSE = np.array([[0, 0], [3, 4], [0, 0], [5, 0]], np.float32)

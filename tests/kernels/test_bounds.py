@@ -10,15 +10,19 @@ from numba_rmsprop.kernels.csr import step_csr
 from numba_rmsprop.kernels.dense import step_dense, step_many
 from numba_rmsprop.kernels.norms import BLOCK, TERMS, csr_squares, dense_squares, rows_squares, strided_squares
 from numba_rmsprop.kernels.rows import step_rows
-from numba_rmsprop.runtime.launching import new_counters, row_links, row_scratch
+from numba_rmsprop.runtime.launching import new_counters
+from numba_rmsprop.state.scratch import Scratch
 
 ROWS, COLUMNS, SPARE = 40, 3, 2000
-RATES = np.ones(9)
-HISTORY = np.ones((8, 8)), np.ones((1, 4)), np.zeros((2, 8))
+PACKED, CLIPVALUE = np.ones(11), 1.0
+HISTORY = np.ones((8, 8)), np.ones((1, 5)), np.zeros((2, 8))
+
+
+KINDS = 0.0, 0.0, None, None
 
 
 def state(rows=ROWS):
-    return np.ones((rows, COLUMNS)), np.ones((rows, COLUMNS)), None, np.ones((rows, COLUMNS))
+    return np.ones((rows, COLUMNS)), np.ones((rows, COLUMNS)), np.ones((rows, COLUMNS)), None
 
 
 def ages(now=1):
@@ -31,7 +35,7 @@ def entries(row):
 
 
 def links():
-    return np.zeros(ROWS + SPARE, np.uint8), *row_links(4)
+    return Scratch(ROWS + SPARE, COLUMNS, np.dtype(float)).links(4)
 
 
 def matrix(row, column):
@@ -45,7 +49,7 @@ def sums():
 
 
 def scratch():
-    return row_scratch(2, sums())
+    return Scratch(ROWS, COLUMNS, np.dtype(float)).shares(2)
 
 
 def at_rows(rows):
@@ -53,29 +57,28 @@ def at_rows(rows):
 
 
 BY_ROW = {
-    "step_rows": lambda row: step_rows(2, entries(row), state(), ages(), HISTORY, RATES, links(), scratch()),
+    "step_rows": lambda row: step_rows(2, entries(row), state(), ages(), HISTORY, PACKED, links(), scratch()),
     "step_rows, clocks": lambda row: step_rows(
-        2, entries(row), state(ROWS + SPARE), (np.zeros(ROWS, np.int32), 0, 1), None, RATES, links(), scratch()
+        2, entries(row), state(ROWS + SPARE), (np.zeros(ROWS, np.int32), 0, 1), None, PACKED, links(), scratch()
     ),
     "rows_squares": lambda row: rows_squares(
-        2, entries(row), np.zeros(ROWS, np.int32), RATES, links(), scratch(), np.zeros((1, TERMS))
+        2, entries(row), np.zeros(ROWS, np.int32), CLIPVALUE, links(), scratch(), np.zeros((1, TERMS))
     ),
     "gather_catching_up": lambda row: gather_catching_up(2, *at_rows(row), state(), ages(), HISTORY),
     "gather_rows": lambda row: gather_rows(2, *at_rows(row), state()[0]),
     "copy_share": lambda row: copy_share(0, 1, *at_rows(row), state()[0]),
 }
 OTHERS = {
-    "step_csr": lambda: step_csr(2, matrix(ROWS, 0), state(), ages(), None, RATES, sums()),
-    "step_csr, columns": lambda: step_csr(2, matrix(0, COLUMNS), state(), ages(), None, RATES, sums()),
-    "csr_squares": lambda: csr_squares(2, matrix(0, COLUMNS), RATES, sums(), np.zeros(1)),
-    "dense_squares": lambda: dense_squares(np.ones((1, ROWS)), np.ones(1), np.zeros((1, TERMS))),
-    "dense_squares, partial": lambda: dense_squares(np.ones((1, 2 * BLOCK)), RATES, np.zeros((2, TERMS - 1))),
-    "strided_squares": lambda: strided_squares(np.ones((ROWS, COLUMNS)), RATES, np.zeros((1, TERMS - 1))),
-    "step_dense": lambda: step_dense(np.ones((ROWS + 1, COLUMNS)), state(), RATES),
+    "step_csr": lambda: step_csr(2, matrix(ROWS, 0), state(), ages(), None, PACKED, sums()),
+    "step_csr, columns": lambda: step_csr(2, matrix(0, COLUMNS), state(), ages(), None, PACKED, sums()),
+    "csr_squares": lambda: csr_squares(2, matrix(0, COLUMNS), CLIPVALUE, sums(), np.zeros(1)),
+    "dense_squares, partial": lambda: dense_squares(np.ones((1, 2 * BLOCK)), CLIPVALUE, np.zeros((2, TERMS - 1))),
+    "strided_squares": lambda: strided_squares(np.ones((ROWS, COLUMNS)), CLIPVALUE, np.zeros((1, TERMS - 1))),
+    "step_dense": lambda: step_dense(np.ones((ROWS + 1, COLUMNS)), state(), PACKED),
     "copy_share, out": lambda: copy_share(0, 1, np.zeros(2, np.int64), np.empty((1, COLUMNS)), state()[0]),
     "flush_rows": lambda: flush_rows(state(), (np.zeros(ROWS - 1, np.int32), 0, 1), HISTORY),
     "step_many": lambda: step_many(
-        2, np.zeros((4, 5), np.int64), np.zeros(4, np.int64), None, None, RATES, new_counters(1)
+        2, np.zeros((4, 5), np.int64), np.zeros(4, np.int64), KINDS, np.ones(4), PACKED, new_counters(1)
     ),
 }
 

@@ -125,7 +125,7 @@ def gathering():
         expected.apply_gradients([(IndexedSlices(np.ones((len(rows), 3), np.float32), rows), alone)])
     opt.flush()
     expected.flush()
-    report([len(set(comm.allgather(ours.tobytes()))), bool(np.allclose(ours, alone, rtol=1e-5)), len(opt._slots)])
+    report([len(set(comm.allgather(ours.tobytes()))), bool(np.allclose(ours, alone, rtol=1e-5)), len(opt.known.slots)])
 
 
 def gathering_from_any_layout():
@@ -147,10 +147,10 @@ def gathering_from_any_layout():
             grad = IndexedSlices(np.ones((2, *ours.shape[1:]), np.float32), [step, 2 * step])
             opt.apply_gradients([(grad if rank == 0 else None, ours)])
             expected.apply_gradients([(IndexedSlices(grad.values, grad.indices), alone)])
-        before = ours.tobytes(), opt._slots[0].clocks.tobytes()
+        before = ours.tobytes(), opt.known.slots[0].clocks.tobytes()
         wanted = np.array([[0, 1], [6, 0]])
         pulled = opt.gather(ours, wanted)
-        assert before == (ours.tobytes(), opt._slots[0].clocks.tobytes())
+        assert before == (ours.tobytes(), opt.known.slots[0].clocks.tobytes())
         assert (pulled == opt.gather(ours, wanted)).all()
         assert (pulled == expected.gather(alone, wanted)).all()
     report("done")

@@ -16,6 +16,7 @@ from interrupting import lock_is_free
 from optimizer_internals import state_of
 
 from numba_rmsprop import IndexedSlices, RMSprop
+from numba_rmsprop.runtime import locking
 from numba_rmsprop.runtime.locking import commit, in_turn, launch_lock, look, whole
 
 ENTRANCES = {
@@ -154,3 +155,22 @@ def test_a_gradient_that_waits_for_another_threads_step_is_no_deadlock():
             opt.apply_gradients([(Foreign(), var)])
     assert other.iterations == opt.iterations == 3
     assert var.tobytes() == theirs.tobytes()
+
+
+def transposed(grad):
+    return np.asfortranarray(grad)
+
+
+def read_only(grad):
+    grad.flags.writeable = False
+    return grad
+
+
+@pytest.mark.parametrize("change", [transposed, read_only])
+def test_a_step_that_compiles_for_another_layout_holds_handlers_off(change, monkeypatch):
+    held, commit = [], locking.commit
+    monkeypatch.setattr(locking, "commit", lambda calls, hold=False: held.append(hold) or commit(calls, hold))
+    opt, var = RMSprop(0.1), np.ones((300, 100))
+    for grad in (np.ones(var.shape), np.ones(var.shape), change(np.ones(var.shape)), change(np.ones(var.shape))):
+        opt.apply_gradients([(grad, var)])
+    assert held[-4:] == [False, True, False, False]  # the third step, and the commit that it makes within

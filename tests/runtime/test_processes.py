@@ -10,7 +10,7 @@ import numba
 import pytest
 from processes import can_fork, results, run
 
-from numba_rmsprop.kernels import jit
+from numba_rmsprop.kernels import jit, numba_cache
 
 LAYERS = ("workqueue", "omp", "tbb")
 
@@ -147,13 +147,19 @@ def test_code_for_other_types_counts_as_not_found(tmp_path, monkeypatch):
 
 def test_the_cache_is_used_and_may_be_damaged(tmp_path, monkeypatch):
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(jit, "_warned", False)
+    monkeypatch.setattr(numba_cache, "_warned", False)
     assert [call_anew(tmp_path) for _ in range(2)] == [0, 1]
     (index,) = (tmp_path / "cache").rglob("*.nbi")
     index.write_bytes(b"")
     with pytest.warns(RuntimeWarning, match="cannot keep compiled code") as caught:
         assert [call_anew(tmp_path) for _ in range(2)] == [0, 0]
     assert len(caught) == 1
+
+
+def test_another_cache_of_numba_is_taken_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(numba_cache, "IS_AS_EXPECTED", False)
+    assert [call_anew(tmp_path) for _ in range(2)] == [0, 1]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps folders in use")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from interrupting import gradients, interrupted_at, lock_is_free, trained
 from optimizer_internals import state_of
+from processes import results
 
 from numba_rmsprop import RMSprop
 from numba_rmsprop.runtime.locking import commit, in_turn, look
@@ -246,3 +247,9 @@ def test_a_kernel_that_is_compiled_amid_a_step_holds_handlers_off():
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert came == [0]
+
+
+def test_a_step_within_a_step_leaves_no_address_of_its_gradient():
+    moments, finite = results("step_within_a_step.py")
+    assert moments > 20  # and not killed by a read of memory that is gone
+    assert finite

@@ -1,5 +1,6 @@
 """Variables that nobody but the optimizer holds are let go; loops that pass a new array at each step are warned."""
 
+import gc
 import pickle
 import warnings
 import weakref
@@ -126,3 +127,19 @@ def test_new_views_of_one_array_do_not_warn():
         for _ in range(5):
             opt.apply_gradients([(np.ones(3), var[:])])  # another view of the same memory each time
     assert len(opt.weights) == 2
+
+
+def test_a_dropped_optimizer_and_a_forgotten_variable_free_their_memory_at_once():
+    var, opt = np.ones((4, 2)), RMSprop(0.1, momentum=0.9)
+    for _ in range(2):
+        opt.apply_gradients([(np.ones((4, 2)), var)])
+    gc.disable()
+    try:
+        forgotten = weakref.ref(opt.get_slot(var, "rms"))
+        opt.forget(var)
+        assert forgotten() is None
+        dropped = weakref.ref(opt)
+        del opt
+        assert dropped() is None
+    finally:
+        gc.enable()

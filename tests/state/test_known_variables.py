@@ -7,6 +7,7 @@ import pytest
 
 from numba_rmsprop import RMSprop
 from numba_rmsprop.arrays.variables import Occupied
+from numba_rmsprop.kernels.rmsprop import RMSPROP
 from numba_rmsprop.state.registry import MemoryRanges
 from numba_rmsprop.state.slots import Slots
 
@@ -43,7 +44,7 @@ def test_places_near_an_array_are_all_that_reach_into_it(seed):
         expected = {own for own in known if np.may_share_memory(own.var, view)}
         assert set(places.near(view)) == expected
         if rng.random() < 0.7:
-            own = Slots(view, "a", momentum=False, centered=False, exact=True, decays=False)
+            own = Slots(view, "a", RMSPROP, ("rms",), exact=True, drifts=False)
             known.append(own)
             places.add(own)
         elif known:

@@ -132,3 +132,22 @@ def test_a_delta_cannot_go_on_from_a_file_with_a_variable_that_was_forgotten(tmp
     with pytest.raises(ValueError, match=r"call opt\.save first"):
         opt.save_delta(tmp_path / "delta")
     assert [path.name for path in (manager.save(opt), *manager.latest())] == ["checkpoint-000000002.safetensors"] * 2
+
+
+TAKING = {
+    "rebind": lambda opt, var, slot: opt.rebind(var, slot),
+    "build": lambda opt, var, slot: opt.build([slot]),
+    "step": lambda opt, var, slot: opt.apply_gradients([(np.ones((4, 2)), slot)]),
+}
+
+
+@pytest.mark.parametrize("take", TAKING)
+def test_a_slot_is_no_variable(take):
+    opt, var = RMSprop(0.1), np.ones((4, 2))
+    opt.apply_gradients([(np.ones((4, 2)), var)])
+    slot = opt.get_slot(var, "rms")
+    before = var.copy(), slot.copy()
+    with pytest.raises(ValueError, match=r"overlaps rms of variable 0 \(float64, shape \(4, 2\)\)"):
+        TAKING[take](opt, var, slot)
+    assert (var == before[0]).all()
+    assert (slot == before[1]).all()

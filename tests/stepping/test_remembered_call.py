@@ -1,12 +1,14 @@
 """A call with the variables of the one before takes a shorter way, to the same bits and the same errors."""
 
 import pickle
+import sys
 import tracemalloc
 import warnings
 
 import numba
 import numpy as np
 import pytest
+from optimizer_internals import forget_call, refuse_closer_looks, remembered_call
 from reference import Reference, assert_close
 from strategies import VARIANTS
 
@@ -34,8 +36,8 @@ def test_the_bits_of_a_closer_look(dtype, momentum, centered):
     with_plan, without = variables(dtype), variables(dtype)
     for step in range(6):
         planned.apply_gradients(list(zip(gradients(step, dtype), with_plan, strict=True)))
-        assert planned._plan.batch is not None
-        unplanned._plan = None
+        assert remembered_call(planned).batch is not None
+        forget_call(unplanned)
         unplanned.apply_gradients(list(zip(gradients(step, dtype), without, strict=True)))
     planned.flush()
     unplanned.flush()
@@ -47,14 +49,14 @@ def test_the_second_call_needs_no_closer_look(monkeypatch):
     opt, var, table = RMSprop(0.1), np.ones(3), np.ones((4, 2))
     pairs = [(np.ones(3), var), (IndexedSlices(np.ones((1, 2)), [0]), table)]
     opt.apply_gradients(pairs)
-    monkeypatch.setattr(opt, "_parts", None)
+    refuse_closer_looks(opt, monkeypatch)
     assert opt.apply_gradients(pairs) == 2
 
 
 def test_gradients_that_were_unpickled_need_no_closer_look(monkeypatch):
     opt, var = RMSprop(0.1), pickle.loads(pickle.dumps(np.ones(3, np.float32)))
     opt.apply_gradients([(np.ones(3, np.float32), var)])
-    monkeypatch.setattr(opt, "_parts", None)
+    refuse_closer_looks(opt, monkeypatch)
     opt.apply_gradients([(pickle.loads(pickle.dumps(np.ones(3, np.float32))), var)])
     assert opt.apply_gradients([(np.ones(3, np.float32), var)]) == 3
 
@@ -68,7 +70,7 @@ def test_an_unknown_layout_of_arrays_takes_the_longer_way(monkeypatch):
     opt.apply_gradients([(np.ones(3), var)])
     monkeypatch.undo()
     noted_layouts.layout_is_known.cache_clear()
-    assert opt._plan is None
+    assert remembered_call(opt) is None
     np.testing.assert_allclose(var, -0.2, rtol=1e-5)
 
 
@@ -108,7 +110,7 @@ def test_gradients_that_a_batch_cannot_read_where_they_lie(kind):
     for _ in range(2):
         grad, copied = kind(var)
         opt.apply_gradients([(grad, var)])
-        plain._plan = None
+        forget_call(plain)
         plain.apply_gradients([(copied, other)])
         np.testing.assert_array_equal(var, other)
     opt.apply_gradients([(np.ones(6), var)])
@@ -155,8 +157,8 @@ def test_wrong_calls_after_right_ones_leave_every_byte(case):
     before = var.tobytes(), opt.get_slot(var, "rms").tobytes(), opt.get_slot(var, "momentum").tobytes()
     with pytest.raises(error, match=message):
         opt.apply_gradients(make(opt, var, grad))
-    slots = opt._slots[0]
-    assert (var.tobytes(), slots.rms.tobytes(), slots.momentum.tobytes()) == before
+    slots = opt.known.slots[0]
+    assert (var.tobytes(), slots.slots["rms"].tobytes(), slots.slots["momentum"].tobytes()) == before
     assert opt.iterations == 2
 
 
@@ -252,9 +254,9 @@ def test_marks_are_gone_after_a_step(settings, threads, launches):
     opt, table = RMSprop(0.1, **settings), np.ones((600, 2))
     indices = np.r_[np.arange(600), np.full(600, 7), np.arange(599, -1, -1)]
     opt.apply_gradients([(IndexedSlices(np.ones((1800, 2)), indices), table)])
-    slots = opt._slots[0]
+    slots = opt.known.slots[0]
     assert (slots.clocks == 1).all()
-    assert not slots.seen().any()
+    assert not slots.scratch.seen().any()
 
 
 def test_a_hot_row_is_summed_in_order(threads, launches):
@@ -266,3 +268,31 @@ def test_a_hot_row_is_summed_in_order(threads, launches):
     summed = np.zeros_like(table)
     np.add.at(summed, indices, values)
     assert opt.get_slot(table, "rms").tobytes() == (summed * summed).tobytes()
+
+
+def python_calls(function):
+    """Return how many functions in Python a call comes to."""
+    count = 0
+
+    def note(frame, event, argument):
+        nonlocal count
+        count += event == "call"
+
+    sys.setprofile(note)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+@pytest.mark.skipif(numba.config.DISABLE_JIT, reason="kernels are Python")
+@pytest.mark.parametrize("options", [{}, {"clipnorm": 1.0}, {"global_clipnorm": 1.0}, {"check_finite": True}], ids=str)
+def test_small_variables_add_no_python_call_to_a_step(options):
+    def calls(n):
+        opt, pairs = RMSprop(0.1, **options), [(np.ones(5), np.ones(5)) for _ in range(n)]
+        for _ in range(2):
+            opt.apply_gradients(pairs)
+        return python_calls(lambda: opt.apply_gradients(pairs))
+
+    assert calls(100) <= calls(10) + 100 * ("clipnorm" in options)

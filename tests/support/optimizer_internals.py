@@ -11,19 +11,19 @@ import numpy as np
 
 def all_slots(opt):
     """Return the state of every variable, in the order in which the optimizer first saw them."""
-    return opt._slots
+    return opt.known.slots
 
 
 def slots_of(opt, variable):
     """Return the state of one variable, which is an array or a number in the order of first sight."""
     if isinstance(variable, int):
-        return opt._slots[variable]
-    return next(slots for slots in opt._slots if slots.var is variable)
+        return opt.known.slots[variable]
+    return next(slots for slots in opt.known.slots if slots.var is variable)
 
 
 def names_of(opt):
     """Return the names of the variables, in the order of first sight."""
-    return [slots.name for slots in opt._slots]
+    return [slots.name for slots in opt.known.slots]
 
 
 def state_of(opt, variables):
@@ -34,9 +34,9 @@ def state_of(opt, variables):
             None if slots.clocks is None else slots.clocks.tobytes(),
             *(slots.steps, slots.floor, slots.history.runs.tobytes()),
         )
-        for slots in opt._slots
+        for slots in opt.known.slots
     ]
-    own_weights = {name: array.tobytes() for name, array in opt._own_weights.items()}
+    own_weights = {name: array.tobytes() for name, array in opt.own_weights.items()}
     return found, own_weights, opt.iterations, json.dumps(opt.get_config()), [var.tobytes() for var in variables]
 
 
@@ -47,19 +47,19 @@ def row_clocks(opt, variable):
 
 def has_marked_rows(opt, variable):
     """Return whether marks of the kernels that look for duplicates are left, which each step must remove."""
-    marks = slots_of(opt, variable)._seen
+    marks = slots_of(opt, variable).scratch.marks
     return marks is not None and bool(marks.any())
 
 
 def let_steps_pass(opt, steps):
     """Let steps with gradient 0 pass for every variable, without the time that they take."""
-    for slots in opt._slots:
+    for slots in opt.known.slots:
         slots.restore(slots.clocks, slots.steps + steps, slots.floor, slots.history.runs.copy())
 
 
 def shift_clocks(opt, by):
     """Let every variable look as if ``by`` more steps had come before its first."""
-    for slots in opt._slots:
+    for slots in opt.known.slots:
         runs = slots.history.runs.copy()
         runs[:, 0] += by
         slots.restore(slots.clocks + np.int32(by), slots.steps + by, slots.floor + by, runs)
@@ -67,22 +67,22 @@ def shift_clocks(opt, by):
 
 def occupied_memory(opt):
     """Return the memory of all variables and slots."""
-    return opt._occupied
+    return opt.known.occupied
 
 
 def shared_variables(opt):
     """Return the variables that other optimizers, as far as this one knows, may have left rows behind of."""
-    return opt._registry.shared
+    return opt.known.registry.shared
 
 
 def remembered_call(opt):
     """Return what the next step takes over from the last call, or None where it checks everything."""
-    return opt._plan
+    return opt.known.remembered.get("plan")
 
 
 def forget_call(opt):
     """Let the next step check everything, as the first did."""
-    opt._plan = None
+    opt.known.remembered.clear()
 
 
 def refuse_closer_looks(opt, monkeypatch):

@@ -27,14 +27,16 @@ class Lines(NamedTuple):
     upper: Any
 
 
-class StepNumbers(NamedTuple):
+class FitNumbers(NamedTuple):
     """The numbers of all steps."""
 
     learning_rates: Any
     """Of each step, shape (maxiter,); or of all, shape (1,)."""
     highest_rate: Any
-    rates: Any
-    """:class:`~numba_rmsprop.kernels.rule.Rates` of the first step, in the dtype of ``x``."""
+    first: Any
+    """:class:`~numba_rmsprop.kernels.rmsprop.Numbers` of the first step, in the dtype of ``x``."""
+    clipvalue: Any
+    """Infinity for no clipping; in the dtype of ``x``."""
     clipnorm: Any
     """Infinity for no clipping."""
     weight_decay: Any
@@ -78,12 +80,9 @@ class Scratch(NamedTuple):
 
     slopes: SlopeScratch
     x: Any
-    scaled: Any
-    """The variable that RMSprop steps: ``x / scale``."""
+    state: Any
+    """The variable that RMSprop steps, ``x / scale``, and its slots."""
     best: Any
-    rms: Any
-    mg: Any
-    momentum: Any
     progress: Any
     """See :func:`~.stopping.judge`."""
     current: Any

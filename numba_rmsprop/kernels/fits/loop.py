@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..aliased_access import glance, store_mg, store_momentum, store_rms
+from ..aliased_access import glance, store_state
 from ..jit import Integer, compiled, compiled_for_functions, compiled_inline, compiled_loop_for_functions, inlined
 from ..tuple_intrinsics import row_of
 from ..work_sharing import next_share
@@ -37,7 +37,7 @@ def run_fits(
     data : tuple
         See :func:`numba_rmsprop.kernels.tuple_intrinsics.row_of`.
     lines : Lines
-    numbers : StepNumbers
+    numbers : FitNumbers
     rule : StoppingRule
     results : Results
     scratch : Scratch
@@ -90,10 +90,7 @@ def start_fit(x0: Any, scale: Any, lower: Any, upper: Any, scratch: Any) -> None
         scratch.slopes.scale[j] = 1.0 if scale[j] == 0.0 else abs(scale[j])
         scratch.slopes.lower[j] = lower[j]
         scratch.slopes.upper[j] = upper[j]
-        scratch.scaled[0, j] = x0[j] / scratch.slopes.scale[j]
-        store_rms(scratch.rms, 0, j, 0.0)
-        store_mg(scratch.mg, 0, j, 0.0)
-        store_momentum(scratch.momentum, 0, j, 0.0)
+        store_state(scratch.state, 0, j, (x0[j] / scratch.slopes.scale[j], 0.0, 0.0, 0.0))
 
 
 @inlined

@@ -1,102 +1,27 @@
-"""What a gradient may be: checked, and brought into one of three forms, before anything is written."""
+"""Gradients, as callers hand them over, checked and brought into one of three forms before anything is written."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import numpy as np
 import scipy.sparse
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from ..arrays.variables import FloatArray, Label, Occupied, as_array, describe, type_name
-from ..kernels.numpy_layout import INDICES_OCCUPIED, OCCUPIED, OUTSIDE, inspect_rows
+from ..arrays.variables import FloatArray, Label, Occupied, type_name
+from ..kernels.numpy_layout import inspect_rows
+from .csr import CSR
+from .dense import Dense
+from .indexed_slices import MAX_ENTRIES, IndexedSlices, check_rows
 from .other_libraries import read
+from .rows import Rows
 from .scipy_sparse import check_stored, readable
 
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class IndexedSlices:
-    r"""Gradient rows at given indices of a variable's first axis; every other row is 0.
-
-    Parameters
-    ----------
-    values : array_like, shape (n, \*row_shape)
-        One row for each index, of the variable's dtype; shape (n,) for a 1-D variable.
-    indices : array_like of int, shape (n,)
-        Which row each belongs to, in [0, rows), in any order. Rows of equal index are summed.
-    dense_shape : tuple of int, optional
-        Shape of the whole gradient; checked against the variable if given.
-
-    Raises
-    ------
-    TypeError
-        If the indices are not integers, or an array has a mask or is none that NumPy can read.
-    ValueError
-        If the indices are not 1-D, or more than 2³¹ - 1, or the values not as many.
-
-    Examples
-    --------
-    >>> IndexedSlices(np.ones((2, 3), np.float32), [4, 1]).indices
-    array([4, 1])
-    """
-
-    values: FloatArray
-    indices: NDArray[np.integer]
-    dense_shape: tuple[int, ...] | None
-
-    def __init__(self, values: ArrayLike, indices: ArrayLike, dense_shape: tuple[int, ...] | None = None) -> None:
-        slices = as_array(values, "values of IndexedSlices")
-        rows = as_indices(indices, "indices of IndexedSlices")
-        if rows.ndim != 1:
-            raise ValueError(f"indices of IndexedSlices: expected shape (n,), got {rows.shape}")
-        if slices.ndim == 0 or len(slices) != len(rows):
-            raise ValueError(
-                f"values of IndexedSlices: expected shape ({len(rows)}, ...), a row for each index, got {slices.shape}"
-            )
-        if len(rows) > MAX_ENTRIES:
-            raise ValueError(f"indices of IndexedSlices: expected at most {MAX_ENTRIES:,}, got {len(rows):,}")
-        object.__setattr__(self, "values", slices)
-        object.__setattr__(self, "indices", rows)
-        shape = None if dense_shape is None else as_indices(dense_shape, "dense_shape of IndexedSlices")
-        object.__setattr__(self, "dense_shape", None if shape is None else tuple(shape.tolist()))
-
-    def __repr__(self) -> str:
-        """Return shapes and dtypes, and not the numbers."""
-        whole = "" if self.dense_shape is None else f", dense_shape {self.dense_shape}"
-        return f"<IndexedSlices: values {self.values.dtype} {self.values.shape}, {len(self.indices)} indices{whole}>"
-
-
-@dataclass(slots=True, eq=False)
-class Dense:
-    """A gradient of the variable's shape."""
-
-    values: FloatArray
-
-
-@dataclass(slots=True, eq=False)
-class Rows:
-    """Gradient rows, ``values`` (n, columns), at ``indices`` (n,), int64."""
-
-    values: FloatArray
-    indices: NDArray[np.int64]
-
-
-@dataclass(slots=True, eq=False)
-class CSR:
-    """A gradient of shape (rows, columns) as the arrays of a CSR matrix, in any order and with duplicates."""
-
-    values: FloatArray
-    indices: NDArray[np.integer]
-    indptr: NDArray[np.integer]
-
-
 INT64 = np.dtype(np.int64)
-MAX_ENTRIES = 2**31 - 1
-"""Kernels chain entries by 32-bit positions."""
 
 Gradient: TypeAlias = Dense | Rows | CSR
+"""A gradient, checked. A new kind is one class like these, and one case in :func:`as_gradient`."""
 
 
 def as_gradient(grad: Any, var: FloatArray, name: str, occupied: Occupied) -> Gradient:
@@ -124,7 +49,7 @@ def as_gradient(grad: Any, var: FloatArray, name: str, occupied: Occupied) -> Gr
     """
     # Nearly every sparse gradient; after a kernel has had the caches, each line of Python here takes a microsecond.
     if type(grad) is IndexedSlices and _lies_well(grad, var):
-        indices = cast("NDArray[np.int64]", grad.indices)
+        indices: Any = grad.indices  # typing.cast would be a call
         if not inspect_rows(indices, grad.values, len(var), occupied.array):
             return Rows(grad.values, indices)
     label = Label("gradient of", name, var)
@@ -138,7 +63,7 @@ def as_gradient(grad: Any, var: FloatArray, name: str, occupied: Occupied) -> Gr
     if values.shape != var.shape:
         raise ValueError(f"{label}: expected shape {var.shape}, got {values.shape}")
     _check_dtype(values, var, label)
-    if not values.flags.aligned or occupied.reached_by(values):  # which need not be contiguous: see stored.readable
+    if not values.flags.aligned or occupied.reached_by(values):  # it need not be contiguous
         values = values.copy(order="K")
     return Dense(values)
 
@@ -184,77 +109,6 @@ def as_known(grad: Any, label: object) -> Any:
         return IndexedSlices(*found) if isinstance(found, tuple) else found
     except (TypeError, ValueError) as error:
         raise type(error)(f"{label}, as {type_name(grad)}: {error}") from error
-
-
-def as_indices(indices: ArrayLike, label: object) -> NDArray[np.integer]:
-    """Return ``indices`` as an integer array of any shape; raise TypeError if they are not integers."""
-    array = as_array(indices, label)
-    if array.size == 0:
-        array = array.astype(np.int64)  # np.array([]) is float64
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"{label}: expected integers, got {array.dtype}")
-    return array
-
-
-def check_rows(
-    indices: NDArray[np.integer], values: FloatArray, rows: int, label: object, occupied: Occupied
-) -> tuple[NDArray[np.int64], bool]:
-    """Check 1-D ``indices``, and where their values lie.
-
-    Parameters
-    ----------
-    indices : ndarray of int, shape (n,)
-        Must lie in [0, rows).
-    values : ndarray
-        Contiguous, what belongs to them.
-
-    Returns
-    -------
-    indices : ndarray of int64, shape (n,)
-        Contiguous.
-    apart : bool
-        Whether the memory of ``values`` surely is not ``occupied``. Indices that lie there, or in ``values``, have been
-        copied.
-
-    Raises
-    ------
-    IndexError
-        If an index is negative or too large; the message names the first.
-    """
-    converted = readable(np.asarray(indices, np.int64))
-    found = inspect_rows(converted, values, rows, occupied.array)
-    if found & OUTSIDE:
-        first = int(np.argmax((converted < 0) | (converted >= rows)))
-        raise IndexError(f"{label}: indices[{first}] is {indices[first]}; expected 0 <= index < {rows}")
-    return converted.copy() if found & INDICES_OCCUPIED else converted, not found & OCCUPIED
-
-
-def check_finite(gradient: Gradient, var: FloatArray, name: str) -> None:
-    """Raise FloatingPointError, with the first place, if a gradient holds NaN or infinity."""
-    values = gradient.values
-    if isinstance(gradient, CSR):
-        values = values[: gradient.indptr[-1]]  # what lies behind belongs to no row
-    finite = np.isfinite(values)
-    if not finite.all():
-        first = tuple(int(i) for i in np.unravel_index(np.argmin(finite), finite.shape))
-        raise FloatingPointError(
-            f"gradient of {describe(name, var)}: expected finite numbers (check_finite=True), "
-            f"got {values[first]} at {_place(gradient, first, var)}"
-        )
-
-
-def _place(gradient: Gradient, first: tuple[int, ...], var: FloatArray) -> str:
-    """Say where in the variable ``gradient.values[first]`` belongs."""
-    if isinstance(gradient, Dense):
-        return str(list(first))
-    k = first[0]
-    if isinstance(gradient, Rows):
-        row, column, entry = gradient.indices[k], first[1], f"indices[{k}]"
-    else:
-        row, column = np.searchsorted(gradient.indptr, k, side="right") - 1, int(gradient.indices[k])
-        entry = f"stored entry {k}"
-    within_row = np.unravel_index(column, var.shape[1:]) if var.ndim > 1 else ()
-    return f"{[int(i) for i in (row, *within_row)]} ({entry})"
 
 
 def _check_dtype(values: FloatArray, var: FloatArray, label: Label) -> None:

@@ -286,7 +286,8 @@ def test_check_finite_looks_at_stored_elements_only():
 
 
 def test_more_entries_than_kernels_can_chain(monkeypatch):
-    monkeypatch.setattr("numba_rmsprop.gradients.kinds.MAX_ENTRIES", 3)
+    for module in ("indexed_slices", "conversion"):
+        monkeypatch.setattr(f"numba_rmsprop.gradients.{module}.MAX_ENTRIES", 3)
     with pytest.raises(ValueError, match="expected at most 3, got 4"):
         IndexedSlices(np.ones((4, 2)), [0, 1, 1, 0])
     var = np.ones(9)

@@ -1,0 +1,65 @@
+"""A gradient of some rows, given by their indices."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..arrays.variables import FloatArray
+from ..kernels.norms import TERMS, rows_squares, rows_squares_share, total
+from ..kernels.rows import CHUNK
+from ..runtime.interrupts import Call
+from ..runtime.launching import workers_for
+from ..settings.step_numbers import StepNumbers
+from ..state.slots import Slots
+from .gradient import BaseGradient, element_of
+
+
+class Rows(BaseGradient):
+    """Gradient rows, ``values`` (n, columns), at ``indices`` (n,), int64; rows of equal index are summed."""
+
+    __slots__ = ("indices",)
+
+    def __init__(self, values: FloatArray, indices: NDArray[np.int64]) -> None:
+        self.values = values
+        self.indices = indices
+
+    def add_step(self, calls: list[Call], own: Slots, numbers: StepNumbers, packed: FloatArray) -> bool:
+        """Add the calls of a step to a list; return whether they may compile."""
+        places, state, ages, give_back = own.borrow(self.indices)
+        common = (
+            (places, self.values),
+            state if numbers.rests is None else own.at_work(state, numbers.rests),
+            ages,
+            own.history.arrays(own.steps) if own.exact else None,
+            packed,
+            own.scratch.links(len(self.values)),
+        )
+        workers = workers_for(self.values.size)
+        launch: Call
+        if workers == 1:
+            launch = (own.kernels.step_share, 0, 1, *common, own.scratch.shares(1))
+        else:
+            launch = (own.kernels.step_rows, workers, *common, own.scratch.shares(workers))
+        kind = self.values.flags.num, self.indices.flags.num
+        return own.add_sparse(calls, launch, give_back, numbers, kind)
+
+    def squared_norm(self, own: Slots, clipvalue: np.floating) -> float:
+        """Return the sum of squares, duplicates summed and values clipped, in float64."""
+        workers = workers_for(self.values.size)
+        partial = np.zeros((-(-len(self.indices) // CHUNK), TERMS))
+        entries, scratch = (self.indices, self.values), own.scratch
+        common = entries, own.row_clocks(), clipvalue, scratch.links(len(self.values)), scratch.shares(workers), partial
+        if workers == 1:
+            rows_squares_share(0, 1, *common)
+        else:
+            rows_squares(workers, *common)
+        return total(0, len(partial), partial)
+
+    def rows_of(self) -> NDArray[np.int64]:
+        """Return the rows that it touches, which may repeat."""
+        return self.indices
+
+    def place(self, first: tuple[int, ...], var: FloatArray) -> str:
+        """Return where in the variable ``values[first]`` belongs, as messages say it."""
+        return f"{element_of(self.indices[first[0]], first[1], var)} (indices[{first[0]}])"
