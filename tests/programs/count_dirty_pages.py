@@ -46,7 +46,14 @@ os.sync()
 for array in arrays:
     synchronise(array)
 clean = [dirty_pages(array) for array in arrays]
-step(opt, table, rows + 3)
-dirty = [dirty_pages(array) for array in arrays]
-assert clean == [0] * len(arrays), (clean, dirty)
-assert dirty == [16] * len(arrays), (clean, dirty)
+assert clean == [0] * len(arrays), clean
+for t in range(20):
+    step(opt, table, rows + 3 + t)
+    dirty = [dirty_pages(array) for array in arrays]
+    assert max(dirty) <= 16, dirty
+    if dirty == [16] * len(arrays):
+        break
+    for array in arrays:  # the system has written some of them meanwhile, as when another process asks for it
+        synchronise(array)
+else:
+    raise AssertionError(f"expected 16 pages of each array, got {dirty}")
