@@ -19,7 +19,7 @@ from .gradients.indexed_slices import as_indices, check_rows
 from .gradients.pairs import as_list, as_variables
 from .mpi.replicas import Replicas, load_together
 from .runtime.interrupts import Uninterrupted
-from .runtime.locking import in_turn
+from .runtime.whole_calls import in_turn
 from .state.slots import copy_rows
 from .stepping.step import Stepping
 

@@ -21,7 +21,7 @@ import pytest
 collect_ignore = ["programs", "support", *([] if numba.config.BOUNDSCHECK else ["kernels/test_bounds.py"])]
 if numba.config.DISABLE_JIT:
     # Tests that make no sense without compiled kernels.
-    collect_ignore += ["runtime/test_interrupts.py", "runtime/test_locking.py", "runtime/test_processes.py"]
+    collect_ignore += ["runtime/test_interrupts.py", "runtime/test_whole_calls.py", "runtime/test_processes.py"]
     collect_ignore += ["runtime/test_signal_handlers.py"]
     # Programs that would take minutes each as plain Python; the run with compiled kernels starts them.
     collect_ignore += ["mpi", "distributed/test_sharded_table.py", "distributed/test_table_checkpoints.py"]

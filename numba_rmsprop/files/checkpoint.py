@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ..arrays.variables import FloatArray, describe
 from ..runtime.caller_warnings import warn
-from ..runtime.locking import check_undisturbed, has_changed, in_turn, mark, undisturbed
+from ..runtime.whole_calls import check_undisturbed, has_changed, in_turn, mark, undisturbed
 from ..state.any_optimizer import AnyOptimizer
 from ..state.changed_rows import Changes, Saved
 from ..state.slots import Slots

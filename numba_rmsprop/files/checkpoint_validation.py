@@ -16,10 +16,10 @@ from ..kernels.rule import Rule
 from ..runtime.caller_warnings import warn
 from ..state.any_optimizer import AnyOptimizer
 from ..state.changed_rows import MAX_FLUSHES
-from ..state.registry import AUTOMATIC
 from ..state.skipped_steps import MAX_RUNS
 from ..state.slots import CLOCK_LIMIT
 from ..state.variable_names import is_text
+from ..state.variables_by_memory import AUTOMATIC
 
 MAX_AXES = 64
 """As many as NumPy allows."""

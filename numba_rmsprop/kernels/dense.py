@@ -11,7 +11,7 @@ from .aliased_access import line_at, lines_at
 from .jit import Integer, compiled, compiled_parallel
 from .prefetch import prefetch_row, prefetch_state
 from .rows import step_elements, step_row
-from .work_sharing import give_none_away, next_share
+from .work_stealing import give_none_away, next_share
 
 BLOCK_LINES = 64
 """Lines that a worker takes at a time."""

@@ -20,7 +20,7 @@ from .duplicates import add_duplicates, mark_duplicates
 from .jit import Integer, compiled, compiled_inline, compiled_parallel
 from .prefetch import prefetch_item, prefetch_row
 from .rows import CHUNK, ROWS_AHEAD, list_heads
-from .work_sharing import give_none_away, next_share
+from .work_stealing import give_none_away, next_share
 
 TERMS = 64
 """Partial sums side by side."""

@@ -24,7 +24,7 @@ links
     ``(seen, following, chains)``, see :mod:`numba_rmsprop.kernels.duplicates`.
 scratch
     ``(heads, sums, counters)``: int32, shape (workers, CHUNK), for the positions of a chunk's rows; (workers, columns),
-    for the sum of a row's entries; int64, shape (workers, 8), see :mod:`~numba_rmsprop.kernels.work_sharing`.
+    for the sum of a row's entries; int64, shape (workers, 8), see :mod:`~numba_rmsprop.kernels.work_stealing`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from .jit import Integer, compiled, compiled_inline, compiled_parallel, inlined
 from .prefetch import prefetch_item, prefetch_state
 from .rmsprop import catch_up, catch_up_any, is_plain, unpack, update
 from .skip_factors import factors_of
-from .work_sharing import give_none_away, next_share
+from .work_stealing import give_none_away, next_share
 
 ROWS_AHEAD = 6
 """Prefetch distance, in rows: enough to cover a miss, few enough that none is evicted before its use."""

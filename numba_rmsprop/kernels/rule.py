@@ -1,8 +1,9 @@
 """Rules: what an optimizer keeps of each element, how a step changes it, and what a skipped step does to it.
 
 The kernels of a step are written once, around functions with the names below. They import those of RMSprop
-(:mod:`~numba_rmsprop.kernels.rmsprop`); :func:`~numba_rmsprop.kernels.for_rule.kernels_of` compiles them for another
-rule. Packing, clocks, checkpoints and their checks follow from a :class:`Rule` too, so that a rule is one file.
+(:mod:`~numba_rmsprop.kernels.rmsprop`); :mod:`~numba_rmsprop.kernels.compile_for_rule` compiles them for another rule.
+Packing, clocks, checkpoints and their checks follow from a :class:`Rule` too. So another rule is a file with its
+mathematics, and an :class:`~numba_rmsprop.base_optimizer.Optimizer` with its hyperparameters.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from ..arrays.variables import FloatArray
 from ..kernels.row_dealing import number_rows, sum_entries, sum_entries_parallel
 from ..runtime.launching import worth_a_launch
-from ..runtime.locking import in_turn
+from ..runtime.whole_calls import in_turn
 
 Chains = tuple[NDArray[np.int32], NDArray[np.int32]]
 """The first entry of each distinct row, and the next entry after each, as in kernels/row_dealing.py."""

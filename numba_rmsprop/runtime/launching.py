@@ -11,7 +11,7 @@ from numba.core.compiler_lock import global_compiler_lock
 from numpy.typing import NDArray
 
 from .interrupts import Uninterrupted
-from .locking import launch_lock
+from .whole_calls import launch_lock
 
 SERIAL_ITEMS = 8192
 """Below this many elements, a serial loop (2.6 us for 1,000) is faster than a launch (4.7 us and more)."""
@@ -37,7 +37,7 @@ def workers_for(items: int) -> int:
 
 
 def new_counters(workers: int) -> NDArray[np.int64]:
-    """Return ``counters`` for :func:`numba_rmsprop.kernels.work_sharing.next_share`."""
+    """Return ``counters`` for :func:`numba_rmsprop.kernels.work_stealing.next_share`."""
     return np.empty((workers, 8), np.int64)
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..arrays.variables import FloatArray
 from ..kernels.rule import Rule
-from ..runtime.locking import carry_out, in_turn
+from ..runtime.whole_calls import carry_out, in_turn
 from ..settings.step_numbers import StepNumbers
 from .known_variables import KnownVariables
 from .slots import Slots

@@ -9,11 +9,11 @@ import numpy as np
 
 from ..arrays.variables import FloatArray, Occupied, as_variable, describe, memory_key
 from ..runtime.interrupts import Call, Uninterrupted
-from ..runtime.locking import carry_out
+from ..runtime.whole_calls import carry_out
 from .changed_rows import Saved
-from .registry import Newcomers, Registry
 from .slots import Slots
 from .variable_names import check_names
+from .variables_by_memory import Newcomers, Registry
 from .views import View, settle, views_of
 
 MakeSlots: TypeAlias = Callable[[FloatArray, str], Slots]

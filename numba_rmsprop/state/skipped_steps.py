@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels.for_rule import kernels_of
+from ..kernels.compile_for_rule import kernels_of
 from ..kernels.rule import Rule
 from ..kernels.skip_factors import TABLE_GAPS
 from ..runtime.interrupts import Call, call_in_one_go

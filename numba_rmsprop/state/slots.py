@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays.variables import FloatArray, as_table
-from ..kernels.catching_up import copy_share, gather_rows
-from ..kernels.for_rule import kernels_of
+from ..kernels.compile_for_rule import kernels_of
+from ..kernels.gather_and_flush import copy_share, gather_rows
 from ..kernels.rule import Rule
 from ..runtime.interrupts import Call, call_in_one_go
 from ..runtime.launching import workers_for, worth_a_launch
-from ..runtime.locking import carry_out, in_turn, whole
+from ..runtime.whole_calls import carry_out, in_turn, whole
 from ..settings.step_numbers import StepNumbers
 from .changed_rows import Changes
 from .scratch import Scratch

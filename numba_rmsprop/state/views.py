@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .reference_counts import ReferenceCounts, references
-from .registry import Registry
 from .slots import Slots
+from .variables_by_memory import Registry
 
 View: TypeAlias = tuple[Slots, NDArray[np.generic], int, tuple[int, ...]]
 """A variable, the array that it is a view of, its offset there in bytes, and its strides."""

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from ..arrays.real_numbers import as_float
 from ..arrays.variables import FloatArray, Occupied, as_array, describe
 from ..runtime.interrupts import Call, Uninterrupted
-from ..runtime.locking import carry_out, in_turn
+from ..runtime.whole_calls import carry_out, in_turn
 from .any_optimizer import AnyOptimizer
 
 Initializer: TypeAlias = str | float | Callable[..., ArrayLike]

@@ -1,7 +1,7 @@
 """One step: looked at, clipped, launched.
 
 A call *looks* at its pairs and lists everything that the step comes to: kernels, and the notes that belong to them.
-Then the list is carried out in one go (:mod:`numba_rmsprop.runtime.locking`). There is one way for all kinds of
+Then the list is carried out in one go (:mod:`numba_rmsprop.runtime.whole_calls`). There is one way for all kinds of
 gradients and options; where a call has the same variables as the one before, the look is shorter.
 """
 
@@ -17,7 +17,7 @@ from ..gradients.gradient import BaseGradient
 from ..gradients.pairs import check_pairs, refuse_duplicates, warn_of_none
 from ..runtime.caller_warnings import warn
 from ..runtime.interrupts import Call
-from ..runtime.locking import carry_out, in_turn
+from ..runtime.whole_calls import carry_out, in_turn
 from ..settings.step_numbers import StepNumbers
 from ..state.slots import Slots
 from ..state.weights import WeightStore

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..runtime.locking import in_turn
+from ..runtime.whole_calls import in_turn
 from . import stale_rows
 from .options import check_names, check_options, check_state_dict
 from .parameter_state import SLOTS, Entry, ParameterState, check_parameter

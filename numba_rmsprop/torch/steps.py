@@ -18,7 +18,7 @@ from ..kernels.dense import add_one
 from ..kernels.rmsprop import RMSPROP, Numbers
 from ..runtime.caller_warnings import warn
 from ..runtime.interrupts import Call, Uninterrupted
-from ..runtime.locking import carry_out
+from ..runtime.whole_calls import carry_out
 from ..settings.step_numbers import StepNumbers
 from ..state.slots import Slots
 from ..stepping.small_batch import Batch

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from numba_rmsprop import curve_fit_many, minimize_many
-from numba_rmsprop.kernels.catching_up import copy_share, flush_rows, gather_catching_up, gather_rows
 from numba_rmsprop.kernels.csr import step_csr
 from numba_rmsprop.kernels.dense import step_dense, step_many
+from numba_rmsprop.kernels.gather_and_flush import copy_share, flush_rows, gather_catching_up, gather_rows
 from numba_rmsprop.kernels.norms import BLOCK, TERMS, csr_squares, dense_squares, rows_squares, strided_squares
 from numba_rmsprop.kernels.rows import step_rows
 from numba_rmsprop.runtime.launching import new_counters

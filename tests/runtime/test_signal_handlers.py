@@ -12,7 +12,7 @@ from optimizer_internals import state_of
 from processes import results
 
 from numba_rmsprop import RMSprop
-from numba_rmsprop.runtime.locking import commit, in_turn, look
+from numba_rmsprop.runtime.whole_calls import commit, in_turn, look
 
 CALLS = {
     "step": lambda opt, variables: opt.apply_gradients(gradients(variables, 3)),

@@ -8,8 +8,8 @@ import pytest
 from numba_rmsprop import RMSprop
 from numba_rmsprop.arrays.variables import Occupied
 from numba_rmsprop.kernels.rmsprop import RMSPROP
-from numba_rmsprop.state.registry import MemoryRanges
 from numba_rmsprop.state.slots import Slots
+from numba_rmsprop.state.variables_by_memory import MemoryRanges
 
 
 def test_thousands_of_new_variables_take_calls_in_their_number():

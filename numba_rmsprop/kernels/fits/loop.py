@@ -9,7 +9,7 @@ import numpy as np
 from ..aliased_access import glance, store_state
 from ..jit import Integer, compiled, compiled_for_functions, compiled_inline, compiled_loop_for_functions, inlined
 from ..tuple_intrinsics import row_of
-from ..work_sharing import next_share
+from ..work_stealing import next_share
 from .curves import curve_triangle
 from .slopes import call_objective
 from .step import take_step
@@ -43,7 +43,7 @@ def run_fits(
     scratch : Scratch
         Used by this worker only.
     worker, counters
-        See :func:`numba_rmsprop.kernels.work_sharing.next_share`.
+        See :func:`numba_rmsprop.kernels.work_stealing.next_share`.
     stop : ndarray of int64, shape (1, 8)
     """
     while glance(stop, 0) == 0:

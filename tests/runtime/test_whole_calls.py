@@ -16,8 +16,8 @@ from interrupting import lock_is_free
 from optimizer_internals import state_of
 
 from numba_rmsprop import IndexedSlices, RMSprop
-from numba_rmsprop.runtime import locking
-from numba_rmsprop.runtime.locking import commit, in_turn, launch_lock, look, whole
+from numba_rmsprop.runtime import whole_calls
+from numba_rmsprop.runtime.whole_calls import commit, in_turn, launch_lock, look, whole
 
 ENTRANCES = {
     "apply_gradients": lambda opt, var: opt.apply_gradients([(np.ones(var.shape), var)]),
@@ -131,7 +131,7 @@ def test_an_initializer_that_steps_the_optimizer_is_no_deadlock():
 def test_the_lock_is_free_after_an_interrupt_that_came_as_it_was_taken(monkeypatch):
     """On Python 3.14, ``with`` would leave it held; both calls are one instruction, as with a real signal."""
     calls = [(launch_lock.acquire,), (getattr(ctypes.CDLL(None), "raise"), int(signal.SIGINT))]
-    monkeypatch.setattr("numba_rmsprop.runtime.locking._take", partial(deque, starmap(operator.call, calls)))
+    monkeypatch.setattr("numba_rmsprop.runtime.whole_calls._take", partial(deque, starmap(operator.call, calls)))
     with pytest.raises(KeyboardInterrupt):
         in_turn(int)
     assert lock_is_free()
@@ -168,8 +168,8 @@ def read_only(grad):
 
 @pytest.mark.parametrize("change", [transposed, read_only])
 def test_a_step_that_compiles_for_another_layout_holds_handlers_off(change, monkeypatch):
-    held, commit = [], locking.commit
-    monkeypatch.setattr(locking, "commit", lambda calls, hold=False: held.append(hold) or commit(calls, hold))
+    held, commit = [], whole_calls.commit
+    monkeypatch.setattr(whole_calls, "commit", lambda calls, hold=False: held.append(hold) or commit(calls, hold))
     opt, var = RMSprop(0.1), np.ones((300, 100))
     for grad in (np.ones(var.shape), np.ones(var.shape), change(np.ones(var.shape)), change(np.ones(var.shape))):
         opt.apply_gradients([(grad, var)])

@@ -10,12 +10,12 @@ from functools import cache
 from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
-from . import catching_up, csr, dense, rows, skip_factors
+from . import csr, dense, gather_and_flush, rows, skip_factors
 from .jit import compiled_as, python_function
 from .rmsprop import RMSPROP
 from .rule import Rule
 
-MODULES: tuple[ModuleType, ...] = (skip_factors, rows, csr, dense, catching_up)
+MODULES: tuple[ModuleType, ...] = (skip_factors, rows, csr, dense, gather_and_flush)
 
 
 @cache
