@@ -43,7 +43,7 @@ class ShardOptimizer(RMSprop):
         """The memory of the shard and its slots, which steps write."""
         return self.known.occupied
 
-    def rates_of_step(self) -> StepNumbers:
+    def numbers_of_step(self) -> StepNumbers:
         """Return the hyperparameters of the step to come."""
         return self.numbers_at(self.iterations)
 
@@ -77,11 +77,11 @@ class ShardOptimizer(RMSprop):
             raise ValueError("expected a table's optimizer without slots or weights of your own; save them yourself")
         self.save(path, include_variables=True)
 
-    def step(self, shard: FloatArray, rows: NDArray[np.int64], sums: FloatArray, rates: StepNumbers) -> int:
+    def step(self, shard: FloatArray, rows: NDArray[np.int64], sums: FloatArray, numbers: StepNumbers) -> int:
         """Take one step with gradients of these rows of the shard."""
         if self.clips_norms:
             rows, sums = coalesce(rows, sums)
-        return self.take_step([(IndexedSlices(sums, rows), shard)], rates)
+        return self.take_step([(IndexedSlices(sums, rows), shard)], numbers)
 
     def check_gradient(self, gradient: Gradient, own: Slots) -> None:
         """Check nothing: each rank has checked its gradients, and other ranks read rows by gather alone."""

@@ -236,12 +236,12 @@ class ShardedTable:
         OtherRankError
             If another rank refuses the call.
         """
-        request, rates, matches = None, None, 0
+        request, numbers, matches = None, None, 0
         with Refusal() as refusal:
             checked = checked_indices(indices, self._layout.rows)
             grads = checked_values(values, checked, self.shape, self.dtype, finite=self._opt.check_finite)
             wanted = checked.reshape(-1)
-            rates = self._opt.rates_of_step()
+            numbers = self._opt.numbers_of_step()
             if self.ranks.size > 1:
                 routes = self._routes  # now, since a signal handler may gather before the ranks agree
                 # One bit for each remembered gather: 1 if it was of the same rows.
@@ -249,10 +249,10 @@ class ShardedTable:
                 known = routes[matches.bit_length() - 1].request if matches else None
                 request = known or Request(wanted, self._layout)
         with Uninterrupted():
-            asked_counts, flags = self._agree(STEP, request, rates=rates, error=refusal.error, flag=matches)
-            assert rates is not None
+            asked_counts, flags = self._agree(STEP, request, numbers=numbers, error=refusal.error, flag=matches)
+            assert numbers is not None
             if request is None:  # no other ranks
-                return self._opt.step(self.shard, wanted, grads, rates)
+                return self._opt.step(self.shard, wanted, grads, numbers)
             common = int(np.bitwise_and.reduce(flags))
             if common:  # a gather of the rows of this step on all ranks
                 route = routes[common.bit_length() - 1]
@@ -260,7 +260,7 @@ class ShardedTable:
                 route = Route(self.ranks, request, asked_counts, in_order=self._sum_order == "batch")
             rows, sums = route.push(grads, self._buffers)
             self._routes = []
-            steps = self._opt.step(self.shard, rows, sums, rates)
+            steps = self._opt.step(self.shard, rows, sums, numbers)
             self._buffers.give_back(sums)
             return steps
 
@@ -316,14 +316,14 @@ class ShardedTable:
         call: int,
         request: Request | None = None,
         *,
-        rates: StepNumbers | None = None,
+        numbers: StepNumbers | None = None,
         error: Exception | None = None,
         flag: int = 0,
     ) -> tuple[Counts, NDArray[np.int64]]:
         def describe() -> str:
             rate = ""
-            if rates is not None:
-                rate = f", with learning rate {rates.numbers.learning_rate:.9g} and numbers {rates.key}"
+            if numbers is not None:
+                rate = f", with learning rate {numbers.of_rule.learning_rate:.9g} and numbers {numbers.key}"
             limits = f", clipnorm {self._opt.clipnorm}, global_clipnorm {self._opt.global_clipnorm}"
             return f"{CALLS[call]} of ShardedTable {self.number} after {self.iterations} steps{rate}{limits}"
 
@@ -331,6 +331,8 @@ class ShardedTable:
             self._opt.check_arrays(steps=call == STEP)
         except ValueError as refused:
             error = error or refused
-        key = hash((call, self.number, self._opt.iterations, *(() if rates is None else rates.key), *self._opt.limits))
+        key = hash(
+            (call, self.number, self._opt.iterations, *(() if numbers is None else numbers.key), *self._opt.limits)
+        )
         counts = None if request is None else request.counts
         return self.ranks.agree(key, describe, error=error, counts=counts, flag=flag)

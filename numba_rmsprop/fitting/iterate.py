@@ -33,7 +33,7 @@ class WatchedRMSprop(RMSprop):
     def numbers_at(self, step: int) -> StepNumbers:
         """Return the hyperparameters of a step, and note its learning rate."""
         found = super().numbers_at(step)
-        self.rate = found.numbers.learning_rate
+        self.rate = found.of_rule.learning_rate
         self.highest_rate = max(self.highest_rate, self.rate)
         return found
 

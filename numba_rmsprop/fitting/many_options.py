@@ -63,7 +63,7 @@ def fit_numbers(optimizer: RMSprop, maxiter: int, dtype: np.dtype[Any]) -> FitNu
     given, decay = optimizer.learning_rate, check_number("decay", optimizer.decay)
     steps = max(maxiter, 1) if callable(given) or decay > 0 else 1
     later = (evaluate_learning_rate(given, decay, step) for step in range(1, steps))
-    rates = np.fromiter(chain([at_start.numbers.learning_rate], later), np.float64, steps)
+    rates = np.fromiter(chain([at_start.of_rule.learning_rate], later), np.float64, steps)
     return FitNumbers(
         learning_rates=rates,
         highest_rate=float(rates.max()),

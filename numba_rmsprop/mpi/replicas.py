@@ -77,23 +77,23 @@ class Replicas:
         found: list[Slots] = []
         new: list[Slots] = []
         key: tuple[float, ...] = ()
-        rates = None
+        numbers = None
         with Refusal() as refusal:
             checked = check_pairs(pairs)
             found = opt.known.find_or_make([var for _, var in checked], opt.new_slots)
             refuse_duplicates(found)
             occupied = opt.known.occupied_with(found)
             ours = [_coalesced(grad, own, opt, occupied) for (grad, _), own in zip(checked, found, strict=True)]
-            rates = opt.numbers_at(opt.known.iterations)
-            key = _key(opt, found, rates)
+            numbers = opt.numbers_at(opt.known.iterations)
+            key = _key(opt, found, numbers)
             new = [own for own in found if own not in self._compared]
         with Uninterrupted():
             self._ranks.agree(
                 hash((self._number, *(own in new for own in found), *key)),
-                lambda: _in_words(self._number, opt, found, rates),
+                lambda: _in_words(self._number, opt, found, numbers),
                 error=refusal.error,
             )
-            assert rates is not None
+            assert numbers is not None
             if not found:
                 return opt.known.iterations
             self._compare(new, opt)
@@ -101,7 +101,7 @@ class Replicas:
             if any(gradient is not None for gradient in summed):
                 opt.known.register(found)  # so that the step finds these slots and makes no others
                 self._compared.update(new)
-            return take(list(zip(summed, [own.var for own in found], strict=True)), rates)
+            return take(list(zip(summed, [own.var for own in found], strict=True)), numbers)
 
     def _compare(self, new: Sequence[Slots], opt: AnyOptimizer) -> None:
         """Raise ValueError if new variables or their slots differ between ranks."""
@@ -203,7 +203,7 @@ def _kind_and_entries(ours: Any) -> tuple[int, int]:
     return MATRIX, ours.nnz
 
 
-def _key(opt: AnyOptimizer, found: Sequence[Slots], rates: StepNumbers) -> tuple[float, ...]:
+def _key(opt: AnyOptimizer, found: Sequence[Slots], numbers: StepNumbers) -> tuple[float, ...]:
     """Return numbers that are equal on all ranks if these are about to take the same step."""
     limits = (-1.0 if limit is None else limit for limit in (opt.clipnorm, opt.global_clipnorm))
     modes = opt.exact, "mg" in opt.slot_names, opt.check_finite
@@ -215,16 +215,16 @@ def _key(opt: AnyOptimizer, found: Sequence[Slots], rates: StepNumbers) -> tuple
         )
         for own in found
     )
-    return opt.known.iterations, *rates.key, *limits, *modes, *(number for own in variables for number in own)
+    return opt.known.iterations, *numbers.key, *limits, *modes, *(number for own in variables for number in own)
 
 
-def _in_words(number: int, opt: AnyOptimizer, found: Sequence[Slots], rates: StepNumbers | None) -> str:
+def _in_words(number: int, opt: AnyOptimizer, found: Sequence[Slots], numbers: StepNumbers | None) -> str:
     """Return the words for a step, of which :func:`_key` returns the numbers."""
     variables = ", ".join(
         f"{describe(own.name, own.var)} after {own.steps} sparse steps, {own.floor} of them flushed" for own in found
     )
     settings = {name: value for name, value in opt.get_config().items() if name not in ("name", "learning_rate")}
-    rate = "none" if rates is None else f"{rates.numbers.learning_rate:.9g}"
+    rate = "none" if numbers is None else f"{numbers.of_rule.learning_rate:.9g}"
     return (
         f"apply_gradients of optimizer {number} after {opt.known.iterations} steps for {variables or 'no variables'}, "
         f"with learning rate {rate} and {settings}"

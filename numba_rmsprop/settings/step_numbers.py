@@ -18,7 +18,7 @@ class StepNumbers:
     ----------
     rule : Rule
         The optimizer's rule.
-    numbers : NamedTuple
+    of_rule : NamedTuple
         The numbers that the rule's ``unpack`` returns.
     clipvalue : float, default infinity
         Limit of every element of a gradient.
@@ -36,37 +36,37 @@ class StepNumbers:
         :mod:`numba_rmsprop.kernels.skip_factors`.
     """
 
-    __slots__ = ("_packed", "clipvalue", "numbers", "rests", "sign", "when_skipped")
+    __slots__ = ("_packed", "clipvalue", "of_rule", "rests", "sign", "when_skipped")
 
     def __init__(
         self,
         rule: Rule,
-        numbers: Any,
+        of_rule: Any,
         *,
         clipvalue: float = inf,
         ascends: bool = False,
         rests: str | None = None,
     ) -> None:
-        self.numbers = numbers
+        self.of_rule = of_rule
         self.clipvalue = clipvalue
         self.rests = rests
         instead = {} if rests is None else rule.at_rest[rests]
-        self.when_skipped = tuple(instead.get(name, getattr(numbers, name)) for name in rule.skipped)
+        self.when_skipped = tuple(instead.get(name, getattr(of_rule, name)) for name in rule.skipped)
         self.sign = -1.0 if ascends else 1.0
         self._packed: dict[np.dtype[np.floating], FloatArray] = {}
 
     @property
     def key(self) -> tuple[float, ...]:
         """All the numbers, to compare them with those of other processes."""
-        return (self.clipvalue, self.sign, *self.numbers, *self.when_skipped)
+        return (self.clipvalue, self.sign, *self.of_rule, *self.when_skipped)
 
     def packed(self, dtype: np.dtype[np.floating], scale: float = 1.0) -> FloatArray:
         """Return clipvalue, ``scale`` (what the clipping of norms leaves of the gradient) and the rule's numbers."""
         if scale != 1.0:
-            return self._rounded((self.clipvalue, self.sign * scale, *self.numbers), dtype)
+            return self._rounded((self.clipvalue, self.sign * scale, *self.of_rule), dtype)
         packed = self._packed.get(dtype)
         if packed is None:
-            packed = self._packed[dtype] = self._rounded((self.clipvalue, self.sign, *self.numbers), dtype)
+            packed = self._packed[dtype] = self._rounded((self.clipvalue, self.sign, *self.of_rule), dtype)
         return packed
 
     def scales(self, dtype: np.dtype[np.floating], scales: list[float]) -> FloatArray:

@@ -151,8 +151,8 @@ class RMSprop(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        rates = self._steps.rates_of(self.param_groups)  # this may run users' code, and so takes no lock
-        in_turn(self._steps.take, self.param_groups, self.state, rates)
+        numbers = self._steps.numbers_of(self.param_groups)  # this may run users' code, and so takes no lock
+        in_turn(self._steps.take, self.param_groups, self.state, numbers)
         return loss
 
     def catch_up(self, parameter: Tensor, indices: Tensor) -> None:

@@ -51,21 +51,21 @@ class Steps:
     def __init__(self) -> None:
         self.known: dict[int, ParameterState] = {}
         self._plans: dict[int, Plan] = {}
-        self._rates: dict[int, tuple[tuple[float, ...], StepNumbers]] = {}
+        self._numbers: dict[int, tuple[tuple[float, ...], StepNumbers]] = {}
         self._batches: dict[Any, tuple[list[ParameterState], Batch | None]] = {}
         self._written = Written([])
         self._memory: Occupied | None = None
         self._entries = -1  # of the module behind, at the last look
         self._has_warned = False
 
-    def rates_of(self, groups: Sequence[Group]) -> list[StepNumbers]:
+    def numbers_of(self, groups: Sequence[Group]) -> list[StepNumbers]:
         """Return the hyperparameters of each group."""
-        return [self._rates_of(group, number) for number, group in enumerate(groups)]
+        return [self._numbers_of(group, number) for number, group in enumerate(groups)]
 
-    def take(self, groups: Sequence[Group], states: States, rates: Sequence[StepNumbers]) -> None:
+    def take(self, groups: Sequence[Group], states: States, numbers: Sequence[StepNumbers]) -> None:
         """Step every parameter that has a gradient. The caller holds the lock."""
         worth_a_plan: dict[int, tuple[list[ParameterState], Batch]] = {}
-        carry_out(self._look, groups, states, rates, worth_a_plan)
+        carry_out(self._look, groups, states, numbers, worth_a_plan)
         for number, (members, batch) in worth_a_plan.items():
             self._plans[number] = Plan(groups[number], members, batch, states)
 
@@ -74,21 +74,21 @@ class Steps:
         calls: list[Call],
         groups: Sequence[Group],
         states: States,
-        all_rates: Sequence[StepNumbers],
+        all_numbers: Sequence[StepNumbers],
         worth_a_plan: dict[int, tuple[list[ParameterState], Batch]],
     ) -> bool | None:
         """Check the gradients of all groups, and add what a step comes to."""
         work = Work(states)
         for number, group in enumerate(groups):
-            rates = all_rates[number]
+            numbers = all_numbers[number]
             plan = self._plans.get(number)
             if plan is None or not plan.fits(group, states):
-                self._look_at(enumerate(group["params"]), group, number, rates, work)
+                self._look_at(enumerate(group["params"]), group, number, numbers, work)
                 continue
             work.stepped += plan.members
-            work.parts.append((plan.batch, plan.batch.addresses, rates))
+            work.parts.append((plan.batch, plan.batch.addresses, numbers))
             if plan.rest:
-                self._look_at(plan.rest, group, number, rates, work)
+                self._look_at(plan.rest, group, number, numbers, work)
                 work.worth_a_plan.pop(number, None)  # there is one
         worth_a_plan |= work.worth_a_plan
         self._settle(work)
@@ -122,8 +122,8 @@ class Steps:
         held = bool(work.new) or written is not self._written
         if held:
             calls += [(self._register, work), (setattr, self, "_written", written)]
-        for slots, gradient, rates in work.parts:
-            held |= slots.add_step(calls, gradient, rates, 1.0)
+        for slots, gradient, numbers in work.parts:
+            held |= slots.add_step(calls, gradient, numbers, 1.0)
         written.add_notes(calls)
         return held
 
@@ -133,12 +133,12 @@ class Steps:
         torch.autograd.graph.increment_version(written.versioned)
         with Uninterrupted():
             self._register(work)
-            for slots, gradient, rates in work.parts:
-                carry_out(slots.add_step, gradient, rates, 1.0)
+            for slots, gradient, numbers in work.parts:
+                carry_out(slots.add_step, gradient, numbers, 1.0)
             carry_out(written.add_notes)
 
     def _look_at(
-        self, parameters: Iterable[tuple[int, Tensor]], group: Group, number: int, rates: StepNumbers, work: Work
+        self, parameters: Iterable[tuple[int, Tensor]], group: Group, number: int, numbers: StepNumbers, work: Work
     ) -> None:
         """Check the gradients of some parameters of a group, and enter what is to be done with them."""
         # PyTorch only warns of a parameter that comes twice, and steps it twice.
@@ -162,15 +162,15 @@ class Steps:
                 if own.small:
                     self._plans.pop(number, None)  # it is to have clocks, of which a batch knows nothing
             own.table.look_for_writes(parameter)
-            work.parts.append((own.slots, gradient, rates))
+            work.parts.append((own.slots, gradient, numbers))
         for kind, (members, grads) in small.items():
             batch = self._batch((number, kind), members)
             if batch is None:
                 found = [as_gradient(grad, own) for own, grad in zip(members, grads, strict=True)]
-                work.parts += [(own.slots, gradient, rates) for own, gradient in zip(members, found, strict=True)]
+                work.parts += [(own.slots, gradient, numbers) for own, gradient in zip(members, found, strict=True)]
                 continue
             batch.addresses[:, 0] = [grad.data_ptr() for grad in grads]
-            work.parts.append((batch, batch.addresses, rates))
+            work.parts.append((batch, batch.addresses, numbers))
             if len(members) >= max(WORTH_A_PLAN, len(work.worth_a_plan.get(number, ([],))[0])):
                 work.worth_a_plan[number] = members, batch
 
@@ -204,17 +204,17 @@ class Steps:
             self._memory = Occupied(array for own in self.known.values() for array in own.arrays)
         return self._memory
 
-    def _rates_of(self, group: Group, number: int) -> StepNumbers:
+    def _numbers_of(self, group: Group, number: int) -> StepNumbers:
         lr = group["lr"]
         learning_rate = lr.item() if isinstance(lr, Tensor) else float(lr)  # float warns of one that wants a gradient
         decay, momentum = float(group["weight_decay"]), float(group["momentum"])
         alpha, epsilon, maximize = float(group["alpha"]), float(group["eps"]), bool(group["maximize"])
         given = learning_rate, alpha, epsilon, decay, momentum, maximize
-        latest = self._rates.get(number)
+        latest = self._numbers.get(number)
         if latest is not None and latest[0] == given:
             return latest[1]
         has_momentum = momentum > 0
-        rates = StepNumbers(
+        numbers = StepNumbers(
             RMSPROP,
             Numbers(
                 learning_rate=1.0 if has_momentum else learning_rate,
@@ -230,8 +230,8 @@ class Steps:
             ascends=maximize,
             rests=None if has_momentum else "momentum",
         )
-        self._rates[number] = given, rates
-        return rates
+        self._numbers[number] = given, numbers
+        return numbers
 
     def _check_sparse(self, own: ParameterState, group: Group) -> None:
         if own.exact and group["weight_decay"] != 0:
