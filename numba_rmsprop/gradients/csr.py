@@ -39,7 +39,8 @@ class CSR(BaseGradient):
         )
         kernels = own.kernels
         launch = (kernels.step_csr_serial, *common) if workers == 1 else (kernels.step_csr, workers, *common)
-        kind = self.indices.dtype, *(array.flags.num for array in (self.values, self.indices, self.indptr))
+        flags = (array.flags.num for array in (self.values, self.indices, self.indptr))
+        kind = CSR, workers > 1, numbers.rests, self.indices.dtype, *flags
         return own.add_sparse(calls, launch, give_back, numbers, kind)
 
     def squared_norm(self, own: Slots, clipvalue: np.floating) -> float:

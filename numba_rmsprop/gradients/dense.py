@@ -30,7 +30,8 @@ class Dense(BaseGradient):
             elif grad.size:
                 calls.append((own.kernels.step_lines, 0, len(grad), grad, tuple(state), packed))
         own.add_dense_notes(calls)
-        return own.may_compile(calls, Dense, workers_for(self.values.size) > 1, numbers.rests, self.values.flags.num)
+        kind = Dense, workers_for(self.values.size) > 1, numbers.rests, self.values.flags.num
+        return own.may_compile(calls, kind)
 
     def squared_norm(self, own: Slots, clipvalue: np.floating) -> float:
         """Return the sum of squares, values clipped, in float64."""

@@ -41,7 +41,7 @@ class Rows(BaseGradient):
             launch = (own.kernels.step_share, 0, 1, *common, own.scratch.shares(1))
         else:
             launch = (own.kernels.step_rows, workers, *common, own.scratch.shares(workers))
-        kind = self.values.flags.num, self.indices.flags.num
+        kind = Rows, workers > 1, numbers.rests, self.values.flags.num, self.indices.flags.num
         return own.add_sparse(calls, launch, give_back, numbers, kind)
 
     def squared_norm(self, own: Slots, clipvalue: np.floating) -> float:

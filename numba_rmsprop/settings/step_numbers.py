@@ -50,8 +50,12 @@ class StepNumbers:
         self.of_rule = of_rule
         self.clipvalue = clipvalue
         self.rests = rests
-        instead = {} if rests is None else rule.at_rest[rests]
-        self.when_skipped = tuple(instead.get(name, getattr(of_rule, name)) for name in rule.skipped)
+        self.when_skipped = tuple([getattr(of_rule, name) for name in rule.skipped])  # a list is made faster
+        if rests is not None:
+            at_rest: dict[str, Any] = dict(zip(rule.skipped, self.when_skipped, strict=True)) | dict(
+                rule.at_rest[rests]
+            )
+            self.when_skipped = tuple(at_rest.values())
         self.sign = -1.0 if ascends else 1.0
         self._packed: dict[np.dtype[np.floating], FloatArray] = {}
 

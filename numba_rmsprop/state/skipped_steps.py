@@ -39,7 +39,7 @@ class History:
         self._runs = np.empty((RUNS_AT_START, 1 + len(rule.skipped)))
         self._tree = np.zeros((2 * RUNS_AT_START, self._factors))
         self._count = 0
-        self._latest: tuple[float, ...] = ()
+        self._latest: tuple[int, tuple[float, ...]] = (0, ())  # the first step of the last run, and its numbers
         self._table_is_for: tuple[float, ...] | None = None
         self._single: Arrays | None = None
 
@@ -65,16 +65,16 @@ class History:
 
     def to_note(self, step: int, numbers: tuple[float, ...]) -> list[Call]:
         """Return what notes the numbers of step ``step``, as :attr:`StepNumbers.when_skipped` tells them."""
-        if self._latest[1:] == numbers:
+        if self._latest[1] == numbers:
             return []
-        count, latest = self._count, (step, *numbers)
+        count = self._count
         if count == len(self._runs):
             self._grow()
         # Behind the runs that count, so nobody reads it yet.
-        self._runs[count] = latest
+        self._runs[count] = step, *numbers
         if count:
             self._kernels.finish_run(count - 1, step, self._runs, self._tree)
-        return [(setattr, self, "_latest", latest), (setattr, self, "_count", count + 1)]
+        return [(setattr, self, "_latest", (step, numbers)), (setattr, self, "_count", count + 1)]
 
     def note_runs(self, runs: NDArray[np.float64]) -> None:
         """Record runs as :attr:`runs` gave them."""
@@ -85,13 +85,13 @@ class History:
         """Return ``(table, runs, tree)`` for gaps that end before step ``now``."""
         if self._count == 1 and self._single is not None:
             return self._single
-        runs, latest = self.runs, self._latest
-        if not latest:
-            latest = (now, *[1.0] * len(self._rule.skipped))  # no gap: only the table's first column will be read
-            runs = np.array([latest])
+        runs, (first, numbers) = self.runs, self._latest
+        if not numbers:
+            first, numbers = now, (1.0,) * len(self._rule.skipped)  # no gap: only the table's first column will be read
+            runs = np.array([(first, *numbers)])
         # With one run, or long after the last change, the table no longer depends on now.
-        settled = len(runs) == 1 or now - latest[0] >= TABLE_GAPS
-        wanted = latest[1:] if settled else (now, *latest)
+        settled = len(runs) == 1 or now - first >= TABLE_GAPS
+        wanted = numbers if settled else (now, first, *numbers)
         if wanted != self._table_is_for:
             self._kernels.fill_table(now, self._table, runs)
             self._table_is_for = wanted

@@ -178,7 +178,7 @@ class Slots(SlotArrays):
         calls.append((self.restore, None, 0, 0, self.history.runs[:0]))
         return True
 
-    def may_compile(self, calls: list[Call], *kind: object) -> bool:
+    def may_compile(self, calls: list[Call], kind: tuple[Any, ...]) -> bool:
         """Return whether calls may compile kernels, which runs Python: if none of their kind was made yet.
 
         Numba compiles anew for arrays of another layout, and for read-only ones.
@@ -200,7 +200,7 @@ class Slots(SlotArrays):
     ) -> bool:
         """Add a launch that steps some rows, and what notes the step; return whether it may compile.
 
-        ``kind`` is what may differ in the types of the gradient's arrays.
+        ``kind`` tells launches apart for which Numba compiles anew.
         """
         makes_clocks = self.clocks is None
         if makes_clocks:
@@ -210,7 +210,7 @@ class Slots(SlotArrays):
         if self.exact:
             calls += self.history.to_note(self.steps, numbers.when_skipped)
         calls.append((setattr, self, "steps", self.steps + 1))
-        return self.may_compile(calls, launch[0], numbers.rests, *kind) or makes_clocks
+        return self.may_compile(calls, kind) or makes_clocks
 
     # Rows as kernels take them
 
@@ -323,7 +323,7 @@ class Slots(SlotArrays):
         call = self._catching_up(borrowed, out)
         calls.append(call)
         calls += borrowed[3]
-        return self.may_compile(calls, call[0], out is None)
+        return self.may_compile(calls, (call[0], out is None))
 
     def _copy(self, indices: NDArray[np.int64], out: FloatArray) -> None:
         """Copy what rows are, or will be once they are caught up."""

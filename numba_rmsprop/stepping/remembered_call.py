@@ -68,7 +68,8 @@ class Plan:
 
     def _fits_without_batch(self, pairs: list[Any]) -> bool:
         """Return whether a call has these variables, none of which is small, unchanged."""
-        for pair, own in zip(pairs, self.found, strict=True):
+        for k, own in enumerate(self.found):
+            pair = pairs[k]
             if type(pair) not in PAIRS or len(pair) != 2 or pair[1] is not own.var or pair[0] is None:
                 return False
         return (not self._mapped or self._mapped_files_hold()) and changes_of(self._layouts, HEADER) == 0

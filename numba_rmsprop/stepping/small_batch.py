@@ -37,8 +37,7 @@ class Batch:
         self._items = int(self._sizes.sum())
         self._copied = np.empty(0, self._dtype)
         self._counters = new_counters(0)
-        self._kinds: dict[str | None, tuple[Any, ...]] = {}
-        self._unscaled: dict[float, FloatArray] = {}
+        self._latest: tuple[StepNumbers | None, tuple[Any, ...]] = (None, ())  # arguments of a launch, not clipped
         self._partial = np.empty((-(-int(self._sizes.max()) // BLOCK), TERMS))
         self._compiled: set[tuple[bool, str | None]] = set()
         self.addresses = np.zeros((len(members), 1 + len(first.state)), np.int64)
@@ -70,33 +69,30 @@ class Batch:
 
         ``scale`` is what the clipping of norms leaves of all gradients, or of each.
         """
-        packed = numbers.packed(self._dtype)
-        common = addresses, self._sizes, self._kinds_of(numbers.rests), self._scales(numbers, scale), packed
+        latest, arguments = self._latest
+        if numbers is not latest or scale != 1.0:
+            arguments = self._arguments_of(numbers, scale)
+            if scale == 1.0:
+                self._latest = numbers, arguments
         workers = workers_for(self._items)
         if workers == 1:
-            calls.append((self._kernels.step_many_serial, *common))
+            calls.append((self._kernels.step_many_serial, addresses, *arguments))
         else:
             if len(self._counters) != workers:
                 self._counters = new_counters(workers)
-            calls.append((self._kernels.step_many, workers, *common, self._counters))
+            calls.append((self._kernels.step_many, workers, addresses, *arguments, self._counters))
         kind = workers > 1, numbers.rests
         compiles = kind not in self._compiled
         # In any case, since it keeps the batch, and so the memory at its addresses, until the step is taken.
         calls.append((setattr, self, "_compiled", self._compiled | {kind} if compiles else self._compiled))
         return compiles
 
-    def _kinds_of(self, rests: str | None) -> tuple[Any, ...]:
-        """Return a number of the dtype for each array of the state that takes part, and None for the others."""
-        if rests not in self._kinds:
-            first, zero = self.members[0], self._dtype.type(0)
-            self._kinds[rests] = tuple(None if array is None else zero for array in first.at_work(first.state, rests))
-        return self._kinds[rests]
-
-    def _scales(self, numbers: StepNumbers, scale: float | list[float]) -> FloatArray:
+    def _arguments_of(self, numbers: StepNumbers, scale: Any) -> tuple[Any, ...]:
+        """Return what a launch takes beside addresses: sizes, kinds, scales and the numbers of the step."""
+        first, zero = self.members[0], self._dtype.type(0)
+        kinds = tuple(None if array is None else zero for array in first.at_work(first.state, numbers.rests))
         if isinstance(scale, list):
-            return numbers.scales(self._dtype, scale)
-        if scale != 1.0:
-            return numbers.scales(self._dtype, [scale] * len(self.members))
-        if numbers.sign not in self._unscaled:
-            self._unscaled[numbers.sign] = numbers.scales(self._dtype, [1.0] * len(self.members))
-        return self._unscaled[numbers.sign]
+            scales = numbers.scales(self._dtype, scale)
+        else:
+            scales = np.full(len(self.members), numbers.packed(self._dtype, scale)[1])
+        return self._sizes, kinds, scales, numbers.packed(self._dtype)
