@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays.variables import FloatArray
-from ..kernels.aliased_access import ONE_THREAD
 from ..kernels.fits.arguments import Functions, Lines, Results, Scratch, SlopeScratch
 from ..kernels.fits.loop import run_fits
 from ..kernels.fits.slopes import complex_steps
 from ..kernels.fits.stopping import LOWEST, RAISED, STOPPED, StoppingRule
+from ..kernels.jit import ONE_THREAD
 from ..optimizer import RMSprop
 from ..runtime.launching import new_counters
 from .many_options import fit_numbers

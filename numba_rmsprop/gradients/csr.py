@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 from ..arrays.variables import FloatArray
 from ..kernels.csr import BLOCK_ROWS
-from ..kernels.norms import csr_blocks_squares, csr_squares
+from ..kernels.norms import csr_squares
 from ..runtime.interrupts import Call
-from ..runtime.launching import workers_for
+from ..runtime.launching import team_for
 from ..settings.step_numbers import StepNumbers
 from ..state.slots import Slots
 from .gradient import BaseGradient, element_of
@@ -28,30 +28,26 @@ class CSR(BaseGradient):
     def add_step(self, calls: list[Call], own: Slots, numbers: StepNumbers, packed: FloatArray) -> bool:
         """Add the calls of a step to a list; return whether they may compile."""
         _, state, ages, give_back = own.borrow(None)
-        workers = workers_for(self.values.size)
+        team = team_for(self.values.size)
         common = (
             (self.indptr, self.indices, self.values),
             own.at_work(state, numbers.rests),
             ages,
             own.history.arrays(own.steps) if own.exact else None,
             packed,
-            own.scratch.sums(workers),
+            own.scratch.sums(team[0]),
         )
-        kernels = own.kernels
-        launch = (kernels.step_csr_serial, *common) if workers == 1 else (kernels.step_csr, workers, *common)
+        launch = own.kernels.step_csr, team, *common
         flags = (array.flags.num for array in (self.values, self.indices, self.indptr))
-        kind = CSR, workers > 1, numbers.rests, self.indices.dtype, *flags
+        kind = CSR, numbers.rests, self.indices.dtype, *flags
         return own.add_sparse(calls, launch, give_back, numbers, kind)
 
     def squared_norm(self, own: Slots, clipvalue: np.floating) -> float:
         """Return the sum of squares, duplicates summed and values clipped, in float64."""
-        workers = workers_for(self.values.size)
+        team = team_for(self.values.size)
         partial = np.empty(-(-(self.indptr.size - 1) // BLOCK_ROWS))
-        common = (self.indptr, self.indices, self.values), clipvalue, own.scratch.sums(workers), partial
-        if workers == 1:
-            csr_blocks_squares(0, 1, *common)
-        else:
-            csr_squares(workers, *common)
+        common = (self.indptr, self.indices, self.values), clipvalue, own.scratch.sums(team[0]), partial
+        csr_squares(team, *common)
         return float(np.sum(partial))
 
     def rows_of(self) -> NDArray[np.int64]:

@@ -9,7 +9,7 @@ import numpy as np
 from ..arrays.variables import FloatArray, as_lines, as_table
 from ..kernels.norms import BLOCK, TERMS, dense_squares, flat_squares, strided_squares, total
 from ..runtime.interrupts import Call
-from ..runtime.launching import workers_for, worth_a_launch
+from ..runtime.launching import SERIAL_ITEMS, team_for
 from ..settings.step_numbers import StepNumbers
 from ..state.slots import Slots
 from .gradient import BaseGradient
@@ -25,25 +25,23 @@ class Dense(BaseGradient):
         """Add the calls of a step to a list; return whether they may compile."""
         for grad, *state in as_lines(self.values, *own.at_work(own.state, numbers.rests)):
             assert grad is not None
-            if worth_a_launch(grad.size):
-                calls.append((own.kernels.step_dense, grad, tuple(state), packed))
-            elif grad.size:
-                calls.append((own.kernels.step_lines, 0, len(grad), grad, tuple(state), packed))
+            if grad.size:
+                calls.append((own.kernels.step_dense, team_for(grad.size), grad, tuple(state), packed))
         own.add_dense_notes(calls)
-        kind = Dense, workers_for(self.values.size) > 1, numbers.rests, self.values.flags.num
+        kind = Dense, numbers.rests, self.values.flags.num
         return own.may_compile(calls, kind)
 
     def squared_norm(self, own: Slots, clipvalue: np.floating) -> float:
         """Return the sum of squares, values clipped, in float64."""
         values = self.values
         partial = np.zeros((-(-values.size // BLOCK), TERMS))
-        if not worth_a_launch(values.size):
+        if values.size < SERIAL_ITEMS:
             return flat_squares(np.ascontiguousarray(values).reshape(1, -1), clipvalue, partial)
         table = None if values.flags.c_contiguous else as_table(values)
         if table is None:  # contiguous, or of three axes or more: then a copy
-            dense_squares(values.reshape(1, -1), clipvalue, partial)
+            dense_squares(team_for(values.size), values.reshape(1, -1), clipvalue, partial)
         else:
-            strided_squares(table, clipvalue, partial)
+            strided_squares(team_for(values.size), table, clipvalue, partial)
         return total(0, len(partial), partial)
 
     def place(self, first: tuple[int, ...], var: FloatArray) -> str:

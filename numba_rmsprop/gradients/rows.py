@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays.variables import FloatArray
-from ..kernels.norms import TERMS, rows_squares, rows_squares_share, total
+from ..kernels.norms import TERMS, rows_squares, total
 from ..kernels.rows import CHUNK
 from ..runtime.interrupts import Call
-from ..runtime.launching import workers_for
+from ..runtime.launching import team_for
 from ..settings.step_numbers import StepNumbers
 from ..state.slots import Slots
 from .gradient import BaseGradient, element_of
@@ -35,25 +35,18 @@ class Rows(BaseGradient):
             packed,
             own.scratch.links(len(self.values)),
         )
-        workers = workers_for(self.values.size)
-        launch: Call
-        if workers == 1:
-            launch = (own.kernels.step_share, 0, 1, *common, own.scratch.shares(1))
-        else:
-            launch = (own.kernels.step_rows, workers, *common, own.scratch.shares(workers))
-        kind = Rows, workers > 1, numbers.rests, self.values.flags.num, self.indices.flags.num
+        team = team_for(self.values.size)
+        launch = own.kernels.step_rows, team, *common, own.scratch.shares(team[0])
+        kind = Rows, numbers.rests, self.values.flags.num, self.indices.flags.num
         return own.add_sparse(calls, launch, give_back, numbers, kind)
 
     def squared_norm(self, own: Slots, clipvalue: np.floating) -> float:
         """Return the sum of squares, duplicates summed and values clipped, in float64."""
-        workers = workers_for(self.values.size)
+        team = team_for(self.values.size)
         partial = np.zeros((-(-len(self.indices) // CHUNK), TERMS))
         entries, scratch = (self.indices, self.values), own.scratch
-        common = entries, own.row_clocks(), clipvalue, scratch.links(len(self.values)), scratch.shares(workers), partial
-        if workers == 1:
-            rows_squares_share(0, 1, *common)
-        else:
-            rows_squares(workers, *common)
+        common = entries, own.row_clocks(), clipvalue, scratch.links(len(self.values)), scratch.shares(team[0]), partial
+        rows_squares(team, *common)
         return total(0, len(partial), partial)
 
     def rows_of(self) -> NDArray[np.int64]:

@@ -32,8 +32,6 @@ from .jit import Integer
 from .rule import MAX_SLOTS
 
 BOUNDSCHECK = bool(numba.config.BOUNDSCHECK)  # type: ignore[attr-defined]
-ONE_THREAD = BOUNDSCHECK or bool(numba.config.DISABLE_JIT)  # type: ignore[attr-defined]
-"""True if nothing runs in parallel: see ``jit.py``."""
 
 STATE = tuple(f"state {k}" for k in range(1 + MAX_SLOTS))
 SCOPES = ("grad", "out", *STATE)

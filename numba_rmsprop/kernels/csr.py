@@ -5,32 +5,32 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import prange
 
-from .jit import Integer, compiled, compiled_parallel
+from .jit import Integer, compiled, compiled_inside
 from .prefetch import prefetch_state
 from .rows import ROWS_AHEAD, step_row
+from .run_workers import run_workers
 
 BLOCK_ROWS = 64
 """Workers take blocks of rows in turn, since a table sorted by frequency has its touched rows at one end."""
 
 
-@compiled
+@compiled_inside
 def add_entries(worker: Integer, row: Integer, indptr: Any, indices: Any, data: Any, sums: Any) -> None:
     """Add the stored entries of a row, duplicates included, to ``sums[worker]``, which is 0 before."""
     for k in range(indptr[row], indptr[row + 1]):
         sums[worker, indices[k]] += data[k]
 
 
-@compiled
+@compiled_inside
 def clear_entries(worker: Integer, row: Integer, indptr: Any, indices: Any, sums: Any) -> None:
     """Set the entries of ``sums[worker]`` that a row has touched back to 0."""
     for k in range(indptr[row], indptr[row + 1]):
         sums[worker, indices[k]] = 0
 
 
-@compiled
-def step_csr_blocks(
+@compiled_inside
+def _step_blocks(
     worker: Integer,
     workers: Integer,
     matrix: Any,
@@ -58,16 +58,9 @@ def step_csr_blocks(
 
 
 @compiled
-def step_csr_serial(matrix: Any, state: Any, ages: Any, history: Any, packed: Any, sums: Any) -> None:
-    """Step the touched rows on the calling thread: a launch costs more than a few rows."""
-    step_csr_blocks(np.int64(0), np.int64(1), matrix, state, ages, history, packed, sums)
-
-
-@compiled_parallel
-def step_csr(workers: Integer, matrix: Any, state: Any, ages: Any, history: Any, packed: Any, sums: Any) -> None:
+def step_csr(team: Any, matrix: Any, state: Any, ages: Any, history: Any, packed: Any, sums: Any) -> None:
     """Step the touched rows; ``matrix`` is ``(indptr, indices, data)``; ``sums`` is 0, before and after."""
-    for worker in prange(workers):
-        step_csr_blocks(np.int64(worker), workers, matrix, state, ages, history, packed, sums)
+    run_workers(_step_blocks, team, (matrix, state, ages, history, packed, sums))
 
 
 @compiled

@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from .jit import Integer, compiled, inlined
+from .aliased_access import load_grad, load_out, store_out
+from .jit import Integer, compiled_inside, inlined
 from .prefetch import prefetch_row
 
 LAST = np.int32(-(2**31))
@@ -34,7 +35,7 @@ ENTRIES_AHEAD = 4
 unsigned = np.uint64
 
 
-@compiled
+@compiled_inside
 def mark_duplicates(indices: Any, clocks: Any, seen: Any, following: Any, chains: Any) -> None:
     """Chain the entries of each row in the order in which they come.
 
@@ -70,11 +71,11 @@ def _entry_after(i: Integer, following: Any) -> Integer:
     return -after if after != LAST else np.int64(-1)
 
 
-@compiled
+@compiled_inside
 def add_duplicates(worker: Integer, first: Integer, second: Integer, values: Any, following: Any, sums: Any) -> None:
     """Add up, in ``sums[worker]``, the entries of a row in order."""
     for j in range(values.shape[1]):
-        sums[worker, j] = values[first, j]
+        store_out(sums, worker, j, load_grad(values, first, j))
     i = ahead = second
     for _ in range(ENTRIES_AHEAD):
         if ahead >= 0:
@@ -85,5 +86,5 @@ def add_duplicates(worker: Integer, first: Integer, second: Integer, values: Any
             prefetch_row(values, ahead)
             ahead = _entry_after(ahead, following)
         for j in range(values.shape[1]):
-            sums[worker, j] += values[i, j]
+            store_out(sums, worker, j, load_out(sums, worker, j) + load_grad(values, i, j))
         i = _entry_after(i, following)

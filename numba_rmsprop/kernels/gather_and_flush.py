@@ -5,23 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import prange
 
 from .aliased_access import load_state, load_var, store_out, store_state
 from .duplicates import unsigned
-from .jit import Integer, compiled, compiled_inline, compiled_parallel, inlined
+from .jit import Integer, compiled, compiled_inline, compiled_inside, inlined
 from .prefetch import prefetch_item, prefetch_row, prefetch_state
 from .rmsprop import catch_up_any
 from .rows import ROWS_AHEAD
+from .run_workers import run_workers
 from .skip_factors import factors_of
 
 CLOCKS_AHEAD = 16
 
-BLOCK_ROWS = 64
-"""Rows that a worker brings up to date at a time."""
 
-
-@compiled
+@compiled_inside
 def owner(row: Any, workers: Integer) -> Any:
     """Return which worker owns a row: a hash, since neighbouring rows are often equally hot."""
     hashed = (np.uint64(row) * np.uint64(0x9E3779B1)) & np.uint64(0xFFFFFFFF)
@@ -40,20 +37,17 @@ def catch_up_row(row: Integer, state: Any, ages: Any, history: Any) -> None:
         clocks[row] = now
 
 
-@compiled
-def catch_up_rows(begin: Integer, end: Integer, state: Any, ages: Any, history: Any) -> None:
-    """Bring rows ``begin`` to ``end`` to the state after step ``now - 1``, on the calling thread."""
-    for row in range(begin, end):
+@compiled_inside
+def _flush_share(worker: Integer, workers: Integer, state: Any, ages: Any, history: Any) -> None:
+    rows = state[0].shape[0]
+    for row in range(worker * rows // workers, (worker + 1) * rows // workers):
         catch_up_row(np.int64(row), state, ages, history)
 
 
-@compiled_parallel
-def flush_rows(state: Any, ages: Any, history: Any) -> None:
-    """Bring every row to the state after step ``now - 1``, on all threads."""
-    rows = state[0].shape[0]
-    for block in prange(-(-rows // BLOCK_ROWS)):
-        begin = np.int64(block) * BLOCK_ROWS
-        catch_up_rows(begin, min(begin + BLOCK_ROWS, rows), state, ages, history)
+@compiled
+def flush_rows(team: Any, state: Any, ages: Any, history: Any) -> None:
+    """Bring every row to the state after step ``now - 1``."""
+    run_workers(_flush_share, team, (state, ages, history))
 
 
 @inlined
@@ -62,8 +56,8 @@ def _copy_row(source: Any, row: Integer, out: Any, i: Integer) -> None:
         store_out(out, i, j, load_var(source, row, j))
 
 
-@compiled
-def gather_owned(
+@compiled_inside
+def _gather_owned(
     worker: Integer, workers: Integer, indices: Any, out: Any, state: Any, ages: Any, history: Any
 ) -> None:
     """Copy one worker's rows into ``out``, after catching them up."""
@@ -82,15 +76,14 @@ def gather_owned(
             _copy_row(state[0], row, out, i)
 
 
-@compiled_parallel
-def gather_catching_up(workers: Integer, indices: Any, out: Any, state: Any, ages: Any, history: Any) -> None:
-    """Copy rows into ``out``, shape (n, columns), after catching them up; duplicates are the same worker's."""
-    for worker in prange(workers):
-        gather_owned(np.int64(worker), workers, indices, out, state, ages, history)
-
-
 @compiled
-def copy_share(worker: Integer, workers: Integer, indices: Any, out: Any, var: Any) -> None:
+def gather_catching_up(team: Any, indices: Any, out: Any, state: Any, ages: Any, history: Any) -> None:
+    """Copy rows into ``out``, shape (n, columns), after catching them up; duplicates are the same worker's."""
+    run_workers(_gather_owned, team, (indices, out, state, ages, history))
+
+
+@compiled_inside
+def _copy_share(worker: Integer, workers: Integer, indices: Any, out: Any, var: Any) -> None:
     """Copy one worker's part of the rows, which are never behind, into ``out``, shape (n, columns)."""
     end = (worker + 1) * indices.size // workers
     for i in range(worker * indices.size // workers, end):
@@ -99,8 +92,7 @@ def copy_share(worker: Integer, workers: Integer, indices: Any, out: Any, var: A
         _copy_row(var, indices[unsigned(i)], out, i)
 
 
-@compiled_parallel
-def gather_rows(workers: Integer, indices: Any, out: Any, var: Any) -> None:
-    """Copy rows that are never behind into ``out``, shape (n, columns), on all threads."""
-    for worker in prange(workers):
-        copy_share(np.int64(worker), workers, indices, out, var)
+@compiled
+def gather_rows(team: Any, indices: Any, out: Any, var: Any) -> None:
+    """Copy rows that are never behind into ``out``, shape (n, columns)."""
+    run_workers(_copy_share, team, (indices, out, var))

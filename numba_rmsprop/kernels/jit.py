@@ -11,6 +11,9 @@ import numpy as np
 
 from .numba_cache import keep_on_disk
 
+ONE_THREAD = bool(numba.config.DISABLE_JIT or numba.config.BOUNDSCHECK)  # type: ignore[attr-defined]
+"""With NUMBA_BOUNDSCHECK=1, too, all runs on the calling thread: what a loop raises on another one is lost."""
+
 Integer: TypeAlias = int | np.integer[Any]
 """Compiled functions take Python's integers and NumPy's alike."""
 
@@ -19,12 +22,17 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 def compiled(function: Function) -> Function:
     """Compile a serial function."""
-    return _compile(function, parallel=False)
+    return _compile(function)
+
+
+def compiled_inside(function: Function) -> Function:
+    """Compile a function that only compiled code calls: what translates arguments from Python takes a while, too."""
+    return _compile(function, no_cpython_wrapper=True)
 
 
 def compiled_inline(function: Function) -> Function:
-    """Compile a serial function that LLVM must inline: passing a state of arrays takes longer than a short row."""
-    return _compile(function, parallel=False, forceinline=True)
+    """Compile the same for LLVM to inline: passing a state of arrays takes longer than a short row."""
+    return _compile(function, no_cpython_wrapper=True, forceinline=True)
 
 
 def inlined(function: Function) -> Function:
@@ -33,7 +41,7 @@ def inlined(function: Function) -> Function:
     It is then not compiled by itself, which would take 0.1 to 0.3 s each. But Numba drops no branch on ``argument is
     None`` in it, so a function with such a branch must be :func:`compiled_inline`.
     """
-    return _compile(function, parallel=False, inline="always")
+    return _compile(function, inline="always")
 
 
 def compiled_parallel(function: Function) -> Function:
@@ -48,12 +56,12 @@ def compiled_for_functions(function: Function) -> Function:
     compiled code can call it: what translates long lists of arguments from Python and from C took a quarter of the
     time to compile.
     """
-    return _compile(function, parallel=False, cached=False, no_cfunc_wrapper=True, no_cpython_wrapper=True)
+    return _compile(function, cached=False, no_cpython_wrapper=True)
 
 
 def compiled_loop_for_functions(function: Function) -> Function:
     """Compile the same to be called from Python."""
-    return _compile(function, parallel=False, cached=False, no_cfunc_wrapper=True)
+    return _compile(function, cached=False)
 
 
 def python_function(kernel: Any) -> FunctionType | None:
@@ -70,7 +78,7 @@ def compiled_as(kernel: Any, function: FunctionType) -> Any:
 def _compile(
     function: Function,
     *,
-    parallel: bool,
+    parallel: bool = False,
     forceinline: bool = False,
     inline: str = "never",
     cached: bool = True,
@@ -88,9 +96,10 @@ def _compile(
         "error_model": "numpy",
         "nogil": True,
         "_nrt": False,
-        "parallel": parallel and not numba.config.BOUNDSCHECK,  # type: ignore[attr-defined]
+        "parallel": parallel,
         "forceinline": forceinline,
         "inline": inline,
+        "no_cfunc_wrapper": True,
         **others,
     }
     dispatcher: Any = numba.njit(**options)(function)

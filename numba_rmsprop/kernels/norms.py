@@ -11,15 +11,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import prange
 
 from .aliased_access import line_at, load_grad, load_out, store_out
 from .clipping import clip
 from .csr import BLOCK_ROWS, add_entries
 from .duplicates import add_duplicates, mark_duplicates
-from .jit import Integer, compiled, compiled_inline, compiled_parallel
+from .jit import Integer, compiled, compiled_inline, compiled_inside
 from .prefetch import prefetch_item, prefetch_row
 from .rows import CHUNK, ROWS_AHEAD, list_heads
+from .run_workers import run_workers
 from .work_stealing import give_none_away, next_share
 
 TERMS = 64
@@ -45,7 +45,7 @@ def _add_squares(
         store_out(partial, block, j - begin, load_out(partial, block, j - begin) + wide * wide)
 
 
-@compiled
+@compiled_inside
 def add_row(row: Integer, grads: Any, clipvalue: Any, block: Integer, partial: Any) -> None:
     """Add the squares of a row to the partial sums of a block."""
     columns = grads.shape[1]
@@ -53,7 +53,7 @@ def add_row(row: Integer, grads: Any, clipvalue: Any, block: Integer, partial: A
         _add_squares(row, begin, min(begin + TERMS, columns), grads, clipvalue, block, partial)
 
 
-@compiled
+@compiled_inside
 def _add_block(begin: Integer, end: Integer, flat: Any, clipvalue: Any, block: Integer, partial: Any) -> None:
     """Add the squares of elements ``begin`` to ``end`` of ``flat``, shape (1, n)."""
     zero = np.int64(0)
@@ -110,16 +110,20 @@ def many_finite(addresses: Any, sizes: Any, like: Any) -> bool:
     return True
 
 
-@compiled_parallel
-def dense_squares(flat: Any, clipvalue: Any, partial: Any) -> None:
-    """Add the squares of every ``BLOCK`` elements of ``flat``, shape (1, n), to their partial sums, on all threads."""
-    size = flat.shape[1]
-    for k in prange(partial.shape[0]):
-        block = np.int64(k)
-        _add_block(block * BLOCK, min((block + 1) * BLOCK, size), flat, clipvalue, block, partial)
+@compiled_inside
+def _add_blocks(worker: Integer, workers: Integer, flat: Any, clipvalue: Any, partial: Any) -> None:
+    size, blocks = flat.shape[1], partial.shape[0]
+    for block in range(worker * blocks // workers, (worker + 1) * blocks // workers):
+        _add_block(block * BLOCK, min((block + 1) * BLOCK, size), flat, clipvalue, np.int64(block), partial)
 
 
 @compiled
+def dense_squares(team: Any, flat: Any, clipvalue: Any, partial: Any) -> None:
+    """Add the squares of every ``BLOCK`` elements of ``flat``, shape (1, n), to their partial sums."""
+    run_workers(_add_blocks, team, (flat, clipvalue, partial))
+
+
+@compiled_inside
 def _add_strided_block(block: Integer, grads: Any, clipvalue: Any, partial: Any) -> None:
     """Add the squares of a block of ``grads``, shape (rows, columns), of any strides."""
     rows, columns = grads.shape
@@ -133,7 +137,7 @@ def _add_strided_block(block: Integer, grads: Any, clipvalue: Any, partial: Any)
             row, j = row + 1, 0
 
 
-@compiled
+@compiled_inside
 def _add_wide_rows(begin: Integer, end: Integer, grads: Any, clipvalue: Any, partial: Any) -> None:
     """Add the squares of the blocks that start in rows ``begin`` to ``end``, in turn for each row."""
     columns = grads.shape[1]
@@ -144,20 +148,27 @@ def _add_wide_rows(begin: Integer, end: Integer, grads: Any, clipvalue: Any, par
                 _add_strided_block(block, grads, clipvalue, partial)
 
 
-@compiled_parallel
-def strided_squares(grads: Any, clipvalue: Any, partial: Any) -> None:
-    """Add the squares of ``grads``, shape (rows, columns), of any strides, to their partial sums, on all threads."""
+@compiled_inside
+def _add_strided(worker: Integer, workers: Integer, grads: Any, clipvalue: Any, partial: Any) -> None:
     rows, columns = grads.shape
     if columns <= BLOCK:
-        for k in prange(partial.shape[0]):
-            _add_strided_block(np.int64(k), grads, clipvalue, partial)
+        blocks = partial.shape[0]
+        for block in range(worker * blocks // workers, (worker + 1) * blocks // workers):
+            _add_strided_block(np.int64(block), grads, clipvalue, partial)
     else:
-        for k in prange(-(-rows // ROWS_TOGETHER)):
-            begin = np.int64(k) * ROWS_TOGETHER
+        parts = -(-rows // ROWS_TOGETHER)
+        for part in range(worker * parts // workers, (worker + 1) * parts // workers):
+            begin = np.int64(part) * ROWS_TOGETHER
             _add_wide_rows(begin, min(begin + ROWS_TOGETHER, rows), grads, clipvalue, partial)
 
 
 @compiled
+def strided_squares(team: Any, grads: Any, clipvalue: Any, partial: Any) -> None:
+    """Add the squares of ``grads``, shape (rows, columns), of any strides, to their partial sums."""
+    run_workers(_add_strided, team, (grads, clipvalue, partial))
+
+
+@compiled_inside
 def _rows_squares_chunk(
     worker: Integer, chunk: Integer, entries: Any, clocks: Any, clipvalue: Any, links: Any, scratch: Any, partial: Any
 ) -> None:
@@ -182,8 +193,8 @@ def _rows_squares_chunk(
             clocks[row] = chains[second, 1]
 
 
-@compiled
-def rows_squares_share(
+@compiled_inside
+def _rows_squares_share(
     worker: Integer,
     workers: Integer,
     entries: Any,
@@ -193,31 +204,24 @@ def rows_squares_share(
     scratch: Any,
     partial: Any,
 ) -> None:
-    """Add the squares of the chunks that one worker takes: all of them, marked first, if it is alone."""
-    if workers == 1:
-        mark_duplicates(entries[0], clocks, links[0], links[1], links[2])
-        give_none_away(scratch[2])
     chunk = next_share(worker, workers, partial.shape[0], scratch[2])
     while chunk >= 0:
         _rows_squares_chunk(worker, chunk, entries, clocks, clipvalue, links, scratch, partial)
         chunk = next_share(worker, workers, partial.shape[0], scratch[2])
 
 
-@compiled_parallel
-def rows_squares(
-    workers: Integer, entries: Any, clocks: Any, clipvalue: Any, links: Any, scratch: Any, partial: Any
-) -> None:
+@compiled
+def rows_squares(team: Any, entries: Any, clocks: Any, clipvalue: Any, links: Any, scratch: Any, partial: Any) -> None:
     """Add the squares of the rows that come first in every ``CHUNK`` entries to the partial sums of these.
 
     The grouped arguments are those of :mod:`~numba_rmsprop.kernels.rows`. The clocks are as before at the end.
     """
     mark_duplicates(entries[0], clocks, links[0], links[1], links[2])
     give_none_away(scratch[2])
-    for worker in prange(workers):
-        rows_squares_share(np.int64(worker), workers, entries, clocks, clipvalue, links, scratch, partial)
+    run_workers(_rows_squares_share, team, (entries, clocks, clipvalue, links, scratch, partial))
 
 
-@compiled
+@compiled_inside
 def _row_entries_squares(worker: Integer, row: Integer, matrix: Any, clipvalue: Any, sums: Any) -> float:
     indptr, indices, data = matrix
     add_entries(worker, row, indptr, indices, data, sums)
@@ -230,9 +234,10 @@ def _row_entries_squares(worker: Integer, row: Integer, matrix: Any, clipvalue: 
     return total
 
 
-@compiled
-def csr_blocks_squares(worker: Integer, workers: Integer, matrix: Any, clipvalue: Any, sums: Any, partial: Any) -> None:
-    """Write the sums of every ``workers``-th block."""
+@compiled_inside
+def _csr_blocks_squares(
+    worker: Integer, workers: Integer, matrix: Any, clipvalue: Any, sums: Any, partial: Any
+) -> None:
     rows = matrix[0].size - 1
     for block in range(worker, partial.size, workers):
         total = 0.0
@@ -241,11 +246,10 @@ def csr_blocks_squares(worker: Integer, workers: Integer, matrix: Any, clipvalue
         partial[block] = total
 
 
-@compiled_parallel
-def csr_squares(workers: Integer, matrix: Any, clipvalue: Any, sums: Any, partial: Any) -> None:
+@compiled
+def csr_squares(team: Any, matrix: Any, clipvalue: Any, sums: Any, partial: Any) -> None:
     """Write the sums of squares of every ``BLOCK_ROWS`` rows into ``partial``; ``sums`` is 0, before and after."""
-    for worker in prange(workers):
-        csr_blocks_squares(np.int64(worker), workers, matrix, clipvalue, sums, partial)
+    run_workers(_csr_blocks_squares, team, (matrix, clipvalue, sums, partial))
 
 
 @compiled

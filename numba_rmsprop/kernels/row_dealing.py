@@ -16,17 +16,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import prange
 
 from .aliased_access import load_grad, load_var, store_var
 from .duplicates import unsigned
-from .jit import Integer, compiled, compiled_parallel, inlined
+from .jit import Integer, compiled, compiled_inside, inlined
 from .prefetch import prefetch_row
+from .run_workers import run_workers
 
 LOW = unsigned(0xFFFFFFFF)
-
-BLOCK_ROWS = 64
-"""Rows whose entries a worker adds up at a time."""
 
 
 @inlined
@@ -132,22 +129,12 @@ def link_ranks(chains: Any, askers: Any, repeats: Any, bits: Integer, links: Any
             i = after
 
 
-@compiled
-def sum_entries(begin: Integer, end: Integer, rows: Any, values: Any, order: Any, following: Any, sums: Any) -> None:
-    """Add up the entries of the rows ``rows[begin:end]``.
-
-    Parameters
-    ----------
-    rows : ndarray of int64, shape (m, 3)
-        The place of each row in ``order``; the row of ``sums`` for its sum; and 1 to add to what is there, or 0.
-    values : ndarray, shape (n, columns)
-        The entries.
-    order, following : ndarray of int
-        The first entry of each row, and the next entry after each.
-    sums : ndarray, shape (places, columns)
-        Result.
-    """
-    for r in range(begin, end):
+@compiled_inside
+def _sum_share(
+    worker: Integer, workers: Integer, rows: Any, values: Any, order: Any, following: Any, sums: Any
+) -> None:
+    count = rows.shape[0]
+    for r in range(worker * count // workers, (worker + 1) * count // workers):
         i, place = np.int64(order[rows[r, 0]]), rows[r, 1]
         if rows[r, 2] == 0:
             for j in range(values.shape[1]):
@@ -162,12 +149,24 @@ def sum_entries(begin: Integer, end: Integer, rows: Any, values: Any, order: Any
             i = after
 
 
-@compiled_parallel
-def sum_entries_parallel(rows: Any, values: Any, order: Any, following: Any, sums: Any) -> None:
-    """Add up the entries of all ``rows``, as :func:`sum_entries`, on all threads."""
-    for block in prange(-(-rows.shape[0] // BLOCK_ROWS)):
-        begin = np.int64(block) * BLOCK_ROWS
-        sum_entries(begin, min(begin + BLOCK_ROWS, rows.shape[0]), rows, values, order, following, sums)
+@compiled
+def sum_entries(team: Any, rows: Any, values: Any, order: Any, following: Any, sums: Any) -> None:
+    """Add up the entries of rows.
+
+    Parameters
+    ----------
+    team
+        See :mod:`~numba_rmsprop.kernels.run_workers`.
+    rows : ndarray of int64, shape (m, 3)
+        The place of each row in ``order``; the row of ``sums`` for its sum; and 1 to add to what is there, or 0.
+    values : ndarray, shape (n, columns)
+        The entries.
+    order, following : ndarray of int
+        The first entry of each row, and the next entry after each.
+    sums : ndarray, shape (places, columns)
+        Result.
+    """
+    run_workers(_sum_share, team, (rows, values, order, following, sums))
 
 
 @compiled

@@ -32,14 +32,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import prange
 
 from .aliased_access import load_grad, load_state, store_state
 from .clipping import clip
 from .duplicates import add_duplicates, mark_duplicates, unsigned
-from .jit import Integer, compiled, compiled_inline, compiled_parallel, inlined
+from .jit import Integer, compiled, compiled_inline, compiled_inside, inlined
 from .prefetch import prefetch_item, prefetch_state
 from .rmsprop import catch_up, catch_up_any, is_plain, unpack, update
+from .run_workers import run_workers
 from .skip_factors import factors_of
 from .work_stealing import give_none_away, next_share
 
@@ -51,7 +51,7 @@ CHUNK, SMALL_CHUNK, CHUNKS_EACH = 256, 64, 512
 first, all in a few chunks: small ones let the other workers take over what the one at work on these leaves."""
 
 
-@compiled
+@compiled_inside
 def catch_up_elements(row: Integer, state: Any, factors: Any) -> None:
     """Catch up one row, of which any element may be infinite."""
     for j in range(state[0].shape[1]):
@@ -148,8 +148,8 @@ def chunk_of(n: Integer, workers: Integer) -> Integer:
     return wanted if wanted > SMALL_CHUNK else SMALL_CHUNK
 
 
-@compiled
-def step_share(
+@compiled_inside
+def _step_share(
     worker: Integer,
     workers: Integer,
     entries: Any,
@@ -160,10 +160,7 @@ def step_share(
     links: Any,
     scratch: Any,
 ) -> None:
-    """Step the chunks that one worker takes: all of them, marked first, if it is alone."""
-    if workers == 1:
-        mark_duplicates(entries[0], ages[0], links[0], links[1], links[2])
-        give_none_away(scratch[2])
+    """Step the chunks that one worker takes."""
     n = entries[0].size
     size = chunk_of(n, workers)
     chunks = -(-n // size)
@@ -175,12 +172,11 @@ def step_share(
         chunk = next_share(worker, workers, chunks, scratch[2])
 
 
-@compiled_parallel
+@compiled
 def step_rows(
-    workers: Integer, entries: Any, state: Any, ages: Any, history: Any, packed: Any, links: Any, scratch: Any
+    team: Any, entries: Any, state: Any, ages: Any, history: Any, packed: Any, links: Any, scratch: Any
 ) -> None:
-    """Step the touched rows on all threads."""
+    """Step the touched rows."""
     mark_duplicates(entries[0], ages[0], links[0], links[1], links[2])
     give_none_away(scratch[2])
-    for worker in prange(workers):
-        step_share(np.int64(worker), workers, entries, state, ages, history, packed, links, scratch)
+    run_workers(_step_share, team, (entries, state, ages, history, packed, links, scratch))

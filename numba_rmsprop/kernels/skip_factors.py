@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from .jit import Integer, compiled, inlined
+from .jit import Integer, compiled, compiled_inside, inlined
 from .rmsprop import Factors, skip_both, skip_none, skip_once
 from .tuple_intrinsics import as_tuple, rounded_as, spread
 
@@ -63,7 +63,7 @@ def finish_run(run: Integer, end: Integer, runs: Any, tree: Any) -> None:
         i //= 2
 
 
-@compiled
+@compiled_inside
 def factors_between(start: Integer, now: Integer, runs: Any, tree: Any) -> Factors:
     """Return the factors of the steps ``start`` to ``now - 1``, of which the last run is still going on."""
     last = runs.shape[0] - 1

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays.variables import FloatArray
-from ..kernels.row_dealing import number_rows, sum_entries, sum_entries_parallel
-from ..runtime.launching import worth_a_launch
+from ..kernels.row_dealing import number_rows, sum_entries
+from ..runtime.launching import team_for
 from ..runtime.whole_calls import in_turn
 
 Chains = tuple[NDArray[np.int32], NDArray[np.int32]]
@@ -46,7 +46,4 @@ def sum_rows(
     sums: FloatArray,
 ) -> None:
     """Add up the entries of rows: :func:`~numba_rmsprop.kernels.row_dealing.sum_entries`, on all threads if it pays."""
-    if worth_a_launch(len(rows) * values.shape[1]):
-        in_turn(sum_entries_parallel, rows, values, order, following, sums)
-    else:
-        sum_entries(0, len(rows), rows, values, order, following, sums)
+    in_turn(sum_entries, team_for(len(rows) * values.shape[1]), rows, values, order, following, sums)

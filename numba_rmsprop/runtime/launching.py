@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import cache
+from typing import TypeAlias
 
 import numba
 import numpy as np
 from numba.core.compiler_lock import global_compiler_lock
 from numpy.typing import NDArray
 
+from ..kernels.run_workers import loop_address
 from .interrupts import Uninterrupted
 from .whole_calls import launch_lock
+
+Team: TypeAlias = tuple[int, int]
+"""The number of workers and the address of their loop: see :mod:`numba_rmsprop.kernels.run_workers`."""
+
+ALONE: Team = 1, 0
 
 SERIAL_ITEMS = 8192
 """Below this many elements, a serial loop (2.6 us for 1,000) is faster than a launch (4.7 us and more)."""
@@ -26,14 +34,17 @@ forks = 0
 """The number of forks between the process that imported this module and the one that reads this."""
 
 
-def worth_a_launch(items: int) -> bool:
-    """Return whether to process ``items`` elements on all threads, and not in a serial loop."""
-    return items >= SERIAL_ITEMS and not serial_only
+def team_for(items: int) -> Team:
+    """Return who works on ``items`` elements: the calling thread alone, or as many workers as Numba has threads."""
+    if items < SERIAL_ITEMS or serial_only:
+        return ALONE
+    workers = int(numba.get_num_threads())
+    return (workers, _loop_address()) if workers > 1 else ALONE
 
 
-def workers_for(items: int) -> int:
-    """Return the number of workers for ``items`` elements: 1, or all of Numba's threads."""
-    return 1 if items < SERIAL_ITEMS or serial_only else int(numba.get_num_threads())
+@cache
+def _loop_address() -> int:
+    return int(loop_address())
 
 
 def new_counters(workers: int) -> NDArray[np.int64]:

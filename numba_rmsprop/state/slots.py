@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from ..arrays.variables import FloatArray, as_table
 from ..kernels.compile_for_rule import kernels_of
-from ..kernels.gather_and_flush import copy_share, gather_rows
+from ..kernels.gather_and_flush import gather_rows
 from ..kernels.rule import Rule
 from ..runtime.interrupts import Call, call_in_one_go
-from ..runtime.launching import workers_for, worth_a_launch
+from ..runtime.launching import team_for
 from ..runtime.whole_calls import carry_out, in_turn, whole
 from ..settings.step_numbers import StepNumbers
 from .changed_rows import Changes
@@ -336,22 +336,16 @@ class Slots(SlotArrays):
     def _catching_up(self, borrowed: Borrowed, out: FloatArray | None) -> Call:
         places, state, ages, _ = borrowed
         assert places is not None
-        common = places, out, state, ages, self.history.arrays(self.steps)
-        workers = workers_for(len(places) * self.columns)
-        if workers == 1:
-            return (self.kernels.gather_owned, 0, 1, *common)
-        return (self.kernels.gather_catching_up, workers, *common)
+        team = team_for(len(places) * self.columns)
+        return self.kernels.gather_catching_up, team, places, out, state, ages, self.history.arrays(self.steps)
 
     def _add_flush(self, calls: list[Call]) -> bool | None:
         if self.clocks is None or self.floor == self.steps or not self.exact:
             return None
         self.check_process()
         _, state, ages, give_back = self.borrow(None)
-        common = state, ages, self.history.arrays(self.steps)
-        if worth_a_launch(self.var.size):
-            calls.append((self.kernels.flush_rows, *common))
-        else:
-            calls.append((self.kernels.catch_up_rows, 0, len(ages[0]), *common))
+        team = team_for(self.var.size)
+        calls.append((self.kernels.flush_rows, team, state, ages, self.history.arrays(self.steps)))
         calls += give_back
         changes = self.changes.after_flush(self.clocks, self.steps, self.history.runs)
         calls.append((setattr, self, "changes", changes))
@@ -372,8 +366,4 @@ def copy_rows(var: FloatArray, indices: NDArray[np.int64], out: FloatArray) -> N
     if table is None or not var.flags.writeable:  # for which the kernel would be compiled anew
         out[...] = var[indices].reshape(out.shape)
         return
-    workers = workers_for(out.size)
-    if workers == 1:
-        copy_share(0, 1, indices, out, table)
-        return
-    in_turn(gather_rows, workers, indices, out, table)
+    in_turn(gather_rows, team_for(out.size), indices, out, table)

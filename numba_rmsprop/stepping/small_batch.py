@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..arrays.variables import FloatArray
 from ..kernels.norms import BLOCK, TERMS, many_finite, many_squares
 from ..runtime.interrupts import Call
-from ..runtime.launching import new_counters, workers_for
+from ..runtime.launching import new_counters, team_for
 from ..settings.step_numbers import StepNumbers
 from ..state.slots import Slots
 
@@ -19,7 +19,7 @@ from ..state.slots import Slots
 class Batch:
     """Small contiguous variables of one dtype, which take dense steps together.
 
-    ``addresses`` says where everything lies: see :func:`numba_rmsprop.kernels.dense.step_many_serial`. Its first column
+    ``addresses`` says where everything lies: see :func:`numba_rmsprop.kernels.dense.step_many`. Its first column
     is for the gradients, in a copy for each call: a call that comes in between has others.
 
     Parameters
@@ -36,10 +36,10 @@ class Batch:
         self._sizes = np.array([own.var.size for own in members])
         self._items = int(self._sizes.sum())
         self._copied = np.empty(0, self._dtype)
-        self._counters = new_counters(0)
+        self._counters = new_counters(1)
         self._latest: tuple[StepNumbers | None, tuple[Any, ...]] = (None, ())  # arguments of a launch, not clipped
         self._partial = np.empty((-(-int(self._sizes.max()) // BLOCK), TERMS))
-        self._compiled: set[tuple[bool, str | None]] = set()
+        self._compiled: set[str | None] = set()
         self.addresses = np.zeros((len(members), 1 + len(first.state)), np.int64)
         for k, own in enumerate(members):
             self.addresses[k, 1:] = [0 if array is None else array.ctypes.data for array in own.state]
@@ -74,14 +74,11 @@ class Batch:
             arguments = self._arguments_of(numbers, scale)
             if scale == 1.0:
                 self._latest = numbers, arguments
-        workers = workers_for(self._items)
-        if workers == 1:
-            calls.append((self._kernels.step_many_serial, addresses, *arguments))
-        else:
-            if len(self._counters) != workers:
-                self._counters = new_counters(workers)
-            calls.append((self._kernels.step_many, workers, addresses, *arguments, self._counters))
-        kind = workers > 1, numbers.rests
+        team = team_for(self._items)
+        if len(self._counters) != team[0]:
+            self._counters = new_counters(team[0])
+        calls.append((self._kernels.step_many, team, addresses, *arguments, self._counters))
+        kind = numbers.rests
         compiles = kind not in self._compiled
         # In any case, since it keeps the batch, and so the memory at its addresses, until the step is taken.
         calls.append((setattr, self, "_compiled", self._compiled | {kind} if compiles else self._compiled))

@@ -7,7 +7,7 @@ import pytest
 from numba_rmsprop import curve_fit_many, minimize_many
 from numba_rmsprop.kernels.csr import step_csr
 from numba_rmsprop.kernels.dense import step_dense, step_many
-from numba_rmsprop.kernels.gather_and_flush import copy_share, flush_rows, gather_catching_up, gather_rows
+from numba_rmsprop.kernels.gather_and_flush import flush_rows, gather_catching_up, gather_rows
 from numba_rmsprop.kernels.norms import BLOCK, TERMS, csr_squares, dense_squares, rows_squares, strided_squares
 from numba_rmsprop.kernels.rows import step_rows
 from numba_rmsprop.runtime.launching import new_counters
@@ -28,6 +28,9 @@ def state(rows=ROWS):
 def ages(now=1):
     """Return clocks for more rows than there are, so that the first access out of bounds is to the state."""
     return np.zeros(ROWS + SPARE, np.int32), 0, now
+
+
+TEAM = 2, 0
 
 
 def entries(row):
@@ -57,28 +60,27 @@ def at_rows(rows):
 
 
 BY_ROW = {
-    "step_rows": lambda row: step_rows(2, entries(row), state(), ages(), HISTORY, PACKED, links(), scratch()),
+    "step_rows": lambda row: step_rows(TEAM, entries(row), state(), ages(), HISTORY, PACKED, links(), scratch()),
     "step_rows, clocks": lambda row: step_rows(
-        2, entries(row), state(ROWS + SPARE), (np.zeros(ROWS, np.int32), 0, 1), None, PACKED, links(), scratch()
+        TEAM, entries(row), state(ROWS + SPARE), (np.zeros(ROWS, np.int32), 0, 1), None, PACKED, links(), scratch()
     ),
     "rows_squares": lambda row: rows_squares(
-        2, entries(row), np.zeros(ROWS, np.int32), CLIPVALUE, links(), scratch(), np.zeros((1, TERMS))
+        TEAM, entries(row), np.zeros(ROWS, np.int32), CLIPVALUE, links(), scratch(), np.zeros((1, TERMS))
     ),
-    "gather_catching_up": lambda row: gather_catching_up(2, *at_rows(row), state(), ages(), HISTORY),
-    "gather_rows": lambda row: gather_rows(2, *at_rows(row), state()[0]),
-    "copy_share": lambda row: copy_share(0, 1, *at_rows(row), state()[0]),
+    "gather_catching_up": lambda row: gather_catching_up(TEAM, *at_rows(row), state(), ages(), HISTORY),
+    "gather_rows": lambda row: gather_rows(TEAM, *at_rows(row), state()[0]),
 }
 OTHERS = {
-    "step_csr": lambda: step_csr(2, matrix(ROWS, 0), state(), ages(), None, PACKED, sums()),
-    "step_csr, columns": lambda: step_csr(2, matrix(0, COLUMNS), state(), ages(), None, PACKED, sums()),
-    "csr_squares": lambda: csr_squares(2, matrix(0, COLUMNS), CLIPVALUE, sums(), np.zeros(1)),
-    "dense_squares, partial": lambda: dense_squares(np.ones((1, 2 * BLOCK)), CLIPVALUE, np.zeros((2, TERMS - 1))),
-    "strided_squares": lambda: strided_squares(np.ones((ROWS, COLUMNS)), CLIPVALUE, np.zeros((1, TERMS - 1))),
-    "step_dense": lambda: step_dense(np.ones((ROWS + 1, COLUMNS)), state(), PACKED),
-    "copy_share, out": lambda: copy_share(0, 1, np.zeros(2, np.int64), np.empty((1, COLUMNS)), state()[0]),
-    "flush_rows": lambda: flush_rows(state(), (np.zeros(ROWS - 1, np.int32), 0, 1), HISTORY),
+    "step_csr": lambda: step_csr(TEAM, matrix(ROWS, 0), state(), ages(), None, PACKED, sums()),
+    "step_csr, columns": lambda: step_csr(TEAM, matrix(0, COLUMNS), state(), ages(), None, PACKED, sums()),
+    "csr_squares": lambda: csr_squares(TEAM, matrix(0, COLUMNS), CLIPVALUE, sums(), np.zeros(1)),
+    "dense_squares, partial": lambda: dense_squares(TEAM, np.ones((1, 2 * BLOCK)), CLIPVALUE, np.zeros((2, TERMS - 1))),
+    "strided_squares": lambda: strided_squares(TEAM, np.ones((ROWS, COLUMNS)), CLIPVALUE, np.zeros((1, TERMS - 1))),
+    "step_dense": lambda: step_dense(TEAM, np.ones((ROWS + 1, COLUMNS)), state(), PACKED),
+    "gather_rows, out": lambda: gather_rows(TEAM, np.zeros(2, np.int64), np.empty((1, COLUMNS)), state()[0]),
+    "flush_rows": lambda: flush_rows(TEAM, state(), (np.zeros(ROWS - 1, np.int32), 0, 1), HISTORY),
     "step_many": lambda: step_many(
-        2, np.zeros((4, 5), np.int64), np.zeros(4, np.int64), KINDS, np.ones(4), PACKED, new_counters(1)
+        TEAM, np.zeros((4, 5), np.int64), np.zeros(4, np.int64), KINDS, np.ones(4), PACKED, new_counters(1)
     ),
 }
 

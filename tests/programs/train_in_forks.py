@@ -26,7 +26,7 @@ def forked(function):
 
 
 def go_on():
-    return [digest(opt, arrays), train_and_digest(1), launching.workers_for(10**9)]
+    return [digest(opt, arrays), train_and_digest(1), launching.team_for(10**9)[0]]
 
 
 early = forked(lambda: [train_and_digest(0), numba.threading_layer()])
