@@ -44,6 +44,11 @@ class Plan:
         self._layouts = as_layouts(row for own in found for row in own.layouts.table.tolist())
         self._mapped = [mapped for own in found for mapped in own.layouts.mapped]
         self._expected = known, self._layouts, occupied.array, HEADER, id(np.ndarray), kind_of(dtype)
+        # Compiled now and not at the second step.
+        if self.batch is None:
+            changes_of(self._layouts, HEADER)
+        else:
+            collect_addresses(np.empty(0, np.int64), known[:0], *self._expected[1:], self.batch.addresses)
 
     def addresses_in(self, pairs: list[Any]) -> NDArray[np.int64] | None:
         """Return the addresses of small variables and their gradients in a call.
