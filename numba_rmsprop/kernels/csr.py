@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from .jit import Integer, compiled, compiled_inside
+from .parallel_loop import run_shares
 from .prefetch import prefetch_state
 from .rows import ROWS_AHEAD, step_row
-from .run_workers import run_workers
 
 BLOCK_ROWS = 64
 """Workers take blocks of rows in turn, since a table sorted by frequency has its touched rows at one end."""
@@ -60,7 +60,7 @@ def _step_blocks(
 @compiled
 def step_csr(team: Any, matrix: Any, state: Any, ages: Any, history: Any, packed: Any, sums: Any) -> None:
     """Step the touched rows; ``matrix`` is ``(indptr, indices, data)``; ``sums`` is 0, before and after."""
-    run_workers(_step_blocks, team, (matrix, state, ages, history, packed, sums))
+    run_shares(_step_blocks, team, (matrix, state, ages, history, packed, sums))
 
 
 @compiled

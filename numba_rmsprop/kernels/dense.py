@@ -8,9 +8,9 @@ import numpy as np
 
 from .aliased_access import line_at, lines_at
 from .jit import Integer, compiled, compiled_inside
+from .parallel_loop import run_shares
 from .prefetch import prefetch_row, prefetch_state
 from .rows import step_elements, step_row
-from .run_workers import run_workers
 from .work_stealing import give_none_away, next_share
 
 LINES_AHEAD = 8
@@ -29,7 +29,7 @@ def _step_lines(worker: Integer, workers: Integer, grad: Any, state: Any, packed
 @compiled
 def step_dense(team: Any, grad: Any, state: Any, packed: Any) -> None:
     """Step arrays of shape (lines, columns), of any strides."""
-    run_workers(_step_lines, team, (grad, state, packed))
+    run_shares(_step_lines, team, (grad, state, packed))
 
 
 @compiled_inside
@@ -65,7 +65,7 @@ def step_many(team: Any, addresses: Any, sizes: Any, kinds: Any, scales: Any, pa
     Parameters
     ----------
     team
-        See :mod:`~numba_rmsprop.kernels.run_workers`.
+        See :mod:`~numba_rmsprop.kernels.parallel_loop`.
     addresses : ndarray of int64, shape (variables, 1 + arrays of the state)
         Where each gradient lies, and each array of its state.
     sizes : ndarray of int64, shape (variables,)
@@ -78,7 +78,7 @@ def step_many(team: Any, addresses: Any, sizes: Any, kinds: Any, scales: Any, pa
         See :func:`~numba_rmsprop.kernels.work_stealing.next_share`.
     """
     give_none_away(counters)
-    run_workers(_step_variables, team, (addresses, sizes, kinds, scales, packed, counters))
+    run_shares(_step_variables, team, (addresses, sizes, kinds, scales, packed, counters))
 
 
 @compiled

@@ -9,10 +9,10 @@ import numpy as np
 from .aliased_access import load_state, load_var, store_out, store_state
 from .duplicates import unsigned
 from .jit import Integer, compiled, compiled_inline, compiled_inside, inlined
+from .parallel_loop import run_shares
 from .prefetch import prefetch_item, prefetch_row, prefetch_state
 from .rmsprop import catch_up_any
 from .rows import ROWS_AHEAD
-from .run_workers import run_workers
 from .skip_factors import factors_of
 
 CLOCKS_AHEAD = 16
@@ -47,7 +47,7 @@ def _flush_share(worker: Integer, workers: Integer, state: Any, ages: Any, histo
 @compiled
 def flush_rows(team: Any, state: Any, ages: Any, history: Any) -> None:
     """Bring every row to the state after step ``now - 1``."""
-    run_workers(_flush_share, team, (state, ages, history))
+    run_shares(_flush_share, team, (state, ages, history))
 
 
 @inlined
@@ -79,7 +79,7 @@ def _gather_owned(
 @compiled
 def gather_catching_up(team: Any, indices: Any, out: Any, state: Any, ages: Any, history: Any) -> None:
     """Copy rows into ``out``, shape (n, columns), after catching them up; duplicates are the same worker's."""
-    run_workers(_gather_owned, team, (indices, out, state, ages, history))
+    run_shares(_gather_owned, team, (indices, out, state, ages, history))
 
 
 @compiled_inside
@@ -95,4 +95,4 @@ def _copy_share(worker: Integer, workers: Integer, indices: Any, out: Any, var: 
 @compiled
 def gather_rows(team: Any, indices: Any, out: Any, var: Any) -> None:
     """Copy rows that are never behind into ``out``, shape (n, columns)."""
-    run_workers(_copy_share, team, (indices, out, var))
+    run_shares(_copy_share, team, (indices, out, var))

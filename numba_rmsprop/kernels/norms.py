@@ -17,9 +17,9 @@ from .clipping import clip
 from .csr import BLOCK_ROWS, add_entries
 from .duplicates import add_duplicates, mark_duplicates
 from .jit import Integer, compiled, compiled_inline, compiled_inside
+from .parallel_loop import run_shares
 from .prefetch import prefetch_item, prefetch_row
 from .rows import CHUNK, ROWS_AHEAD, list_heads
-from .run_workers import run_workers
 from .work_stealing import give_none_away, next_share
 
 TERMS = 64
@@ -120,7 +120,7 @@ def _add_blocks(worker: Integer, workers: Integer, flat: Any, clipvalue: Any, pa
 @compiled
 def dense_squares(team: Any, flat: Any, clipvalue: Any, partial: Any) -> None:
     """Add the squares of every ``BLOCK`` elements of ``flat``, shape (1, n), to their partial sums."""
-    run_workers(_add_blocks, team, (flat, clipvalue, partial))
+    run_shares(_add_blocks, team, (flat, clipvalue, partial))
 
 
 @compiled_inside
@@ -165,7 +165,7 @@ def _add_strided(worker: Integer, workers: Integer, grads: Any, clipvalue: Any, 
 @compiled
 def strided_squares(team: Any, grads: Any, clipvalue: Any, partial: Any) -> None:
     """Add the squares of ``grads``, shape (rows, columns), of any strides, to their partial sums."""
-    run_workers(_add_strided, team, (grads, clipvalue, partial))
+    run_shares(_add_strided, team, (grads, clipvalue, partial))
 
 
 @compiled_inside
@@ -218,7 +218,7 @@ def rows_squares(team: Any, entries: Any, clocks: Any, clipvalue: Any, links: An
     """
     mark_duplicates(entries[0], clocks, links[0], links[1], links[2])
     give_none_away(scratch[2])
-    run_workers(_rows_squares_share, team, (entries, clocks, clipvalue, links, scratch, partial))
+    run_shares(_rows_squares_share, team, (entries, clocks, clipvalue, links, scratch, partial))
 
 
 @compiled_inside
@@ -249,7 +249,7 @@ def _csr_blocks_squares(
 @compiled
 def csr_squares(team: Any, matrix: Any, clipvalue: Any, sums: Any, partial: Any) -> None:
     """Write the sums of squares of every ``BLOCK_ROWS`` rows into ``partial``; ``sums`` is 0, before and after."""
-    run_workers(_csr_blocks_squares, team, (matrix, clipvalue, sums, partial))
+    run_shares(_csr_blocks_squares, team, (matrix, clipvalue, sums, partial))
 
 
 @compiled

@@ -20,8 +20,8 @@ import numpy as np
 from .aliased_access import load_grad, load_var, store_var
 from .duplicates import unsigned
 from .jit import Integer, compiled, compiled_inside, inlined
+from .parallel_loop import run_shares
 from .prefetch import prefetch_row
-from .run_workers import run_workers
 
 LOW = unsigned(0xFFFFFFFF)
 
@@ -156,7 +156,7 @@ def sum_entries(team: Any, rows: Any, values: Any, order: Any, following: Any, s
     Parameters
     ----------
     team
-        See :mod:`~numba_rmsprop.kernels.run_workers`.
+        See :mod:`~numba_rmsprop.kernels.parallel_loop`.
     rows : ndarray of int64, shape (m, 3)
         The place of each row in ``order``; the row of ``sums`` for its sum; and 1 to add to what is there, or 0.
     values : ndarray, shape (n, columns)
@@ -166,7 +166,7 @@ def sum_entries(team: Any, rows: Any, values: Any, order: Any, following: Any, s
     sums : ndarray, shape (places, columns)
         Result.
     """
-    run_workers(_sum_share, team, (rows, values, order, following, sums))
+    run_shares(_sum_share, team, (rows, values, order, following, sums))
 
 
 @compiled

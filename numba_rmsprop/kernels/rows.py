@@ -37,9 +37,9 @@ from .aliased_access import load_grad, load_state, store_state
 from .clipping import clip
 from .duplicates import add_duplicates, mark_duplicates, unsigned
 from .jit import Integer, compiled, compiled_inline, compiled_inside, inlined
+from .parallel_loop import run_shares
 from .prefetch import prefetch_item, prefetch_state
 from .rmsprop import catch_up, catch_up_any, is_plain, unpack, update
-from .run_workers import run_workers
 from .skip_factors import factors_of
 from .work_stealing import give_none_away, next_share
 
@@ -179,4 +179,4 @@ def step_rows(
     """Step the touched rows."""
     mark_duplicates(entries[0], ages[0], links[0], links[1], links[2])
     give_none_away(scratch[2])
-    run_workers(_step_share, team, (entries, state, ages, history, packed, links, scratch))
+    run_shares(_step_share, team, (entries, state, ages, history, packed, links, scratch))

@@ -12,12 +12,12 @@ import numpy as np
 from numba.core.compiler_lock import global_compiler_lock
 from numpy.typing import NDArray
 
-from ..kernels.run_workers import loop_address
+from ..kernels.parallel_loop import loop_address
 from .interrupts import Uninterrupted
 from .whole_calls import launch_lock
 
 Team: TypeAlias = tuple[int, int]
-"""The number of workers and the address of their loop: see :mod:`numba_rmsprop.kernels.run_workers`."""
+"""The number of workers and the address of their loop: see :mod:`numba_rmsprop.kernels.parallel_loop`."""
 
 ALONE: Team = 1, 0
 

@@ -25,7 +25,7 @@ from .jit import ONE_THREAD, Integer, compiled, compiled_parallel, inlined
 if ONE_THREAD:
 
     @inlined
-    def run_workers(share: Any, team: Any, arguments: Any) -> None:
+    def run_shares(share: Any, team: Any, arguments: Any) -> None:
         """Call ``share(worker, workers, *arguments)`` for each worker, on the calling thread."""
         for worker in range(team[0]):
             share(np.int64(worker), team[0], *arguments)
@@ -53,7 +53,7 @@ else:
         return function
 
     @intrinsic
-    def run_workers(typing_context: Any, share: Any, team: Any, arguments: Any) -> Any:
+    def run_shares(typing_context: Any, share: Any, team: Any, arguments: Any) -> Any:
         """Call ``share(worker, workers, *arguments)`` for each worker, on all threads; a team of one, on this one."""
         called = share.get_call_type(typing_context, (types.int64, types.int64, *arguments), {})
 
