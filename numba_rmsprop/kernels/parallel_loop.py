@@ -30,7 +30,7 @@ if ONE_THREAD:
         for worker in range(team[0]):
             share(np.int64(worker), team[0], *arguments)
 
-    def loop_address() -> int:
+    def loop_address() -> Integer:
         """Return 0, since there is no parallel loop."""
         return 0
 
@@ -87,19 +87,22 @@ else:
     @compiled_parallel
     def _loop(share: Integer, workers: Integer, place: Integer) -> None:
         for worker in prange(workers):
-            _call_share(share, worker, workers, place)
+            _call_share(share, worker, workers, place)  # type: ignore[call-arg] # Numba adds the first one
+
+    loop: Any = _loop
 
     @intrinsic
     def _address_of_loop(typing_context: Any) -> Any:
-        called = types.Dispatcher(_loop).get_call_type(typing_context, (types.int64,) * 3, {})
+        called = types.Dispatcher(loop).get_call_type(typing_context, (types.int64,) * 3, {})
 
         def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            function = _function(context, builder.module, _loop, called, lambda inner, *integers: integers)
+            function = _function(context, builder.module, loop, called, lambda inner, *integers: integers)
             return builder.ptrtoint(function, INT64)
 
         return types.int64(), emit
 
     @compiled
-    def loop_address() -> Any:
+    def loop_address() -> Integer:
         """Return the address of the loop. To have it starts Numba's threads."""
-        return _address_of_loop()
+        address: Integer = _address_of_loop()  # type: ignore[call-arg] # Numba adds it
+        return address
