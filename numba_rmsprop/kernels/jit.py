@@ -26,7 +26,10 @@ def compiled(function: Function) -> Function:
 
 
 def compiled_inside(function: Function) -> Function:
-    """Compile a function that only compiled code calls: what translates arguments from Python takes a while, too."""
+    """Compile a function that only compiled code calls: what translates arguments from Python takes a while, too.
+
+    Numba does not notice that it is missing: a call from Python would crash.
+    """
     return _compile(function, no_cpython_wrapper=True)
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..jit import compiled, compiled_inline
+from ..jit import compiled
 
 RUNNING = -1
 CONVERGED = 0
@@ -39,7 +39,7 @@ def start_progress(progress: Any) -> None:
     progress[FLAT_STEPS] = 0.0
 
 
-@compiled_inline
+@compiled
 def judge(mean: Any, norm: Any, steps: Any, progress: Any, gtol: Any, ftol: Any, patience: Any, near: Any) -> Any:
     """Return ``(keep, status)`` after a window of steps.
 
@@ -96,7 +96,7 @@ def judge(mean: Any, norm: Any, steps: Any, progress: Any, gtol: Any, ftol: Any,
     return lowest, RUNNING
 
 
-@compiled_inline
+@compiled
 def slack(ftol: Any, pace: Any, precision: Any) -> Any:
     """Return ``ftol`` for the learning rate of this step.
 
