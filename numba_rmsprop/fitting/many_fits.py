@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numba
@@ -14,6 +15,7 @@ from ..kernels.fits.loop import run_fits
 from ..kernels.fits.slopes import complex_steps
 from ..kernels.fits.stopping import LOWEST, RAISED, STOPPED, StoppingRule
 from ..kernels.jit import ONE_THREAD
+from ..kernels.numba_cache import tell_if_slow
 from ..optimizer import RMSprop
 from ..runtime.launching import new_counters
 from .many_options import fit_numbers
@@ -73,8 +75,10 @@ class ManyFits:
         )
         fixed = self.functions, self.data, self.lines, numbers, rule, results
         try:
+            began = time.monotonic()
             # Compiles, and returns before the first fit.
             run_fits(*fixed, scratch[0], 0, counters, np.ones_like(stop))
+            tell_if_slow(began, "Functions to fit are compiled anew in each process.")
         except Exception as error:  # not only Numba's: NotImplementedError, for a comparison of complex numbers
             raise TypeError(f"the functions cannot be compiled for these arguments: {error}") from error
 

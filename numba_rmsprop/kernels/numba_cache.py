@@ -7,9 +7,11 @@ its own is taken as it is.
 
 from __future__ import annotations
 
+import logging
 import pickle
 import secrets
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +25,10 @@ IS_AS_EXPECTED = hasattr(FunctionCache, "load_overload") and hasattr(FunctionCac
 UNUSABLE = (OSError, EOFError, pickle.UnpicklingError)
 """Errors of a cache that has vanished or become read-only, of a full disk, and of a file that was cut short."""
 
-_warned = False
+SLOW = 1.0
+"""Seconds after which a compilation is told of."""
+
+_told = _warned = False
 
 
 def keep_on_disk(dispatcher: Any, function: Callable[..., Any]) -> None:
@@ -47,6 +52,7 @@ class _Cache(FunctionCache):  # type: ignore[misc] # its type is not known
     """
 
     def load_overload(self, signature: Any, target_context: Any) -> Any:
+        self._began = time.monotonic()
         try:
             found = super().load_overload(signature, target_context)
             if found is None or found.signature.args == tuple(sigutils.normalize_signature(signature)[0]):
@@ -57,12 +63,25 @@ class _Cache(FunctionCache):  # type: ignore[misc] # its type is not known
         return None
 
     def save_overload(self, signature: Any, compiled: Any) -> None:
+        tell_if_slow(self._began, f"It is kept in {self.cache_path}; python -m numba_rmsprop.compile does it ahead.")
         # Anew each time, since forked processes would share it.
         self._cache_file._data_name_pattern = f"{self._impl.filename_base}.{{number:d}}.{secrets.token_hex(8)}.nbc"
         try:
             super().save_overload(signature, compiled)
         except UNUSABLE as error:
             _warn_once(f"{self.cache_path}: {error!r}")
+
+
+def tell_if_slow(began: float, kept: str) -> None:
+    """Say once why a process takes so long, if a compilation that began at a time took more than a second."""
+    global _told
+    if not _told and time.monotonic() - began > SLOW:
+        _told = True
+        logging.getLogger("numba_rmsprop").warning(
+            "numba_rmsprop: the first calls are compiled, which takes some seconds. %s This line goes with "
+            'logging.getLogger("numba_rmsprop").setLevel("ERROR").',
+            kept,
+        )
 
 
 def _warn_once(reason: str) -> None:

@@ -1,0 +1,94 @@
+"""Compile kernels ahead of the first step: ``python -m numba_rmsprop.compile``.
+
+Numba compiles a kernel for the types of its first call, and keeps it in a folder for later processes. For an image of a
+machine or a cluster, where every process would begin with that, this takes small steps of the common kinds beforehand.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+
+from .fitting.progress_bar import progress_bar
+from .gradients.indexed_slices import IndexedSlices
+from .kernels.parallel_loop import loop_address
+from .kernels.rows import step_rows
+from .optimizer import RMSprop
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "momentum": {"momentum": 0.9},
+    "centered": {"centered": True},
+    "momentum+centered": {"momentum": 0.9, "centered": True},
+}
+DTYPES = "float32", "float64"
+ROWS, COLUMNS = 2048, 8
+"""A table of this size is launched on all threads, as large ones are."""
+
+Step = tuple[str, Callable[..., object], tuple[Any, ...]]
+"""What it is called, a function and its arguments."""
+
+
+def numpy_steps(dtype: str, options: dict[str, Any]) -> Iterator[Step]:
+    """Yield a step for each kind of gradient."""
+    table, ones = np.zeros((ROWS, COLUMNS), dtype), np.ones((ROWS, COLUMNS), dtype)
+    indices = np.arange(0, ROWS, 2)  # so that the other rows fall behind
+    small = [(np.ones(3, dtype), np.zeros(3, dtype)) for _ in range(2)]
+    plain, clipped = RMSprop(**options), RMSprop(clipnorm=1.0, check_finite=True, **options)
+    for opt, name in (clipped, ", clipped by norm and checked"), (plain, ""):
+        yield f"dense{name}", opt.apply_gradients, ([(ones, table)],)
+        yield f"small{name}", opt.apply_gradients, (small,)
+        yield f"CSR{name}", opt.apply_gradients, ([(scipy.sparse.csr_array(ones), table)],)
+        yield f"rows{name}", opt.apply_gradients, ([(IndexedSlices(ones[indices], indices), table)],)
+    yield "gather", plain.gather, (table, indices + 1)
+    yield "flush", plain.flush, ()
+
+
+def torch_steps(dtype: str, options: dict[str, Any]) -> Iterator[Step]:
+    """Yield a step of PyTorch's parameters: of an embedding with sparse gradients, and of a dense one."""
+    import torch
+
+    from .torch import RMSprop as TorchRMSprop
+
+    table = torch.nn.Embedding(ROWS, COLUMNS, sparse=True, dtype=getattr(torch, dtype))
+    dense = torch.nn.Parameter(torch.zeros(ROWS, COLUMNS, dtype=getattr(torch, dtype)))
+    (table(torch.arange(ROWS)) * dense).sum().backward()
+    yield "PyTorch", TorchRMSprop([table.weight, dense], **options).step, ()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Take the steps that the arguments ask for, with progress, and print where the compiled kernels are."""
+    parser = argparse.ArgumentParser("python -m numba_rmsprop.compile", description=__doc__)
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["float32"], help="default: float32")
+    parser.add_argument(
+        "--variants", nargs="+", choices=VARIANTS, default=["plain", "momentum"], help="default: plain momentum"
+    )
+    parser.add_argument("--torch", action="store_true", help="also what a step of PyTorch's parameters needs")
+    asked = parser.parse_args(arguments)
+    kinds = [numpy_steps, torch_steps] if asked.torch else [numpy_steps]
+    steps = [
+        (f"{dtype}, {variant}: {name}", function, values)
+        for dtype in asked.dtypes
+        for variant in asked.variants
+        for kind in kinds
+        for name, function, values in kind(dtype, VARIANTS[variant])
+    ]
+    loop_address()
+    with progress_bar(find_spec("tqdm") is not None, total=len(steps), desc="compiling", unit="step") as bar:
+        for name, function, values in steps:
+            if bar is not None:
+                bar.set_postfix_str(name)
+            function(*values)
+            if bar is not None:
+                bar.update()
+    kernel: Any = step_rows
+    print(f"The compiled kernels lie in {kernel.stats.cache_path}")
+
+
+if __name__ == "__main__":
+    main()
