@@ -23,6 +23,7 @@ LAYERS = [
     "distributed",
     "fitting",
     "torch",
+    "compile",
     "__init__",
 ]
 """Folders and modules of the package; each may import from those before it."""

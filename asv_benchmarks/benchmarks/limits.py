@@ -14,7 +14,7 @@ from numba import prange
 
 from numba_rmsprop.kernels.jit import Integer, compiled, compiled_parallel
 from numba_rmsprop.kernels.prefetch import prefetch_state
-from numba_rmsprop.kernels.rows import ROWS_AHEAD, step_row
+from numba_rmsprop.kernels.rows import ROWS_AHEAD, step_elements
 
 
 @compiled
@@ -24,7 +24,7 @@ def _step_slice(begin: Integer, end: Integer, indices: Any, values: Any, state: 
             prefetch_state(state, indices[np.uint64(i + ROWS_AHEAD)])
         if i >= begin:
             row = indices[np.uint64(i)]
-            step_row(row, values, np.int64(i), state, np.int64(0), np.int64(0), None, packed)
+            step_elements(row, values, np.int64(i), state, packed[1], packed)
 
 
 @compiled_parallel

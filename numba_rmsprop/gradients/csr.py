@@ -33,7 +33,7 @@ class CSR(BaseGradient):
             (self.indptr, self.indices, self.values),
             own.at_work(state, numbers.rests),
             ages,
-            own.history.arrays(own.steps) if own.exact else None,
+            own.missed_steps,
             packed,
             own.scratch.sums(team[0]),
         )

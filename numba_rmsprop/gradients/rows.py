@@ -31,7 +31,7 @@ class Rows(BaseGradient):
             (places, self.values),
             state if numbers.rests is None else own.at_work(state, numbers.rests),
             ages,
-            own.history.arrays(own.steps) if own.exact else None,
+            own.missed_steps,
             packed,
             own.scratch.links(len(self.values)),
         )

@@ -10,7 +10,7 @@ from .aliased_access import line_at, lines_at
 from .jit import Integer, compiled, compiled_inside
 from .parallel_loop import run_shares
 from .prefetch import prefetch_row, prefetch_state
-from .rows import step_elements, step_row
+from .rows import step_elements
 from .work_stealing import give_none_away, next_share
 
 LINES_AHEAD = 8
@@ -23,7 +23,7 @@ def _step_lines(worker: Integer, workers: Integer, grad: Any, state: Any, packed
     for line in range(worker * lines // workers, (worker + 1) * lines // workers):
         prefetch_row(grad, line + LINES_AHEAD)
         prefetch_state(state, line + LINES_AHEAD)
-        step_row(np.int64(line), grad, np.int64(line), state, np.int64(0), np.int64(0), None, packed)
+        step_elements(np.int64(line), grad, np.int64(line), state, packed[1], packed)
 
 
 @compiled

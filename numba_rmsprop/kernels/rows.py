@@ -15,7 +15,7 @@ ages
     ``(clocks, floor, now)``: row ``r`` is current after step ``max(clocks[r], floor)``; ``now`` is this step's number.
     Clocks are relative to the variable's own first step, and >= 0 between launches.
 history
-    See :mod:`numba_rmsprop.kernels.skip_factors`; None in lazy mode, in which nothing is caught up.
+    See :mod:`numba_rmsprop.kernels.skip_factors`. In lazy mode the floor is ``now``, and nobody reads it.
 packed
     The numbers of the step: clipvalue and scale, and those of the rule. Of the variable's dtype.
 entries
@@ -80,8 +80,8 @@ def _step_elements_behind(row: Integer, grads: Any, i: Integer, state: Any, fact
 def step_row(
     row: Integer, grads: Any, i: Integer, state: Any, start: Integer, now: Integer, history: Any, packed: Any
 ) -> None:
-    """Catch up one row from step ``start``, unless ``history`` is None, and step it with the gradient ``grads[i]``."""
-    if history is not None and start < now:
+    """Catch up one row from step ``start``, and step it with the gradient ``grads[i]``."""
+    if start < now:
         factors = factors_of(start, now, history)
         if is_plain(factors, *state):
             _step_elements_behind(row, grads, i, state, factors, packed)

@@ -12,7 +12,7 @@ from ..kernels.rule import Rule
 from ..kernels.skip_factors import TABLE_GAPS
 from ..runtime.interrupts import Call, call_in_one_go
 
-Arrays: TypeAlias = tuple[NDArray[np.floating], NDArray[np.float64], NDArray[np.float64]]
+HistoryArrays: TypeAlias = tuple[NDArray[np.floating], NDArray[np.float64], NDArray[np.float64]]
 
 RUNS_AT_START = 16
 MAX_RUNS = 65_536
@@ -41,7 +41,7 @@ class History:
         self._count = 0
         self._latest: tuple[int, tuple[float, ...]] = (0, ())  # the first step of the last run, and its numbers
         self._table_is_for: tuple[float, ...] | None = None
-        self._single: Arrays | None = None
+        self._single: HistoryArrays | None = None
 
     def fresh(self) -> History:
         """Return a history without steps."""
@@ -81,7 +81,7 @@ class History:
         for step, *numbers in runs.tolist():
             call_in_one_go(self.to_note(int(step), tuple(numbers)))
 
-    def arrays(self, now: int) -> Arrays:
+    def arrays(self, now: int) -> HistoryArrays:
         """Return ``(table, runs, tree)`` for gaps that end before step ``now``."""
         if self._count == 1 and self._single is not None:
             return self._single
@@ -98,6 +98,11 @@ class History:
         arrays = self._table, runs, self._tree
         self._single = arrays if self._count == 1 else None  # one run answers at any time
         return arrays
+
+    @property
+    def unread(self) -> HistoryArrays:
+        """Arrays for a launch in which no row is behind."""
+        return self._table, self._runs[:1], self._tree
 
     @property
     def _kernels(self) -> Any:

@@ -20,7 +20,7 @@ from ..runtime.whole_calls import carry_out, in_turn, whole
 from ..settings.step_numbers import StepNumbers
 from .changed_rows import Changes
 from .scratch import Scratch
-from .skipped_steps import History
+from .skipped_steps import History, HistoryArrays
 from .slot_arrays import SlotArrays, State, zeros
 
 Ages: TypeAlias = tuple[NDArray[np.int32], int, int]
@@ -219,8 +219,9 @@ class Slots(SlotArrays):
 
         They are views of everything where there are such views, or else copies, or where ``copied`` are wanted.
         """
+        floor = self.floor if self.exact else self.steps  # in lazy mode no row is behind
         if self.table is not None and not copied:
-            return indices, self.table, (self.row_clocks(), self.floor, self.steps), ()
+            return indices, self.table, (self.row_clocks(), floor, self.steps), ()
         rows: slice | NDArray[np.int64] = slice(None)
         places = None
         if indices is not None:
@@ -231,7 +232,12 @@ class Slots(SlotArrays):
         for array, copy in zip(self.state, state, strict=True):
             if array is not None and copy is not None:
                 give_back.append((setitem, array, rows, copy.reshape(len(copy), *array.shape[1:])))
-        return places, state, (clocks, self.floor, self.steps), give_back
+        return places, state, (clocks, floor, self.steps), give_back
+
+    @property
+    def missed_steps(self) -> HistoryArrays:
+        """The steps that rows may have missed, as kernels take them."""
+        return self.history.arrays(self.steps) if self.exact else self.history.unread
 
     # Row clocks
 
@@ -337,7 +343,7 @@ class Slots(SlotArrays):
         places, state, ages, _ = borrowed
         assert places is not None
         team = team_for(len(places) * self.columns)
-        return self.kernels.gather_catching_up, team, places, out, state, ages, self.history.arrays(self.steps)
+        return self.kernels.gather_catching_up, team, places, out, state, ages, self.missed_steps
 
     def _add_flush(self, calls: list[Call]) -> bool | None:
         if self.clocks is None or self.floor == self.steps or not self.exact:
@@ -345,7 +351,7 @@ class Slots(SlotArrays):
         self.check_process()
         _, state, ages, give_back = self.borrow(None)
         team = team_for(self.var.size)
-        calls.append((self.kernels.flush_rows, team, state, ages, self.history.arrays(self.steps)))
+        calls.append((self.kernels.flush_rows, team, state, ages, self.missed_steps))
         calls += give_back
         changes = self.changes.after_flush(self.clocks, self.steps, self.history.runs)
         calls.append((setattr, self, "changes", changes))

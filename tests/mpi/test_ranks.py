@@ -113,7 +113,7 @@ def test_a_rank_that_is_killed_ends_the_job():
 @pytest.mark.parametrize(("ranks", "bound"), [(1, True), (2, True), (2, False)])
 def test_a_warning_names_the_flag_where_ranks_are_bound(ranks, bound):
     """Each rank is bound to less than its share where there seem to be four times as many cores."""
-    for cores, warned in reports("table_calls.bound_to_cores", ranks, 4 if bound else 1)[0]:
+    for cores, warned in reports("table_calls.bound_to_cores", ranks, 4 if bound else 1, alone=True)[0]:
         if not bound:
             assert warned == []
             continue

@@ -7,7 +7,7 @@ pytestmark = [pytest.mark.mpi, needs_mpi]
 
 
 def test_an_interrupt_waits_for_the_end_of_a_call(tmp_path):
-    *interrupted, last = reports("interrupted_calls.in_the_middle", 3, tmp_path)
+    *interrupted, last = reports("interrupted_calls.in_the_middle", 3, tmp_path, alone=True)
     for of_all in interrupted:
         assert [was for _, was, *_ in of_all] == [False, True, False], of_all
         assert len({tuple(counts) for _, _, *counts in of_all}) == 1, of_all
@@ -17,7 +17,9 @@ def test_an_interrupt_waits_for_the_end_of_a_call(tmp_path):
 
 
 def test_ranks_that_are_interrupted_at_different_calls_agree_or_are_told(tmp_path):
-    agreed, one, none, handled, for_ever, last = reports("interrupted_calls.at_different_calls", 3, tmp_path)
+    agreed, one, none, handled, for_ever, last = reports(
+        "interrupted_calls.at_different_calls", 3, tmp_path, alone=True
+    )
     assert agreed == ["checkpoint-000000001"] + ["interrupted, then checkpoint-000000001"] * 2
     assert [said.split(" the ranks")[0] for said in one] == [
         "ValueError",
