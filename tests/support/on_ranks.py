@@ -91,8 +91,8 @@ def _ask(ranks, request):
     """Have ranks that are there, or are started now, call a function; return the lines that they print."""
     if ranks not in _serving:
         errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - as long as the process
-        command = str(PROGRAMS / "serve_ranks.py")
-        _serving[ranks] = _mpiexec(ranks, command, stdin=subprocess.PIPE, stderr=errors), errors
+        command = "-m", "mpi4py", str(PROGRAMS / "serve_ranks.py")
+        _serving[ranks] = _mpiexec(ranks, *command, stdin=subprocess.PIPE, stderr=errors), errors
         atexit.register(kill, _serving[ranks][0])
     process, errors = _serving[ranks]
     limit = threading.Timer(LIMIT, kill, [process])
