@@ -1,7 +1,9 @@
 """Settings that must come before Numba is imported, profiles of Hypothesis, and fixtures of all tests."""
 
 import atexit
+import itertools
 import os
+import random
 import shutil
 import signal
 import tempfile
@@ -33,6 +35,36 @@ hypothesis.settings.register_profile("default", deadline=None, max_examples=80, 
 hypothesis.settings.register_profile("short", deadline=None, max_examples=10, derandomize=True)
 hypothesis.settings.register_profile("search", deadline=None, max_examples=1000)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+SEED = int(os.environ.get("TEST_SEED", "0"))
+"""Chooses what the short forms of long searches try, and which of the long ones CI runs."""
+
+PART = int(os.environ.get("LONG_PART", "1"))
+"""Of how many long tests one is run."""
+
+
+def pytest_report_header():
+    return f"TEST_SEED={SEED}" + (f" LONG_PART={PART}" if PART > 1 else "")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Keep one in ``LONG_PART`` tests, chosen by ``TEST_SEED``."""
+    if PART > 1:
+        chosen = set(random.Random(SEED).sample(range(len(items)), -(-len(items) // PART)))
+        config.hook.pytest_deselected(items=[item for k, item in enumerate(items) if k not in chosen])
+        items[:] = [item for k, item in enumerate(items) if k in chosen]
+
+
+@pytest.fixture
+def seed():
+    return SEED
+
+
+@pytest.fixture(params=[pytest.param(7, id="every 7th moment"), pytest.param(1, id="each", marks=pytest.mark.long)])
+def moments(request):
+    """Moments at which to interrupt a call: each of them, or every seventh, from one that the seed chooses."""
+    return lambda: itertools.count(1 + SEED % request.param, request.param)
 
 
 @pytest.fixture(autouse=True)

@@ -183,11 +183,12 @@ def test_what_ranks_cannot_read_or_have_not_trained_stays(tmp_path):
     assert SavedTables(finished(tmp_path)[-1]).whole("words")[1].iterations == 7
 
 
-def test_fifty_kills_of_a_rank_lose_no_bit(tmp_path):
+@pytest.mark.parametrize("kills", [4, pytest.param(50, marks=pytest.mark.long)])
+def test_kills_of_a_rank_lose_no_bit(kills, tmp_path, seed):
     """Ranks train and save until one of them is killed; the next job goes on from what that one left."""
-    rng = random.Random(0)
+    rng = random.Random(seed)
     alone, reached, unfinished = OneProcess(), [], 0
-    for kill in range(50):
+    for kill in range(kills):
         ranks = 3 if kill % 10 == 9 else 2
         process = start("table_checkpoints.until_killed", ranks, tmp_path)
         pids, wanted = {}, rng.randint(0, 12)
@@ -212,6 +213,6 @@ def test_fifty_kills_of_a_rank_lose_no_bit(tmp_path):
             alone.is_in(saved)
             reached.append(saved.notes["step"])
     assert reached == sorted(reached)
-    assert reached[-1] > 100
-    assert unfinished > 0, "no rank was killed in the middle of a save"
+    assert reached[-1] > kills
+    assert unfinished > 0 or kills < 50, "no rank was killed in the middle of a save"
     print(f"{reached[-1]} steps, {len(set(reached))} different points, {unfinished} kills during a save")

