@@ -3,14 +3,20 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Where torch for CPUs alone comes from; on Linux, PyPI's brings CUDA along.
 TORCH_INDEX ?=
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadgroup
 WITH_TORCH := tests/torch tests/gradients/test_other_libraries.py numba_rmsprop/torch tests/runtime/test_processes.py::test_a_torch_data_loader_with_workers
 # A cache does not tell checked kernels from others.
-CHECK := $(if $(NUMBA_CACHE_DIR),NUMBA_CACHE_DIR=$(NUMBA_CACHE_DIR)-checked) NUMBA_BOUNDSCHECK=1
+CHECK = $(if $(NUMBA_CACHE_DIR),NUMBA_CACHE_DIR=$(NUMBA_CACHE_DIR)-checked) NUMBA_BOUNDSCHECK=1
 # Together they launch every kernel.
 CHECKED := $(addprefix tests/,kernels/test_bounds.py stepping/test_exact.py stepping/test_norm_clipping.py runtime/test_launching.py)
+# What runs other code as plain Python: kernels, and what calls them.
+PLAIN := $(addprefix tests/,stepping gradients state distributed fitting/test_curve_fit_many.py fitting/test_minimize_many.py)
+# What many tests call is compiled once, and not by each of pytest's processes.
+AHEAD := $(BIN)/python -m numba_rmsprop.compile --variants plain momentum centered momentum+centered --dtypes
+# Chooses what searches for faults try; the tests print it.
+SEED ?= 0
 
-.PHONY: demo demo-torch demo-mpi compare bench bench-peers test test-torch soak fuzz lint clean
+.PHONY: demo demo-torch demo-mpi compare bench bench-peers test test-long test-torch soak fuzz lint clean
 
 demo: .venv/with-examples  ## word vectors and a classifier of the documentation of NumPy and SciPy, and a map of decay times
 	$(BIN)/python examples/word_vectors.py --out demo
@@ -34,10 +40,19 @@ bench-peers: .venv-peers/installed  ## the same beside torch, TensorFlow, optax 
 	.venv-peers/bin/python asv_benchmarks/ratios.py --out asv_benchmarks/bench-peers.json
 	.venv-peers/bin/python asv_benchmarks/chart.py asv_benchmarks/bench-peers.json asv_benchmarks/bench-peers.png
 
-test: .venv/with-test  ## once compiled, once as plain Python, and the kernels with every index checked
+test: export NUMBA_CACHE_DIR := $(or $(NUMBA_CACHE_DIR),$(CURDIR)/.numba_cache)
+test: .venv/with-test  ## once compiled, once as plain Python, and the kernels with every index checked; 5 minutes on 2 cores
+	rm -rf .numba_cache
+	$(AHEAD) float32 & $(AHEAD) float64 & wait
 	$(PYTEST)
-	NUMBA_DISABLE_JIT=1 $(PYTEST)
+	NUMBA_DISABLE_JIT=1 HYPOTHESIS_PROFILE=short $(PYTEST) $(PLAIN)
 	$(CHECK) HYPOTHESIS_PROFILE=short $(PYTEST) $(CHECKED)
+
+test-long: .venv/with-test  ## the long searches, and all tests in each of the three ways; an hour; SEED=1 tries other things
+	TEST_SEED=$(SEED) $(PYTEST) -m long
+	HYPOTHESIS_PROFILE=search $(PYTEST) -m hypothesis --hypothesis-seed=$(SEED)
+	NUMBA_DISABLE_JIT=1 TEST_SEED=$(SEED) $(PYTEST) -m ""
+	$(CHECK) $(PYTEST) $(CHECKED)
 
 test-torch: .venv/with-test .venv/with-torch  ## what asks PyTorch, which `make test` skips where it is not installed
 	$(PYTEST) $(WITH_TORCH)
@@ -56,7 +71,7 @@ lint: .venv/with-dev
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv .venv-peers .fuzz demo
+	rm -rf .venv .venv-peers .fuzz .numba_cache demo
 
 # A stamp for each set of extras; a changed pyproject.toml installs anew.
 .venv/with-%: pyproject.toml | .venv/bin/python

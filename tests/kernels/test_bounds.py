@@ -62,7 +62,7 @@ def at_rows(rows):
 BY_ROW = {
     "step_rows": lambda row: step_rows(TEAM, entries(row), state(), ages(), HISTORY, PACKED, links(), scratch()),
     "step_rows, clocks": lambda row: step_rows(
-        TEAM, entries(row), state(ROWS + SPARE), (np.zeros(ROWS, np.int32), 0, 1), None, PACKED, links(), scratch()
+        TEAM, entries(row), state(ROWS + SPARE), (np.zeros(ROWS, np.int32), 0, 1), HISTORY, PACKED, links(), scratch()
     ),
     "rows_squares": lambda row: rows_squares(
         TEAM, entries(row), np.zeros(ROWS, np.int32), CLIPVALUE, links(), scratch(), np.zeros((1, TERMS))
@@ -71,8 +71,8 @@ BY_ROW = {
     "gather_rows": lambda row: gather_rows(TEAM, *at_rows(row), state()[0]),
 }
 OTHERS = {
-    "step_csr": lambda: step_csr(TEAM, matrix(ROWS, 0), state(), ages(), None, PACKED, sums()),
-    "step_csr, columns": lambda: step_csr(TEAM, matrix(0, COLUMNS), state(), ages(), None, PACKED, sums()),
+    "step_csr": lambda: step_csr(TEAM, matrix(ROWS, 0), state(), ages(), HISTORY, PACKED, sums()),
+    "step_csr, columns": lambda: step_csr(TEAM, matrix(0, COLUMNS), state(), ages(), HISTORY, PACKED, sums()),
     "csr_squares": lambda: csr_squares(TEAM, matrix(0, COLUMNS), CLIPVALUE, sums(), np.zeros(1)),
     "dense_squares, partial": lambda: dense_squares(TEAM, np.ones((1, 2 * BLOCK)), CLIPVALUE, np.zeros((2, TERMS - 1))),
     "strided_squares": lambda: strided_squares(TEAM, np.ones((ROWS, COLUMNS)), CLIPVALUE, np.zeros((1, TERMS - 1))),
