@@ -16,7 +16,7 @@ AHEAD := $(BIN)/python -m numba_rmsprop.compile --variants plain momentum center
 # Chooses what searches for faults try; the tests print it.
 SEED ?= 0
 
-.PHONY: demo demo-torch demo-mpi compare bench bench-peers test test-long test-torch soak fuzz lint clean
+.PHONY: demo demo-torch demo-mpi compare bench bench-peers test test-long test-long-part test-torch soak fuzz lint clean
 
 demo: .venv/with-examples  ## word vectors and a classifier of the documentation of NumPy and SciPy, and a map of decay times
 	$(BIN)/python examples/word_vectors.py --out demo
@@ -53,6 +53,9 @@ test-long: .venv/with-test  ## the long searches, and all tests in each of the t
 	HYPOTHESIS_PROFILE=search $(PYTEST) -m hypothesis --hypothesis-seed=$(SEED)
 	NUMBA_DISABLE_JIT=1 TEST_SEED=$(SEED) $(PYTEST) -m ""
 	$(CHECK) $(PYTEST) $(CHECKED)
+
+test-long-part: .venv/with-test  ## one in eight of the long searches; SEED says which, and what they try
+	TEST_SEED=$(SEED) LONG_PART=8 $(PYTEST) -m long
 
 test-torch: .venv/with-test .venv/with-torch  ## what asks PyTorch, which `make test` skips where it is not installed
 	$(PYTEST) $(WITH_TORCH)
