@@ -27,6 +27,7 @@ from .gradients import as_gradient
 from .parameter_state import Entry, ParameterState
 from .remembered_group import WORTH_A_PLAN, Plan
 from .tensor_views import describe
+from .undocumented import version_of
 
 Group: TypeAlias = dict[str, Any]
 States: TypeAlias = dict[Tensor, dict[str, Any]]
@@ -136,6 +137,8 @@ class Steps:
             for slots, gradient, numbers in work.parts:
                 carry_out(slots.add_step, gradient, numbers, 1.0)
             carry_out(written.add_notes)
+            for own in work.stepped:  # whose writes the notes count as one that is still to come
+                own.table.version = version_of(own.parameter)
 
     def _look_at(
         self, parameters: Iterable[tuple[int, Tensor]], group: Group, number: int, numbers: StepNumbers, work: Work

@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch", reason="numba_rmsprop.torch needs PyTorch")
 
 from torch import nn
 from torch.optim import lr_scheduler
-from torch_twins import VARIANTS, Twins, name_of, randn, sparse
+from torch_twins import VARIANTS, Twins, name_of, randn, random_rows, sparse
 
 from numba_rmsprop.torch import RMSprop
 
@@ -197,6 +197,19 @@ def test_a_parameter_twice_in_a_group_is_stepped_twice(options, shape):
         peer.step()
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
     assert opt.state[ours]["step"] == peer.state[theirs]["step"] == 8
+
+
+@pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with duplicate parameters")
+def test_a_parameter_twice_in_a_group_takes_two_sparse_steps():
+    ours, theirs = nn.Parameter(randn(20, 3)), nn.Parameter(randn(20, 3))
+    opt, peer = (kind([p, p], momentum=0.9) for kind, p in ((RMSprop, ours), (torch.optim.RMSprop, theirs)))
+    for t in range(4):
+        ours.grad = random_rows((20, 3), 4, seed=t)
+        theirs.grad = ours.grad.to_dense()
+        opt.step()
+        peer.step()
+        opt.flush()  # moves the rows that were left out by two steps
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 def test_repr_and_defaults():
