@@ -16,7 +16,7 @@ AHEAD := $(BIN)/python -m numba_rmsprop.compile --variants plain momentum center
 # Chooses what searches for faults try; the tests print it.
 SEED ?= 0
 
-.PHONY: demo demo-torch demo-mpi compare bench bench-peers test test-long test-long-part test-torch soak fuzz lint clean
+.PHONY: demo demo-torch demo-mpi compare bench bench-peers test test-long test-long-part test-torch mutants soak fuzz lint clean
 
 demo: .venv/with-examples  ## word vectors and a classifier of the documentation of NumPy and SciPy, and a map of decay times
 	$(BIN)/python examples/word_vectors.py --out demo
@@ -61,6 +61,10 @@ test-torch: .venv/with-test .venv/with-torch  ## what asks PyTorch, which `make 
 	$(PYTEST) $(WITH_TORCH)
 	NUMBA_DISABLE_JIT=1 $(PYTEST) tests/torch/test_half_precision.py
 	$(CHECK) HYPOTHESIS_PROFILE=short $(PYTEST) tests/torch/test_half_precision.py
+
+# Where it has neither mpi4py nor mpiexec, or no torch, it stops: a test that is skipped finds nothing.
+mutants: .venv/with-test .venv/with-torch  ## slips in copies of the package, each of which a test must find, some 20 minutes
+	$(BIN)/python tests/support/mutants.py
 
 soak: .venv/with-test  ## ten million rows of random steps in constant memory, some minutes
 	$(BIN)/python tests/support/soak.py

@@ -34,6 +34,9 @@ if numba.config.DISABLE_JIT:
 hypothesis.settings.register_profile("default", deadline=None, max_examples=80, derandomize=True)
 hypothesis.settings.register_profile("short", deadline=None, max_examples=10, derandomize=True)
 hypothesis.settings.register_profile("search", deadline=None, max_examples=1000)
+# For mutants.py: the first failure will do, and need not be the simplest.
+first = {"phases": [hypothesis.Phase.explicit, hypothesis.Phase.generate]}
+hypothesis.settings.register_profile("first", hypothesis.settings.get_profile("default"), **first)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 

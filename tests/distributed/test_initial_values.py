@@ -31,6 +31,7 @@ def test_uniform_rows_are_uniform_and_depend_on_the_row_alone():
     assert values.min() >= -2
     assert values.max() < 6
     assert len(np.unique(values)) > 0.98 * values.size
+    assert len(np.unique([values[:, 0], draw(2**32 + np.arange(5000))[:, 0]])) > 0.98 * 10_000
     assert (draw(np.array([4321, 2**40])) == np.stack([values[4321], draw(np.array([2**40]))[0]])).all()
     assert (Uniform(-2.0, 6.0, columns=40, seed=6)(np.arange(9)) != values[:9]).mean() > 0.99
     correlations = np.corrcoef(values.T) - np.eye(40)

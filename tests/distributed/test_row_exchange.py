@@ -69,6 +69,7 @@ def test_a_request_lists_distinct_rows_by_owner(indices, ranks):
     indices = np.array(indices, np.int64)
     layout = Layout(2**62 + 1, ranks)
     request = Request(indices, layout)
+    assert not np.shares_memory(request.indices, indices)  # the caller may reuse the array
     ends = np.cumsum(request.counts)
     assert ends[-1] == len(np.unique(indices))
     for i, row in enumerate(indices):

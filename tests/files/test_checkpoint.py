@@ -150,6 +150,7 @@ def forged_slot(name):
         (replaced("variables.0.clocks", lambda clocks: clocks[1:]), "expected 'variables.0.clocks' of shape"),
         (replaced("variables.0.runs", lambda runs: runs[:0]), "variables.0. has runs"),
         (replaced("variables.0.runs", lambda runs: runs + 3), "variables.0. has runs"),
+        (replaced("variables.0.runs", lambda runs: runs[1:]), "variables.0. has runs"),
         (replaced("variables.0.runs", lambda runs: runs * np.nan), "variables.0. has runs"),
         (replaced("variables.0.runs", lambda runs: runs * [1, 1, 1, 2, 1]), "variables.0. has runs"),
         (replaced("variables.0.runs", lambda runs: runs * [1, 2, 1, 1, 1]), "variables.0. has runs"),

@@ -160,18 +160,22 @@ def test_units_do_not_matter():
     np.testing.assert_array_equal(other.cost, found.cost * big**2)
 
 
-def test_gtol_is_the_cosine_of_minpack():
+@pytest.mark.parametrize("loss", ["linear", "soft_l1"])
+def test_gtol_is_the_cosine_of_minpack(loss):
     y = curves()
     popt, _ = by_scipy(decay, T, y, START, EACH)
     near = popt * (1 + 1e-4)
     cosines = []
     for x, curve, sigma in zip(near, y, EACH, strict=True):
         residuals, jacobian = (python(decay)(T, *x) - curve) / sigma, np.stack(python(decay_slopes)(T, *x)) / sigma
+        if loss == "soft_l1":  # each residual with its weight in the gradient
+            weights = (1 + residuals**2) ** -0.25
+            residuals, jacobian = weights * residuals, weights * jacobian
         lengths = np.linalg.norm(jacobian, axis=1) * np.linalg.norm(residuals)
         cosines.append(max(abs(jacobian @ residuals) / lengths))
     for factor, status in ((1.001, 0), (0.999, 1)):
         for i, cosine in enumerate(cosines):
-            found = curve_fit_many(decay, T, y, near, EACH, gtol=factor * cosine, maxiter=0)
+            found = curve_fit_many(decay, T, y, near, EACH, loss=loss, gtol=factor * cosine, maxiter=0)
             assert found.status[i] == status
 
 

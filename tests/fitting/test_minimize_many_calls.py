@@ -14,6 +14,7 @@ from processes import can_fork, results
 from small_fits import PLAIN, bits, needs_jit, no_data, parabola, problem, valley
 
 from numba_rmsprop import Shared, minimize_many
+from numba_rmsprop.fitting.workers import run_workers
 
 # On one worker, since each compiles the same functions anew.
 pytestmark = pytest.mark.xdist_group("many")
@@ -239,6 +240,27 @@ def test_an_interrupt_returns_what_has_been_found():
 @pytest.mark.skipif(os.name == "nt", reason="Windows cannot send SIGINT to one process")
 def test_a_second_interrupt_does_not_wait():
     assert results("interrupt_fits.py", 10**12) == ["KeyboardInterrupt", True, [1, 1, 1, 0, 0]]
+
+
+def test_workers_end_where_nobody_waits_for_them_any_more():
+    stop, ended = np.zeros((1, 8), np.int64), threading.Event()
+
+    class Bar:
+        n = 0
+
+        def update(self, _):
+            raise KeyboardInterrupt
+
+    def work(_):
+        while stop[0, 0] == 0 and not ended.wait(0.001):
+            pass
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_workers(work, 2, stop, Bar(), lambda: 0)
+        assert stop[0, 0] == 1
+    finally:
+        ended.set()
 
 
 @can_fork

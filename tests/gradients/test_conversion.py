@@ -109,14 +109,15 @@ def test_unaligned_gradients():
     assert (step(grad, np.ones(6)) == step(np.ones(6), np.ones(6))).all()
 
 
-def test_gradients_in_the_memory_of_the_variable():
+@pytest.mark.parametrize("columns", [2, 3000])  # gradients of small variables are copied in any case
+def test_gradients_in_the_memory_of_the_variable(columns):
     # a step must not read what it has just written
     def cases(table):
         yield table[::-1, ::-1]
         yield IndexedSlices(table[:5], np.arange(1, 6))
-        yield scipy.sparse.csr_array((table.reshape(-1)[:4], [1, 0, 1, 0], [0, 0, 0, 0, 1, 2, 4]), (6, 2))
+        yield scipy.sparse.csr_array((table.reshape(-1)[:4], [1, 0, 1, 0], [0, 0, 0, 0, 1, 2, 4]), (6, columns))
 
-    start = np.arange(1.0, 13.0).reshape(6, 2)
+    start = 1.0 + np.arange(6.0 * columns).reshape(6, columns)
     for i, apart in enumerate(cases(start.copy())):
         table = start.copy()
         step(list(cases(table))[i], table)
@@ -213,6 +214,14 @@ def test_wrong_columns_of_lil_and_bsr_arrays():
             step(grad, var)
 
 
+@pytest.mark.parametrize("form", ["csr", "csc", "bsr"])
+def test_the_first_column_that_there_is_not(form):
+    grad = scipy.sparse.coo_array(np.eye(3)).asformat(form)
+    grad.indices[2] = 3
+    with pytest.raises(IndexError, match=f"indices.2. of the {form} array is 3, out of range"):
+        step(grad, np.ones((3, 3)))
+
+
 def test_an_indptr_for_more_rows_than_there_are():
     grad = scipy.sparse.csr_array(np.eye(2, 3))
     grad.indptr = np.array([0, 1, 2, 2, 2], np.int32)
@@ -235,6 +244,14 @@ def test_wrong_indptr(indptr):
     grad = scipy.sparse.csr_array(([1.0, 2.0], ([0, 2], [0, 1])), (3, 2))
     grad.indptr[:] = indptr
     with pytest.raises(ValueError, match="indptr of the csr array does not fit"):
+        step(grad, np.ones((3, 2)))
+
+
+@pytest.mark.parametrize("form", ["csr", "csc"])
+def test_fewer_values_than_indices(form):
+    grad = scipy.sparse.coo_array(([1.0, 2.0], ([0, 2], [0, 1])), (3, 2)).asformat(form)
+    grad.data = grad.data[:1]
+    with pytest.raises(ValueError, match=f"indptr of the {form} array does not fit its indices and data"):
         step(grad, np.ones((3, 2)))
 
 

@@ -255,6 +255,19 @@ def test_a_timeout_at_any_moment_leaves_the_handler(at):
     assert lock_is_free()
 
 
+def test_handlers_are_held_off_after_a_timeout_that_came_as_they_were_to_be(monkeypatch):
+    def raise_timeout():
+        raise TimeoutError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("numba_rmsprop.runtime.interrupts._hold", raise_timeout)
+        with pytest.raises(TimeoutError):
+            Uninterrupted().__enter__()
+    with Uninterrupted():
+        assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_other_threads_hold_nothing_off():
     def hold():
         with Uninterrupted():

@@ -82,9 +82,10 @@ def test_a_check_that_a_commit_has_overtaken_writes_nothing():
 
 @pytest.mark.parametrize("planned", [False, True])
 def test_a_rate_that_steps_the_optimizer_leaves_the_outer_step_its_gradient(planned):
-    var, inside = np.zeros(300), []
+    var, inside, asked = np.zeros(300), [], []
 
     def rate():
+        asked.append(opt.iterations)
         if not inside and opt.iterations == 3 * planned:
             inside.append(True)
             opt.apply_gradients([(np.full(300, -1.0), var)])
@@ -98,6 +99,7 @@ def test_a_rate_that_steps_the_optimizer_leaves_the_outer_step_its_gradient(plan
     np.testing.assert_allclose(var, before, atol=1e-12)
     assert (opt.get_slot(var, "rms") == 25.0).all()
     assert opt.iterations == 3 * planned + 2
+    assert len(asked) == opt.iterations  # its answer counts, though the number of steps has changed meanwhile
 
 
 def test_a_rate_that_waits_for_another_threads_step_is_no_deadlock():

@@ -60,6 +60,10 @@ def test_occupied_memory_that_grows_and_shrinks_is_that_of_its_arrays():
         gone = arrays.pop(rng.integers(len(arrays)))
         occupied = occupied.without([gone, np.ones(3)])
         np.testing.assert_array_equal(occupied.array, Occupied(arrays).array)
+        for i in range(0, 1000, 9):
+            assert occupied.reached_by(memory[i : i + 1]) == any(
+                np.may_share_memory(memory[i : i + 1], array) for array in arrays
+            )
 
 
 def test_one_array_is_one_variable_and_not_its_rows():

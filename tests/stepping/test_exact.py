@@ -108,13 +108,18 @@ def test_gaps_beyond_the_table(dtype, momentum, centered, changing):
     np.testing.assert_allclose(opt.get_slot(var, "rms"), reference.rms[0], rtol=10 * tolerance)
 
 
-def test_a_long_gap_under_a_changing_schedule_equals_dense():
-    steps = 3 * skip_factors.TABLE_GAPS
+# Each step is a run. A gap before the last step is 2 steps shorter, and one before a flush 1: so there are the last gap
+# in the table, the first ones beyond it, and runs that end where a node of the tree does, with the last still going on.
+@pytest.mark.parametrize(
+    "steps", [skip_factors.TABLE_GAPS + 1, skip_factors.TABLE_GAPS + 2, 3 * skip_factors.TABLE_GAPS]
+)
+@pytest.mark.parametrize("end", ["step", "flush"])
+def test_a_long_gap_under_a_changing_schedule_equals_dense(steps, end):
     opt = RMSprop(schedules.ExponentialDecay(0.1, 1000, 0.5), momentum=lambda: 0.9, weight_decay=0.01)
     var = np.ones((2, 1))
     reference = Reference([var], momentum=True)
     for t in range(steps):
-        indices = [0, 1] if t in (0, steps - 1) else [1]
+        indices = [0, 1] if t == 0 or (t == steps - 1 and end == "step") else [1]
         opt.apply_gradients([(IndexedSlices(np.ones((len(indices), 1)), indices), var)])
         reference.step(
             [densified(np.ones((len(indices), 1)), indices, var.shape)],
@@ -122,6 +127,7 @@ def test_a_long_gap_under_a_changing_schedule_equals_dense():
             momentum=0.9,
             weight_decay=0.01,
         )
+    opt.flush()
     assert_close(var, reference.vars[0], 1e-12)
 
 

@@ -154,3 +154,13 @@ def test_an_infinite_rms_does_not_become_nan_in_a_gap():
         opt.apply_gradients([(IndexedSlices(np.ones((1, 3), np.float32), [2]), array)])
     assert (other == var).all()
     assert (sparse.get_slot(other, "rms") == dense.get_slot(var, "rms")).all()
+
+
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_zeros_stay_zero_in_a_gap_in_which_a_decay_overflows():
+    opt, var = RMSprop(1.0, momentum=0.9, weight_decay=1e30), np.zeros((2, 3))
+    opt.apply_gradients([(IndexedSlices(np.zeros((1, 3)), [0]), var)])
+    let_steps_pass(opt, 300)
+    opt.flush()
+    assert (var == 0).all()

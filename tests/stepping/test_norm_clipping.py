@@ -36,6 +36,22 @@ def test_duplicates_are_summed_before_they_are_clipped():
     assert opt.get_slot(var, "rms")[0, 0] == 0.25
 
 
+def test_duplicates_in_a_csr_array_count_once_in_a_norm():
+    var = np.zeros((2, 2))
+    opt = RMSprop(0.1, clipnorm=1.0, rho=0.0)
+    opt.apply_gradients([(scipy.sparse.csr_array(([1.0, 2.0, 4.0], [0, 0, 1], [0, 3, 3]), (2, 2)), var)])
+    np.testing.assert_allclose(opt.get_slot(var, "rms"), [[9 / 25, 16 / 25], [0, 0]], rtol=1e-15)
+
+
+@pytest.mark.parametrize("clips", [{"clipnorm": 1.0}, {"global_clipnorm": 1.0}], ids=str)
+def test_a_small_variable_is_clipped_after_a_step_that_was_not(clips):
+    var = np.zeros(4)
+    opt = RMSprop(0.1, rho=0.0, **clips)
+    for size, expected in ((0.5, 0.25), (0.25, 0.0625), (3.0, 0.25)):
+        opt.apply_gradients([(np.full(4, size), var)])
+        assert (opt.get_slot(var, "rms") == expected).all()
+
+
 def test_gradients_below_the_limit_keep_their_bits():
     grad = np.random.default_rng(0).standard_normal(1000)
     plain, clipped = np.ones(1000), np.ones(1000)
@@ -70,7 +86,7 @@ def test_norms_do_not_overflow_in_float32():
 
 SHAPES = [(), (33,), (9, 7), (5, 6, 7), (0, 3)]
 if not numba.config.DISABLE_JIT:
-    SHAPES += [(20_001,), (100, 200), (20_000, 1), (3, 9_000), (40, 30, 20)]
+    SHAPES += [(20_001,), (100, 200), (20_000, 1), (3, 9_000), (3, 16_384), (40, 30, 20)]
 LAYOUTS = {
     "Fortran": lambda array: array.copy(order="F"),
     "every second": lambda array: np.repeat(array, 2, axis=-1)[..., ::2] if array.ndim else array,
@@ -99,6 +115,14 @@ def test_the_bits_of_a_norm_depend_on_no_layout(clips, dtype, threads):
             assert mean_squares(*given, **clips) == expected, f"{name} {which}"
     backwards = mean_squares(gradients[::-1], variables[::-1], **clips)
     assert backwards[::-1] == expected, "in another order"
+
+
+def test_no_bit_of_a_global_norm_depends_on_the_order_of_variables():
+    sizes = np.array([1.0, *[2.0**-27] * 16])  # the squares of the small ones are lost one by one, and together are not
+    variables = list(np.zeros((17, 1)))
+    expected = mean_squares(list(sizes[:, np.newaxis]), variables, global_clipnorm=0.5)
+    backwards = mean_squares(list(sizes[::-1, np.newaxis]), variables[::-1], global_clipnorm=0.5)
+    assert backwards[::-1] == expected
 
 
 @pytest.mark.parametrize(

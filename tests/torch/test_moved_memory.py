@@ -33,9 +33,9 @@ def test_indices_in_the_memory_of_their_parameter(n, at_the_first_step):
     twins.check()
 
 
+@pytest.mark.parametrize("n", [6, 20_000])  # small parameters are stepped last
 @pytest.mark.parametrize("steps_before", [0, 2])
-def test_indices_in_the_memory_of_another_parameter_and_of_a_state(steps_before):
-    n = 6
+def test_indices_in_the_memory_of_another_parameter_and_of_a_state(steps_before, n):
     first, table, third = (nn.Parameter(torch.zeros(n, 1, dtype=torch.float64)) for _ in range(3))
     values = torch.ones(n, 1, dtype=torch.float64)
     for where in ("parameter", "state"):

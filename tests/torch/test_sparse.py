@@ -139,11 +139,12 @@ def test_a_momentum_that_changes_at_every_step(kind, dtype):
 @unread
 @pytest.mark.parametrize("centered", [False, True])
 @pytest.mark.parametrize("reads", [False, True])
-def test_a_momentum_of_0_for_a_while(centered, reads):
+@pytest.mark.parametrize("otherwise", [0.8, 1.0])
+def test_a_momentum_of_0_for_a_while(centered, reads, otherwise):
     # without momentum, PyTorch ignores the buffer and leaves it unchanged
     twins = Twins(randn(20, 3, dtype=torch.float64), momentum=0.9, centered=centered, reads=reads)
     for t in range(30):
-        twins.set(momentum=0.0 if t % 10 in (4, 5, 6) else 0.8, lr=0.01 * (1 + t % 3))
+        twins.set(momentum=0.0 if t % 10 in (4, 5, 6) else otherwise, lr=0.01 * (1 + t % 3))
         twins.step(random_rows((20, 3), 2, torch.float64, seed=t))
         if t % 10 in (5, 9):
             twins.check()

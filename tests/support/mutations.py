@@ -1,0 +1,321 @@
+"""Slips that a change could bring in, by area, for tests/support/mutants.py.
+
+A line with ``#`` names an area, and one with ``@`` a file of the package and the tests that find slips in it, as pytest
+takes them. Each line with ``-`` is a slip: what stands once in the file, ``=>``, and what takes its place; without
+``=>``, ``pass`` does. A line may end in between, as ``\\n``. Where no test can see a slip, ``=`` says why.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Mutation(NamedTuple):
+    """A slip in one file, and the tests that must fail with it."""
+
+    area: str
+    file: str
+    tests: str
+    old: str
+    new: str
+    equivalent: str
+
+
+def mutations() -> list[Mutation]:
+    """Return all mutations."""
+    found: list[Mutation] = []
+    area = file = tests = ""
+    for line in LIST.splitlines():
+        sign, rest = line[:1], line[2:]
+        if sign == "#":
+            area = rest
+        elif sign == "@":
+            file, _, tests = rest.partition(" ")
+        elif sign == "-":
+            old, arrow, new = rest.replace("\\n", "\n").partition(" =>")
+            found.append(Mutation(area, file, tests, old, new.removeprefix(" ") if arrow else "pass", ""))
+        elif sign == "=":
+            found[-1] = found[-1]._replace(equivalent=rest)
+    return found
+
+
+LIST = r"""
+# rule
+@ kernels/rmsprop.py stepping/test_dense.py::test_variants_equal_the_formulas
+- numbers.rho * mg + numbers.one_minus_rho * grad => numbers.rho * mg + numbers.one_minus_rho * grad * grad
+- epsilon_inside) + numbers.epsilon_outside) => epsilon_inside + numbers.epsilon_outside))
+@ kernels/rmsprop.py stepping/test_dense.py::test_centered_variance_below_zero_is_zero
+- if variance < 0: => if variance < -1:
+@ kernels/rmsprop.py stepping/test_exact.py::test_any_hyperparameter_may_change_alone
+- return var * numbers.shrink - step => return (var - step) * numbers.shrink
+@ kernels/rmsprop.py torch/test_dense.py::test_combinations
+- step = numbers.outer_rate * new_momentum => step = new_momentum
+- grad = grad + numbers.coupled_decay * var => grad = grad - numbers.coupled_decay * var
+@ kernels/rmsprop.py stepping/test_infinities.py::test_rows_that_every_step_touches_and_infinite_momentum
+- if numbers.coupled_decay != 0: => if numbers.coupled_decay >= 0:
+@ settings/settings.py stepping/test_exact.py::test_any_hyperparameter_may_change_alone
+- shrink=1.0 - learning_rate * values["weight_decay"] => shrink=1.0 - values["weight_decay"]
+@ settings/settings.py test_other_implementations.py::test_keras_three_steps
+- inside = self.has_momentum if values["epsilon_in_sqrt"] is None => inside = True if values["epsilon_in_sqrt"] is None
+
+# gaps
+@ kernels/rmsprop.py stepping/test_exact.py::test_any_hyperparameter_may_change_alone
+- second.var * first.drift + second.drift * first.momentum => first.var * second.drift + first.drift * second.momentum
+@ kernels/skip_factors.py stepping/test_exact.py::test_any_hyperparameter_may_change_alone
+- now - gap - 1 < runs[run, 0] => now - gap < runs[run, 0]
+@ kernels/skip_factors.py stepping/test_exact.py::test_a_long_gap_under_a_changing_schedule_equals_dense
+- if gap < table.shape[1]: => if gap <= table.shape[1]:
+- run + 2 * width <= last: => run + 2 * width <= last + 1:
+@ kernels/rmsprop.py stepping/test_infinities.py
+- plain = factors.rms != 0 and factors.var != 0 and => plain = factors.var != 0 and
+- drift_sign = 1.0 if momentum * outer_rate > 0 else np.nan => drift_sign = 1.0
+- return product if product == product else x * sign => return product
+@ kernels/rmsprop.py stepping/test_extreme_numbers.py::test_zeros_stay_zero_in_a_gap_in_which_a_decay_overflows
+- if drift != 0 and momentum != 0: => if drift != 0:
+@ state/skipped_steps.py stepping/test_exact.py::test_gaps_beyond_the_table
+- settled = len(runs) == 1 or now - first >= TABLE_GAPS => settled = len(runs) == 1 or now > first
+@ state/skipped_steps.py stepping/test_exact.py::test_a_long_gap_under_a_changing_schedule_equals_dense
+- for run in range(len(runs) - 1): => for run in range(len(runs) - 2):
+@ state/skipped_steps.py stepping/test_exact.py::test_a_full_history_is_flushed
+- return self._count >= MAX_RUNS - 1 => return self._count >= MAX_RUNS
+@ state/skipped_steps.py torch/test_sparse.py::test_a_momentum_of_0_for_a_while
+- return any(bool((self.runs => return all(bool((self.runs
+
+# clocks
+@ kernels/rows.py stepping/test_exact.py::test_any_hyperparameter_may_change_alone
+- clocks[row] = now + 1 => clocks[row] = now
+@ kernels/rows.py stepping/test_exact.py::test_sparse_equals_dense
+- start = clock if clock > floor else floor => start = clock
+@ kernels/csr.py stepping/test_exact.py::test_sparse_equals_dense
+- max(np.int64(clocks[row]), floor) => np.int64(clocks[row])
+@ kernels/gather_and_flush.py stepping/test_exact.py::test_gather_returns_what_dense_would_hold
+- clocks[row] = now => clocks[row] = now + 1
+@ kernels/gather_and_flush.py runtime/test_launching.py::test_a_launch_gives_the_bits_of_a_serial_loop
+- (worker + 1) * rows // workers) => (worker + 1) * (rows // workers))
+@ state/slots.py stepping/test_exact.py::test_sparse_equals_dense
+- , (setattr, self, "floor", self.steps + 1)] => ]
+@ state/slots.py stepping/test_exact.py::test_clocks_start_anew_before_they_overflow
+- if self.steps + 1 >= CLOCK_LIMIT:\n            carry_out(self._add_restart)
+@ state/slots.py stepping/test_exact.py::test_gather_returns_what_dense_would_hold
+- calls.append((setattr, self, "history", self.history.fresh()))
+= a longer history is slower and no other one
+@ state/slots.py stepping/test_remembered_call.py
+- self.small = False
+
+# duplicates
+@ kernels/duplicates.py stepping/test_remembered_call.py::test_a_hot_row_is_summed_in_order
+- chains[second, 0] = i
+- return -after if after != LAST else np.int64(-1) => return -after if after < 0 else np.int64(-1)
+@ kernels/duplicates.py stepping/test_remembered_call.py::test_marks_are_gone_after_a_step
+- seen[unsigned(indices[i]) >> unsigned(3)] = 0
+@ kernels/rows.py stepping/test_exact.py::test_sparse_equals_dense
+- clock = np.int64(chains[second, 1]) => clock = now
+@ kernels/duplicates.py stepping/test_exact.py::test_sparse_equals_dense
+- for i in range(indices.size):\n        following[i] = 0
+@ kernels/csr.py gradients/test_conversion.py::test_every_sparse_format
+- sums[worker, indices[k]] = 0
+
+# clipping
+@ kernels/clipping.py stepping/test_norm_clipping.py::test_mixed_gradients
+- if grad < -clipvalue:\n        grad = -clipvalue
+@ kernels/dense.py stepping/test_norm_clipping.py::test_mixed_gradients
+- state, scales[k], packed) => state, packed[1], packed)
+@ kernels/norms.py stepping/test_norm_clipping.py::test_mixed_gradients
+- end):\n        wide = np.float64(clip(load_grad(grads, row, j), clipvalue)) => end):\n        wide = grads[row, j]
+@ stepping/norm_clipping.py stepping/test_norm_clipping.py::test_not_a_number_is_not_clipped_away
+- return 1.0 if norm <= limit else limit / norm => return min(1.0, limit / norm) if norm else 1.0
+@ stepping/norm_clipping.py stepping/test_norm_clipping.py -k order_of_variables
+- sum(sorted(chain.from_iterable(squares))) => sum(chain.from_iterable(squares))
+@ stepping/small_batch.py stepping/test_norm_clipping.py::test_a_small_variable_is_clipped_after_a_step_that_was_not
+- if numbers is not latest or scale != 1.0: => if numbers is not latest:
+@ settings/settings.py settings/test_hyperparameters.py::test_clips_are_settable_and_checked
+- _refuse_both(values)
+@ settings/settings.py stepping/test_norm_clipping.py::test_mixed_gradients
+-  or self._values["global_clipnorm"] is not None =>
+
+# norms
+@ kernels/norms.py stepping/test_norm_clipping.py::test_the_bits_of_a_norm_depend_on_no_layout
+- _add_squares(zero, end - (end - begin) % TERMS, end, flat, clipvalue, block, partial)
+- if block * BLOCK < (row + 1) * columns: => if block * BLOCK <= (row + 1) * columns:
+@ kernels/norms.py stepping/test_norm_clipping.py::test_duplicates_in_a_csr_array_count_once_in_a_norm
+- sums[worker, indices[k]] = 0
+@ kernels/norms.py stepping/test_norm_clipping.py::test_a_norm_of_both_dtypes_is_as_exact_as_float64
+- for block in range(begin + 1, end): => for block in range(begin + 1, end - 1):
+@ gradients/dense.py stepping/test_norm_clipping.py
+- values = self.values => values = self.values.ravel(order="K")
+
+# checks
+@ kernels/csr.py gradients/test_conversion.py::test_the_first_column_that_there_is_not
+- or indices[k] >= columns: => or indices[k] > columns:
+@ kernels/numpy_layout.py gradients/test_conversion.py::test_refused_gradients_leave_every_byte
+- (indices[i] >= rows) => (indices[i] > rows)
+@ kernels/norms.py gradients/test_conversion.py::test_check_finite
+- if not np.isfinite(flat[0, j]): => if np.isnan(flat[0, j]):
+@ stepping/step.py test_optimizer.py::test_refused_memory
+- refuse_duplicates(found)
+@ arrays/variables.py arrays/test_occupied_memory.py state/test_known_variables.py
+- np.maximum.accumulate(bounds[1]) => bounds[1]
+@ arrays/variables.py test_optimizer.py::test_variables_whose_elements_overlap
+- reach += stride * (length - 1)
+@ arrays/variables.py test_optimizer.py::test_refused_memory
+- if written and not var.flags.writeable: => if not written and not var.flags.writeable:
+@ gradients/conversion.py gradients/test_conversion.py::test_gradients_in_the_memory_of_the_variable
+- if not values.flags.aligned or occupied.reached_by(values): => if not values.flags.aligned:
+@ gradients/scipy_sparse.py gradients/test_conversion.py::test_fewer_values_than_indices
+- if bad == -2 or len(grad.data) < indptr[-1]: => if bad == -2:
+@ gradients/indexed_slices.py arrays/test_occupied_memory.py
+- converted.copy() if found & INDICES_OCCUPIED else converted => converted
+
+# files
+@ files/atomic_file.py files/test_faults_while_saving.py::test_a_file_is_on_the_disk_before_it_takes_its_name
+- os.fsync(file.fileno())
+- sync_folder(os.path.dirname(final))
+@ files/atomic_file.py files/test_atomic_file.py::test_a_folder_is_on_the_disk_as_soon_as_it_is_made
+- sync_folder(os.fspath(parent))
+@ files/atomic_file.py files/test_atomic_file.py::test_a_file_that_is_replaced_keeps_its_permissions
+- os.fchmod(descriptor, mode)
+@ files/atomic_file.py files/test_faults_while_saving.py::test_a_full_disk_leaves_the_old_file
+- os.unlink(temporary)
+@ files/checkpoint.py runtime/test_signal_handlers.py::test_a_handler_amid_a_save_leaves_a_file_of_one_state
+- partial(check_undisturbed, since), mark_saved) => on_rename=mark_saved)
+@ files/checkpoint.py runtime/test_signal_handlers.py
+- slots.changes = Changes() if has_changed(since) else changes => slots.changes = changes
+@ files/checkpoint.py files/test_deltas.py
+- or slots.small or slots.var.ndim == 0 => or slots.var.ndim == 0
+@ files/checkpoint.py files/test_deltas.py::test_deltas_in_a_wrong_order_are_refused
+- if file.follows != follows: => if not file.follows and follows:
+@ files/safetensors_file.py files/test_faults_while_saving.py::test_any_flipped_bit_is_refused
+- _verify(file, entries, metadata, path)
+@ files/checkpoint_validation.py files/test_checkpoint.py::test_forged_files
+- (clocks.min() >= 0 and clocks.max() <= steps) => clocks.min() >= 0
+- (len(runs) and begins[0] <= floor) => len(runs)
+@ state/changed_rows.py files/test_deltas.py::test_a_delta_holds_gathered_rows_once
+- changed |= (block == self._since) & (current == 0)
+@ state/changed_rows.py files/test_deltas.py
+- after._before_flushes = self.rows(clocks)
+@ files/checkpoint_manager.py files/test_checkpoint_manager.py
+- whole[-self.keep :] => whole[-self.keep - 1 :]
+@ files/checkpoint_manager.py files/test_checkpoint_manager.py::test_deltas_are_kept_with_what_they_go_on_from
+- while first > 0 and files[first].name.endswith(DELTA_ENDING):\n            first -= 1
+
+# settings
+@ schedules.py settings/test_schedules.py::test_values
+- step -= self.warmup_steps
+@ schedules.py settings/test_schedules.py
+- max(1, math.ceil(_elapsed(step, self.decay_steps))) => (1 + math.floor(_elapsed(step, self.decay_steps)))
+@ schedules.py settings/test_schedules.py::test_restarts_happen_at_their_step
+- while self._start(period + 1) <= elapsed: => while self._start(period + 1) < elapsed:
+@ settings/hyperparameters.py test_other_implementations.py::test_keras_learning_rate_decay
+- (1.0 + decay * step) => (1.0 + decay * (step + 1))
+@ settings/settings.py test_other_implementations.py::test_keras_learning_rate_decay
+- if values["decay"] == 0 and not any(map(callable => if not any(map(callable
+@ settings/settings.py stepping/test_remembered_call.py::test_settings_changed_between_calls_take_effect
+- self._constant_numbers: StepNumbers | None = None
+@ settings/settings.py settings/test_hyperparameters.py::test_momentum_cannot_go
+- if has_momentum != self.has_momentum: => if has_momentum > self.has_momentum:
+@ settings/hyperparameters.py settings/test_hyperparameters.py::test_refused_arguments
+- and math.isfinite(number) => and not math.isnan(number)
+
+# torch
+@ torch/steps.py torch/test_pytorch_own_cases.py::test_a_parameter_twice_in_a_group_takes_two_sparse_steps
+- work.has_repeats |= not may_batch
+@ torch/steps.py torch/test_memory.py::test_versions_grow_with_each_step
+- torch.autograd.graph.increment_version(written.versioned)  # Python => pass  # Python
+@ torch/steps.py torch/test_training.py::test_options_of_a_group_may_change
+- decay, momentum, maximize => decay, momentum
+@ torch/steps.py torch/test_sparse.py::test_a_momentum_of_0_for_a_while
+- rests=None if has_momentum else "momentum", => rests=None,
+@ torch/steps.py torch/test_lazy_mode.py::test_weight_decay_is_refused
+- if own.exact and group["weight_decay"] != 0: => if own.exact and group["weight_decay"] < 0:
+@ torch/remembered_group.py torch/test_many_small_parameters.py
+-                 or any(map(_is_neg, grads)) =>
+@ torch/gradients.py torch/test_moved_memory.py::test_indices_in_the_memory_of_another_parameter_and_of_a_state
+- entries, len(var), written.array) => entries, len(var), own.occupied.array)
+@ torch/stale_rows.py torch/test_embedding.py::test_autograd_notices_rows_that_were_caught_up
+- slots.catch_up(late)\n            self.note_write(parameter) => slots.catch_up(late)
+@ torch/stale_rows.py torch/test_moved_memory.py torch/test_former_bugs.py
+- if pointers != self._pointers: => if len(pointers) != len(self._pointers):
+@ torch/stale_rows.py torch/test_stale_state.py
+- if not self.was_changed(parameter):\n            self.settle(parameter) => self.settle(parameter)
+@ torch/rmsprop.py torch/test_half_precision.py::test_the_state_keeps_its_float32
+- if parameter.dtype in STORED_AS and number in loaded["state"]: => if number not in loaded["state"]:
+
+# ranks
+@ kernels/row_dealing.py distributed/test_row_exchange.py::test_hot_neighbours_are_spread
+- (rows[i] - block * ranks + first) % ranks => (rows[i] - block * ranks) % ranks
+@ kernels/row_dealing.py distributed/test_row_exchange.py::test_passed_on_sums_have_the_order_of_the_batch
+- while last >= 0 and i != last: => while last >= 0 and i >= 0 and following[i] != last:
+@ kernels/row_dealing.py distributed/test_row_exchange.py::test_entries_are_added_up_in_order
+- following[i] = following[first]
+@ kernels/row_dealing.py distributed/test_initial_values.py
+- ^ _hashed((unsigned(indices[i]) >> unsigned(32)) + unsigned(0x9E3779B9)) =>
+@ distributed/row_layout.py distributed/test_row_exchange.py::test_every_row_has_one_owner_and_shares_are_equal
+- int((rank - first) % self.ranks < left) => int((rank - first) % self.ranks <= left)
+@ distributed/exact_sum.py distributed/test_exact_sum.py
+- np.add.at(high, exponents - LOWEST, digits >> 27) => high[exponents - LOWEST] += digits >> 27
+@ distributed/manifest.py distributed/test_manifest.py
+- if not whole: => if whole is None:
+@ distributed/row_exchange.py distributed/test_row_exchange.py::test_a_request_lists_distinct_rows_by_owner
+- places[sorting] = np.arange(len(rows)) => places[:] = sorting
+- self.indices = indices.copy() => self.indices = indices
+@ distributed/saved_tables.py distributed/test_table_checkpoints.py::test_damaged_checkpoints_are_refused
+- if file.identity != identity: => if not file.identity:
+@ distributed/shard.py distributed/test_sharded_table.py::test_clipped_norms_are_those_of_one_process
+- if self.clips_norms:\n            rows, sums = coalesce(rows, sums)
+@ mpi/ranks.py mpi/test_ranks.py::test_a_call_that_one_rank_refuses_does_nothing_on_any
+- if refusals: => if refusals and error is not None:
+@ mpi/replicas.py mpi/test_replicas.py::test_ranks_that_disagree_are_told_and_nothing_is_written
+- self._compare(new, opt)
+@ mpi/replicas.py mpi/test_replicas.py::test_a_step_is_that_of_one_process_with_the_sum
+- np.where(everywhere[:, k, 0] == ROWS, math.prod(own.shape[1:]), 1) => 1
+
+# fits
+@ kernels/fits/stopping.py fitting/test_stopping.py
+- lowest = mean < progress[LOWEST] => lowest = mean <= progress[LOWEST]
+- progress[FLAT_STEPS] >= patience: => progress[FLAT_STEPS] > patience:
+- else max(ftol * pace, precision) => else ftol * pace
+- change = reference - mean if noisy else abs(reference - mean) => change = abs(reference - mean)
+@ kernels/fits/step.py fitting/test_minimize_many.py
+- scaled[0, j] = x[j] / scale[j]
+@ kernels/fits/slopes.py fitting/test_minimize_many.py::test_central_differences_stay_within_the_bounds
+- x[j] = min(here + step, scratch.upper[j]) => x[j] = here + step
+@ kernels/fits/curves.py fitting/test_curve_fit_many.py::test_gtol_is_the_cosine_of_minpack
+- squares[x.size] += first * residual**2 => squares[x.size] += residual**2
+@ fitting/window_means.py fitting/test_scipy_method_sparse.py::test_the_norm_of_sparse_windows
+- self._gradient[self._touched.indices()] = 0.0
+@ fitting/iterate.py fitting/test_scipy_method_sparse.py::test_the_objective_sees_elements_that_momentum_moves
+- if all_move:\n            self.optimizer.flush()
+@ fitting/single_fit.py fitting/test_scipy_method_ends.py::test_budgets
+- objective.nfev + objective.calls(self._iterate.x) > self._maxfev => objective.nfev >= self._maxfev
+@ fitting/single_fit.py fitting/test_scipy_method_arguments.py::test_a_jac_that_returns_x_or_one_array_anew
+- Dense(gradient.values.copy()) => Dense(gradient.values)
+@ gradients/finite_differences.py gradients/test_finite_differences.py
+- beside if self.bounds is None else np.clip(beside, *self.bounds) => beside
+@ fitting/workers.py fitting/test_minimize_many_calls.py::test_workers_end_where_nobody_waits_for_them_any_more
+- if any(map(threading.Thread.is_alive, threads)): => if not threads:
+
+# launching
+@ kernels/work_stealing.py runtime/test_launching.py::test_a_launch_gives_the_bits_of_a_serial_loop
+- if item < (helped + 1) * items // workers: => if item <= (helped + 1) * items // workers:
+- for turn in range(workers): => for turn in range(workers - 1):
+@ runtime/launching.py runtime/test_processes.py::test_forks_before_and_after_a_launch_and_forks_of_forks
+- serial_only = True
+@ runtime/interrupts.py runtime/test_interrupts.py::test_a_handler_that_was_set_meanwhile_stays
+- if _signal.getsignal(number) is _note: => if callable(handler):
+@ runtime/interrupts.py runtime/test_signal_handlers.py::test_two_signals_amid_a_step_are_both_handled
+- if _held or _came:\n            _release()
+@ runtime/interrupts.py runtime/test_interrupts.py -k after_a_timeout
+- self.__exit__()
+@ runtime/whole_calls.py runtime/test_whole_calls.py::test_calls_during_a_commit_are_refused
+- if _writing: => if not taken:
+@ runtime/whole_calls.py runtime/test_signal_handlers.py::test_a_handler_amid_a_call_comes_before_it_or_after
+- return [(_looks.remove, sign), _INVALIDATE_LOOKS, _BEGIN] => return [(_looks.remove, sign), _BEGIN]
+@ runtime/whole_calls.py runtime/test_signal_handlers.py::test_a_kernel_that_is_compiled_amid_a_step_holds_handlers_off
+- if held: => if not held:
+@ state/slots.py runtime/test_whole_calls.py::test_a_step_that_compiles_for_another_layout_holds_handlers_off
+- calls.append((self.compiled.add, kind))\n        return True => return False
+@ stepping/step.py runtime/test_whole_calls.py
+-  and self._latest_thread != threading.get_ident() =>
+@ kernels/numba_cache.py runtime/test_processes.py::test_code_for_other_types_counts_as_not_found
+- if found is None or found.signature.args == tuple( => if found is None or tuple(
+"""
