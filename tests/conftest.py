@@ -51,8 +51,12 @@ def pytest_report_header():
     return f"TEST_SEED={SEED}" + (f" LONG_PART={PART}" if PART > 1 else "")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(config, items):
-    """Keep one in ``LONG_PART`` tests, chosen by ``TEST_SEED``."""
+    """Keep one in ``LONG_PART`` tests, chosen by ``TEST_SEED``; leave all that share ranks to one worker."""
+    for item in items:
+        if item.get_closest_marker("mpi"):
+            item.add_marker(pytest.mark.xdist_group("ranks"))
     if PART > 1:
         chosen = set(random.Random(SEED).sample(range(len(items)), -(-len(items) // PART)))
         config.hook.pytest_deselected(items=[item for k, item in enumerate(items) if k not in chosen])

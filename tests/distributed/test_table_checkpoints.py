@@ -183,7 +183,7 @@ def test_what_ranks_cannot_read_or_have_not_trained_stays(tmp_path):
     assert SavedTables(finished(tmp_path)[-1]).whole("words")[1].iterations == 7
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(50, marks=pytest.mark.long)])
+@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.long)])
 def test_kills_of_a_rank_lose_no_bit(kills, tmp_path, seed):
     """Ranks train and save until one of them is killed; the next job goes on from what that one left."""
     rng = random.Random(seed)

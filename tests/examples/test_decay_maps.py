@@ -56,12 +56,14 @@ def test_scipy_finds_the_same(fitted):
     assert scipy["seconds_extrapolated"] > 0
 
 
+@pytest.mark.long
 def test_the_same_seed_gives_the_same_bits(fitted, tmp_path):
     done = run(tmp_path, "--threads", "1")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "decay_maps.safetensors").read_bytes() == (fitted[0] / "decay_maps.safetensors").read_bytes()
 
 
+@pytest.mark.long
 def test_a_robust_loss_minds_outliers_less(tmp_path):
     done = run(tmp_path, "--outliers", "0.05")
     assert done.returncode == 0, done.stderr

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ def children_of(pid):
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc tells which processes the ranks are")
 def test_the_bits_of_one_process_after_a_kill_and_on_another_number_of_ranks(tmp_path):
     text = tmp_path / "text.txt"
@@ -40,7 +42,7 @@ def test_the_bits_of_one_process_after_a_kill_and_on_another_number_of_ranks(tmp
     process = start(text, tmp_path / "ranks", 2)
     saves = tmp_path / "ranks" / "distributed"
     while process.poll() is None and not list(saves.glob("*/manifest.json")):
-        pass
+        time.sleep(0.001)
     os.kill(children_of(process.pid)[1], signal.SIGKILL)
     status, _, errors = finish(process)
     assert status != 0

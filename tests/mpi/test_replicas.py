@@ -9,7 +9,7 @@ from numba_rmsprop import RMSprop
 pytestmark = [pytest.mark.mpi, needs_mpi]
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("ranks", [2, pytest.param(1, marks=pytest.mark.long), pytest.param(3, marks=pytest.mark.long)])
 def test_a_step_is_that_of_one_process_with_the_sum(ranks):
     found = reports("replicas.beside_one_process", ranks)
     assert len(found) == 10

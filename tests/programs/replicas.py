@@ -139,7 +139,8 @@ def gathering_from_any_layout():
         lambda: base.copy()[::2, 0],
     ]
     cases = [{"momentum": 0.9}, {"weight_decay": 0.1}, {"momentum": 0.9, "sparse_update": "lazy"}, {}]
-    for items, new, options in [(i, new, options) for i in (8192, 0) for new in layouts for options in cases]:
+    once = [(0, new, cases[0]) for new in layouts]  # launched on all threads
+    for items, new, options in [*once, *((8192, new, options) for new in layouts for options in cases)]:
         launching.SERIAL_ITEMS = items
         ours, alone = new(), new()
         opt, expected = RMSprop(0.1, communicator=comm, **options), RMSprop(0.1, **options)
