@@ -53,10 +53,14 @@ def pytest_report_header():
 
 @pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(config, items):
-    """Keep one in ``LONG_PART`` tests, chosen by ``TEST_SEED``; leave all that share ranks to one worker."""
+    """Keep one in ``LONG_PART`` tests, chosen by ``TEST_SEED``.
+
+    Each file is left to one worker, since its tests compile the same; and all that share ranks.
+    """
     for item in items:
-        if item.get_closest_marker("mpi"):
-            item.add_marker(pytest.mark.xdist_group("ranks"))
+        if not item.get_closest_marker("xdist_group"):
+            group = "ranks" if item.get_closest_marker("mpi") else str(item.path)
+            item.add_marker(pytest.mark.xdist_group(group))
     if PART > 1:
         chosen = set(random.Random(SEED).sample(range(len(items)), -(-len(items) // PART)))
         config.hook.pytest_deselected(items=[item for k, item in enumerate(items) if k not in chosen])

@@ -12,7 +12,8 @@ from processes import can_fork, results, run
 
 from numba_rmsprop.kernels import jit, numba_cache
 
-LAYERS = ("workqueue", "omp", "tbb")
+# omp kills a forked process that launches; workqueue and tbb are tried with the long searches.
+LAYERS = ["omp", *(pytest.param(layer, marks=pytest.mark.long) for layer in ("workqueue", "tbb"))]
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +74,6 @@ def test_joblib(expected):
 @can_fork
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
 def test_a_torch_data_loader_with_workers(expected):
-    # omp is the layer that kills a forked process
     assert results("train_in_workers.py", "data_loader", layer="omp") == expected
 
 
