@@ -62,7 +62,8 @@ def pytest_collection_modifyitems(config, items):
             group = "ranks" if item.get_closest_marker("mpi") else str(item.path)
             item.add_marker(pytest.mark.xdist_group(group))
     if PART > 1:
-        chosen = set(random.Random(SEED).sample(range(len(items)), -(-len(items) // PART)))
+        long = [k for k, item in enumerate(items) if item.get_closest_marker("long")]
+        chosen = set(random.Random(SEED).sample(long, -(-len(long) // PART)))
         config.hook.pytest_deselected(items=[item for k, item in enumerate(items) if k not in chosen])
         items[:] = [item for k, item in enumerate(items) if k in chosen]
 
