@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any
 
+import numba
 import numpy as np
 import scipy.sparse
 
@@ -70,6 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--torch", action="store_true", help="also what a step of PyTorch's parameters needs")
     asked = parser.parse_args(arguments)
+    if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
+        parser.error("nothing is compiled with NUMBA_DISABLE_JIT=1; unset it")
     kinds = [numpy_steps, torch_steps] if asked.torch else [numpy_steps]
     steps = [
         (f"{dtype}, {variant}: {name}", function, values)

@@ -94,7 +94,6 @@ def _compile(
     # _nrt=False, as for Numba's own functions that allocate nothing: counting references to the arrays, atomically,
     # at every call of a function that LLVM did not inline, took longer than the step on a row of 64.
     # Numba's cache key leaves the options out, so no function may be compiled twice with different ones.
-    # With NUMBA_BOUNDSCHECK=1 all runs on the calling thread: what a prange loop raises on another one is lost.
     options: dict[str, Any] = {
         "error_model": "numpy",
         "nogil": True,

@@ -4,8 +4,8 @@ First the duplicates are chained (:mod:`~numba_rmsprop.kernels.duplicates`). The
 chunks, and step each row at its first entry, with the sum of all of them. So a row belongs to one worker, no atomics
 are needed on it, and its arithmetic is the same at any number of threads; and the gradient is read in order.
 
-Integers are cast to int64 where one function calls another: Numba compiles a function anew for a literal, an int32
-or the unsigned index of a ``prange``, and each of these takes a second.
+Integers are cast to int64 where one function calls another: Numba compiles a function anew for a literal or an int32,
+and each of these takes up to a second.
 
 Arguments that travel together
 ------------------------------

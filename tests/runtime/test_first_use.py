@@ -31,6 +31,13 @@ def test_importing_starts_no_threads_and_compiles_nothing(tmp_path):
 
 
 @pytest.mark.skipif(numba.config.DISABLE_JIT, reason="nothing is compiled with NUMBA_DISABLE_JIT=1")
+@pytest.mark.parametrize("kind", ["rows", "small"])
+def test_a_second_step_compiles_nothing(kind):
+    first, second, third = map(int, run("take_second_step.py", kind).stdout.split())
+    assert 0 < first == second == third
+
+
+@pytest.mark.skipif(numba.config.DISABLE_JIT, reason="nothing is compiled with NUMBA_DISABLE_JIT=1")
 @pytest.mark.long
 def test_kernels_compiled_ahead_are_not_compiled_at_the_first_step(tmp_path):
     ahead = run("compile_ahead.py", "--variants", "plain", NUMBA_CACHE_DIR=str(tmp_path))
