@@ -8,8 +8,9 @@ import numpy as np
 
 from ..arrays.variables import FloatArray, as_lines, as_table
 from ..kernels.norms import BLOCK, TERMS, dense_squares, flat_squares, strided_squares, total
+from ..runtime import launching
 from ..runtime.interrupts import Call
-from ..runtime.launching import SERIAL_ITEMS, team_for
+from ..runtime.launching import team_for
 from ..settings.step_numbers import StepNumbers
 from ..state.slots import Slots
 from .gradient import BaseGradient
@@ -35,7 +36,7 @@ class Dense(BaseGradient):
         """Return the sum of squares, values clipped, in float64."""
         values = self.values
         partial = np.zeros((-(-values.size // BLOCK), TERMS))
-        if values.size < SERIAL_ITEMS:
+        if values.size < launching.SERIAL_ITEMS:
             return flat_squares(np.ascontiguousarray(values).reshape(1, -1), clipvalue, partial)
         table = None if values.flags.c_contiguous else as_table(values)
         if table is None:  # contiguous, or of three axes or more: then a copy
