@@ -200,6 +200,8 @@ def test_kills_of_a_rank_lose_no_bit(kills, tmp_path, seed):
                 wanted -= 1
             if len(pids) == ranks and (wanted <= 0 or kill % 10 == 0):  # some before they have done anything
                 break
+        else:
+            pytest.fail(f"the job ended by itself: {finish(process)}")
         time.sleep(rng.uniform(0, 0.05))  # only says when to kill: whatever moment it is must do
         os.kill(pids[rng.randrange(ranks)], signal.SIGKILL)
         status, _, errors = finish(process)
