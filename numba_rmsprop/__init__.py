@@ -9,6 +9,7 @@ from .fitting.minimize_many import minimize_many
 from .fitting.scipy_method import rmsprop
 from .gradients.indexed_slices import IndexedSlices
 from .optimizer import RMSprop
+from .runtime.launching import set_threads
 
 __all__ = [
     "CheckpointManager",
@@ -20,5 +21,6 @@ __all__ = [
     "minimize_many",
     "rmsprop",
     "schedules",
+    "set_threads",
 ]
 __version__ = "0.1.0"

@@ -17,9 +17,9 @@ import scipy.sparse
 
 from .fitting.progress_bar import progress_bar
 from .gradients.indexed_slices import IndexedSlices
-from .kernels.parallel_loop import loop_address
 from .kernels.rows import step_rows
 from .optimizer import RMSprop
+from .runtime.launching import compile_loop
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for kind in kinds
         for name, function, values in kind(dtype, VARIANTS[variant])
     ]
-    loop_address()
+    compile_loop()
     with progress_bar(find_spec("tqdm") is not None, total=len(steps), desc="compiling", unit="step") as bar:
         for name, function, values in steps:
             if bar is not None:

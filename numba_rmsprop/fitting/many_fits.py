@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,7 +16,7 @@ from ..kernels.fits.stopping import LOWEST, RAISED, STOPPED, StoppingRule
 from ..kernels.jit import ONE_THREAD
 from ..kernels.numba_cache import tell_if_slow
 from ..optimizer import RMSprop
-from ..runtime.launching import new_counters
+from ..runtime.launching import new_counters, threads_now
 from .many_options import fit_numbers
 from .progress_bar import load_tqdm, progress_bar
 from .workers import run_workers
@@ -61,7 +60,7 @@ class ManyFits:
     def run(self, optimizer: RMSprop, rule: StoppingRule) -> Results:
         """Run all fits. Those that Ctrl-C leaves out have ``fun`` NaN."""
         fits, n = self.x0.shape
-        workers = 1 if ONE_THREAD else max(1, min(int(numba.get_num_threads()), fits))
+        workers = 1 if ONE_THREAD else max(1, min(threads_now(), fits))
         numbers = fit_numbers(optimizer, rule.maxiter, self.x0.dtype)
         scratch = [self._scratch(optimizer) for _ in range(workers)]
         counters, stop = new_counters(workers), np.zeros((1, 8), np.int64)

@@ -28,7 +28,7 @@ class CSR(BaseGradient):
     def add_step(self, calls: list[Call], own: Slots, numbers: StepNumbers, packed: FloatArray) -> bool:
         """Add the calls of a step to a list; return whether they may compile."""
         _, state, ages, give_back = own.borrow(None)
-        team = team_for(self.values.size)
+        team = team_for(self.values.size, fine=True)
         common = (
             (self.indptr, self.indices, self.values),
             own.at_work(state, numbers.rests),
@@ -44,7 +44,7 @@ class CSR(BaseGradient):
 
     def squared_norm(self, own: Slots, clipvalue: np.floating) -> float:
         """Return the sum of squares, duplicates summed and values clipped, in float64."""
-        team = team_for(self.values.size)
+        team = team_for(self.values.size, fine=True)
         partial = np.empty(-(-(self.indptr.size - 1) // BLOCK_ROWS))
         common = (self.indptr, self.indices, self.values), clipvalue, own.scratch.sums(team[0]), partial
         csr_squares(team, *common)

@@ -27,7 +27,7 @@ class Dense(BaseGradient):
         for grad, *state in as_lines(self.values, *own.at_work(own.state, numbers.rests)):
             assert grad is not None
             if grad.size:
-                calls.append((own.kernels.step_dense, team_for(grad.size), grad, tuple(state), packed))
+                calls.append((own.kernels.step_dense, team_for(grad.size, fine=True), grad, tuple(state), packed))
         own.add_dense_notes(calls)
         kind = Dense, numbers.rests, self.values.flags.num
         return own.may_compile(calls, kind)
@@ -40,9 +40,9 @@ class Dense(BaseGradient):
             return flat_squares(np.ascontiguousarray(values).reshape(1, -1), clipvalue, partial)
         table = None if values.flags.c_contiguous else as_table(values)
         if table is None:  # contiguous, or of three axes or more: then a copy
-            dense_squares(team_for(values.size), values.reshape(1, -1), clipvalue, partial)
+            dense_squares(team_for(values.size, fine=True), values.reshape(1, -1), clipvalue, partial)
         else:
-            strided_squares(team_for(values.size), table, clipvalue, partial)
+            strided_squares(team_for(values.size, fine=True), table, clipvalue, partial)
         return total(0, len(partial), partial)
 
     def place(self, first: tuple[int, ...], var: FloatArray) -> str:

@@ -7,6 +7,7 @@ from types import FunctionType
 from typing import Any, TypeAlias, TypeVar, cast
 
 import numba
+import numba.extending
 import numpy as np
 
 from .numba_cache import keep_on_disk
@@ -16,6 +17,9 @@ ONE_THREAD = bool(numba.config.DISABLE_JIT or numba.config.BOUNDSCHECK)  # type:
 
 Integer: TypeAlias = int | np.integer[Any]
 """Compiled functions take Python's integers and NumPy's alike."""
+
+intrinsic: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.extending.intrinsic
+"""Without the types of arguments, since Numba adds the first one at each call."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

@@ -1,13 +1,14 @@
 """The one parallel loop of the package, in which workers take their shares of a kernel's work.
 
 Numba compiles a ``prange`` loop and all that it calls three times, which took a second for each kernel and each set of
-types. So kernels are serial: they hand the function that takes a share to a loop that is compiled once, for all of
-them. A team of one takes no loop, and then no threads are started.
+types. So kernels are serial: they hand the address of the function that takes a share to a loop that is compiled once,
+for all of them. A team of one takes no loop, and then no threads are started.
 
 Arguments that travel together
 ------------------------------
 team
-    ``(workers, loop)``: how many workers there are, and the address of the loop, or 0 for a team of one.
+    ``(workers, loop, pool, kind)``: into how many shares the work is divided; the address of the loop, or 0 for a team
+    of one; and the last two arguments of the loop, see :func:`~numba_rmsprop.kernels.thread_pool.share_out`.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ import numpy as np
 from llvmlite import ir
 from numba import prange, types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
-from .jit import ONE_THREAD, Integer, compiled, compiled_parallel, inlined
+from .jit import ONE_THREAD, Integer, compiled, compiled_parallel, inlined, intrinsic
+from .thread_pool import call_share, share_out
 
 if ONE_THREAD:
 
@@ -30,22 +31,26 @@ if ONE_THREAD:
         for worker in range(team[0]):
             share(np.int64(worker), team[0], *arguments)
 
-    def loop_address() -> Integer:
+    def pool_loop_address() -> Integer:
         """Return 0, since there is no parallel loop."""
         return 0
 
+    numba_loop_address = pool_loop_address
+
 else:
     INT64 = ir.IntType(64)
-    THREE_INTEGERS = ir.FunctionType(ir.VoidType(), [INT64, INT64, INT64])
+    SHARE = ir.FunctionType(ir.VoidType(), [INT64] * 3)
+    LOOP = ir.FunctionType(ir.VoidType(), [INT64] * 5)
+    TEAM = types.UniTuple(types.int64, 4)
 
-    def _function(context: Any, module: Any, dispatcher: Any, signature: Any, fill: Any) -> Any:
-        """Return a function of the module that takes three integers, and calls a compiled one with what ``fill`` says.
+    def _function(context: Any, module: Any, kind: Any, dispatcher: Any, signature: Any, fill: Any) -> Any:
+        """Return a function of the module that takes integers, and calls a compiled one with what ``fill`` says.
 
         Compiled functions that raise nothing have no status to look at.
         """
         found = dispatcher.overloads[signature.args]
         context.add_linking_libs([found.library])
-        function = ir.Function(module, THREE_INTEGERS, module.get_unique_name(dispatcher.__name__))
+        function = ir.Function(module, kind, module.get_unique_name(dispatcher.__name__))
         function.linkage = "internal"
         builder = ir.IRBuilder(function.append_basic_block())
         context.call_internal_no_propagate(builder, found.fndesc, signature, fill(builder, *function.args))
@@ -63,46 +68,43 @@ else:
                 loaded = inner.load(inner.inttoptr(place, kind.as_pointer()))
                 return [worker, workers, *(inner.extract_value(loaded, k) for k in range(len(arguments)))]
 
-            function = _function(context, builder.module, share.dispatcher, called, fill)
-            workers, loop = (builder.extract_value(values[1], k) for k in range(2))
+            function = _function(context, builder.module, SHARE, share.dispatcher, called, fill)
+            workers, loop, pool, kind = (builder.extract_value(values[1], k) for k in range(4))
             place = builder.ptrtoint(cgutils.alloca_once_value(builder, values[2]), INT64)
             with builder.if_else(builder.icmp_signed("==", loop, INT64(0))) as (alone, together):
                 with alone:
                     builder.call(function, [INT64(0), workers, place])
                 with together:
-                    loop = builder.inttoptr(loop, THREE_INTEGERS.as_pointer())
-                    builder.call(loop, [builder.ptrtoint(function, INT64), workers, place])
+                    loop = builder.inttoptr(loop, LOOP.as_pointer())
+                    builder.call(loop, [builder.ptrtoint(function, INT64), workers, place, pool, kind])
             return context.get_dummy_value()
 
-        return types.void(share, types.UniTuple(types.int64, 2), arguments), emit
+        return types.void(share, TEAM, arguments), emit
 
     @intrinsic
-    def _call_share(typing_context: Any, share: Any, worker: Any, workers: Any, place: Any) -> Any:
-        def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            builder.call(builder.inttoptr(values[0], THREE_INTEGERS.as_pointer()), values[1:])
-            return context.get_dummy_value()
-
-        return types.void(types.int64, types.int64, types.int64, types.int64), emit
-
-    @compiled_parallel
-    def _loop(share: Integer, workers: Integer, place: Integer) -> None:
-        for worker in prange(workers):
-            _call_share(share, worker, workers, place)  # type: ignore[call-arg] # Numba adds the first one
-
-    loop: Any = _loop
-
-    @intrinsic
-    def _address_of_loop(typing_context: Any) -> Any:
-        called = types.Dispatcher(loop).get_call_type(typing_context, (types.int64,) * 3, {})
+    def _address_of(typing_context: Any, loop: Any) -> Any:
+        called = loop.get_call_type(typing_context, (types.int64,) * 5, {})
 
         def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            function = _function(context, builder.module, loop, called, lambda inner, *integers: integers)
+            function = _function(context, builder.module, LOOP, loop.dispatcher, called, lambda _, *integers: integers)
             return builder.ptrtoint(function, INT64)
 
-        return types.int64(), emit
+        return types.int64(loop), emit
 
     @compiled
-    def loop_address() -> Integer:
-        """Return the address of the loop. To have it starts Numba's threads."""
-        address: Integer = _address_of_loop()  # type: ignore[call-arg] # Numba adds it
+    def pool_loop_address() -> Integer:
+        """Return the address of the loop that helpers join: :func:`~numba_rmsprop.kernels.thread_pool.share_out`."""
+        address: Integer = _address_of(share_out)
+        return address
+
+    @compiled_parallel
+    def numba_loop(share: Integer, workers: Integer, place: Integer, pool: Integer, kind: Integer) -> None:
+        """Call a share's function for each worker, on Numba's threads."""
+        for worker in prange(workers):
+            call_share(share, worker, workers, place)
+
+    @compiled
+    def numba_loop_address() -> Integer:
+        """Return the address of :func:`numba_loop`. To have it starts Numba's threads."""
+        address: Integer = _address_of(numba_loop)
         return address

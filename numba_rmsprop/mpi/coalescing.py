@@ -46,4 +46,4 @@ def sum_rows(
     sums: FloatArray,
 ) -> None:
     """Add up the entries of rows: :func:`~numba_rmsprop.kernels.row_dealing.sum_entries`, on all threads if it pays."""
-    in_turn(sum_entries, team_for(len(rows) * values.shape[1]), rows, values, order, following, sums)
+    in_turn(sum_entries, team_for(len(rows) * values.shape[1], fine=True), rows, values, order, following, sums)

@@ -350,7 +350,7 @@ class Slots(SlotArrays):
             return None
         self.check_process()
         _, state, ages, give_back = self.borrow(None)
-        team = team_for(self.var.size)
+        team = team_for(self.var.size, fine=True)
         calls.append((self.kernels.flush_rows, team, state, ages, self.missed_steps))
         calls += give_back
         changes = self.changes.after_flush(self.clocks, self.steps, self.history.runs)
@@ -372,4 +372,4 @@ def copy_rows(var: FloatArray, indices: NDArray[np.int64], out: FloatArray) -> N
     if table is None or not var.flags.writeable:  # for which the kernel would be compiled anew
         out[...] = var[indices].reshape(out.shape)
         return
-    in_turn(gather_rows, team_for(out.size), indices, out, table)
+    in_turn(gather_rows, team_for(out.size, fine=True), indices, out, table)

@@ -3,8 +3,7 @@
 import json
 import multiprocessing
 
-import numba
-from training_digests import digest, make_optimizer, train, train_and_digest
+from training_digests import digest, layer_in_use, make_optimizer, train, train_and_digest
 
 from numba_rmsprop.runtime import launching
 
@@ -29,9 +28,9 @@ def go_on():
     return [digest(opt, arrays), train_and_digest(1), launching.team_for(10**9)[0]]
 
 
-early = forked(lambda: [train_and_digest(0), numba.threading_layer()])
+early = forked(lambda: [train_and_digest(0), layer_in_use()])
 opt = make_optimizer()
 arrays = train(opt, 0)
 child = forked(go_on)
 grandchild = forked(lambda: [train_and_digest(2), forked(go_on)])
-print(json.dumps([early, go_on(), child, grandchild, numba.threading_layer()]))
+print(json.dumps([early, go_on(), child, grandchild, layer_in_use()]))

@@ -3,7 +3,7 @@
 import json
 
 import numba
-from training_digests import digest, in_threads, make_optimizer, train, train_and_digest
+from training_digests import digest, in_threads, layer_in_use, make_optimizer, train, train_and_digest
 
 
 def train_on_some_threads(seed):
@@ -14,4 +14,4 @@ def train_on_some_threads(seed):
 own = in_threads(train_on_some_threads, range(4))
 opt = make_optimizer()
 shared = [digest(opt, arrays) for arrays in in_threads(lambda seed: train(opt, seed), range(4))]
-print(json.dumps([own, shared, numba.threading_layer()]))
+print(json.dumps([own, shared, layer_in_use()]))

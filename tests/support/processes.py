@@ -47,9 +47,14 @@ def run(program, *arguments, **settings):
     return finish(start(program, *arguments, **settings))
 
 
-def results(program, *arguments, layer="default", **settings):
-    """Run a program that must succeed, under one of Numba's threading layers; return the JSON that it printed last."""
-    done = run(program, *arguments, NUMBA_THREADING_LAYER=layer, **settings)
+def results(program, *arguments, layer="helpers", **settings):
+    """Run a program that must succeed; return the JSON that it printed last.
+
+    ``layer`` is one of Numba's threading layers, or "helpers" for threads of our own.
+    """
+    if layer != "helpers":
+        settings |= {"NUMBA_RMSPROP_THREADS": "numba", "NUMBA_THREADING_LAYER": layer}
+    done = run(program, *arguments, **settings)
     if "No threading layer could be loaded" in done.stderr:
         pytest.skip(f"Numba cannot load the threading layer {layer} here")
     assert done.returncode == 0, done.stderr

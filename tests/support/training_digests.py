@@ -3,6 +3,7 @@
 import hashlib
 import threading
 
+import numba
 import numpy as np
 import scipy.sparse
 
@@ -47,6 +48,14 @@ def digest(opt, arrays):
 def train_and_digest(seed):
     opt = make_optimizer()
     return digest(opt, train(opt, seed))
+
+
+def layer_in_use():
+    """Return which threads have worked: Numba's threading layer, or "helpers" where it has started none."""
+    try:
+        return numba.threading_layer()
+    except ValueError:
+        return "helpers"
 
 
 def in_threads(function, seeds):

@@ -1,0 +1,324 @@
+"""Threads that help with the work of a launch, where they come in time, and are never waited for where they do not.
+
+A barrier waits for every thread, also for one that the system has not woken yet or has taken off its core: beside
+other programs, that took a thousand times as long as the work. Here the calling thread opens a job, takes shares of it
+like everybody else, and closes it when none is left. It waits only for helpers that are in the middle of a share. For
+a while after a job helpers look out for the next one, and then they sleep.
+
+Whether helpers pay is measured at each job: what the caller waited for them, against what they worked in its place. For
+each size of jobs, an account adds up the difference. When more was lost than won, jobs of this size are not shared for
+a while, 50 times as long as the loss.
+
+The memory of a pool is an array of int64, whose words the constants here name. Threads write to them atomically.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+
+from .jit import Integer, compiled, inlined, intrinsic
+
+LINE = 16
+"""Words between two that different threads write: two cache lines, which processors fetch together."""
+
+OPEN = 0
+"""The number of the job that helpers may join, or 0. What they need to know of it stands beside it."""
+SHARE, SHARES, PLACE, LONG = 1, 2, 3, 4
+INSIDE = LINE
+"""How many helpers may be at work on the job."""
+WORKED = 2 * LINE
+"""Nanoseconds that helpers have worked on the job."""
+ASLEEP = 3 * LINE
+"""How many helpers sleep, and have not been woken yet."""
+JOBS = 4 * LINE
+"""How many jobs there were. ``TAKEN`` is 1 while a thread is the caller."""
+TAKEN = JOBS + 1
+STOP = 5 * LINE
+"""1 when helpers are to end."""
+BELL = 6 * LINE
+"""The semaphore on which they sleep."""
+THREADS = 7 * LINE
+"""How many threads there are, with the caller."""
+ACCOUNTS = 8 * LINE
+"""For each size of jobs, ``KINDS`` of them: the words LOST, ALONE, UNTIL and TAKES."""
+KINDS = 64
+LOST, ALONE, UNTIL, TAKES = range(4)
+"""Nanoseconds lost so far, less those won; how many jobs the caller shall do alone, and until when at the latest; how
+long a job takes alone."""
+PARTS = ACCOUNTS + KINDS * 4
+"""For each thread, how many shares of its own part were taken: see :func:`next_part`."""
+
+UNSHARED = -1
+"""A kind without an account."""
+WAKES = 2
+"""How many sleeping helpers each thread wakes: waking one takes some microseconds."""
+LOOK_OUT = 200_000
+"""Nanoseconds for which a helper looks out for the next job, before it sleeps."""
+LATE = 50_000
+"""A helper that was off its core for as long, while it looked out, goes to sleep: others need the core."""
+UNKNOWN = 1_000_000
+"""Work of a helper that took longer may have been interrupted, and counts as none, unless the job is long."""
+CREDIT = 6_000_000
+"""The most that past gains can make up for: a helper that was off its core until the system's next tick, 4 ms on many.
+On a quiet machine that happens once in some seconds."""
+FACTOR = 50
+"""How much longer than a loss the caller works alone: one part in 50 is lost to trying."""
+PATIENCE = 1_000_000_000
+"""Nanoseconds after which sharing is tried again in any case."""
+
+MONOTONIC, THREAD_TIME = 1, 3  # clocks of clock_gettime; to ask the second one took 1.2 us
+
+INT32, INT64 = ir.IntType(32), ir.IntType(64)
+WORD = INT64.as_pointer()
+
+
+def words(threads: int) -> int:
+    """Return how many words the memory of a pool has."""
+    return PARTS + threads * LINE
+
+
+def _libc(builder: Any, name: str, *arguments: Any) -> Any:
+    kind = ir.FunctionType(INT32, [argument.type for argument in arguments])
+    function = cgutils.get_or_insert_function(builder.module, kind, name)  # type: ignore[no-untyped-call]
+    return builder.call(function, arguments)
+
+
+def _word(builder: Any, pool: Any, k: Any) -> Any:
+    return builder.gep(builder.inttoptr(pool, WORD), [k])
+
+
+@intrinsic
+def get(typing_context: Any, pool: Any, k: Any) -> Any:
+    """Return word ``k`` of a pool."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.load_atomic(_word(builder, *arguments), "seq_cst", 8)
+
+    return types.int64(types.int64, types.int64), emit
+
+
+@intrinsic
+def put(typing_context: Any, pool: Any, k: Any, value: Any) -> Any:
+    """Set word ``k`` of a pool."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        builder.store_atomic(arguments[2], _word(builder, *arguments[:2]), "seq_cst", 8)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), emit
+
+
+@intrinsic
+def add(typing_context: Any, pool: Any, k: Any, value: Any) -> Any:
+    """Add to word ``k`` of a pool; return what it was before."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.atomic_rmw("add", _word(builder, *arguments[:2]), arguments[2], "seq_cst")
+
+    return types.int64(types.int64, types.int64, types.int64), emit
+
+
+@intrinsic
+def swap(typing_context: Any, pool: Any, k: Any, before: Any, after: Any) -> Any:
+    """Set word ``k`` of a pool if it is ``before``; return whether it was."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pool, k, before, after = arguments
+        done = builder.cmpxchg(_word(builder, pool, k), before, after, "seq_cst", "seq_cst")
+        return builder.extract_value(done, 1)
+
+    return types.boolean(types.int64, types.int64, types.int64, types.int64), emit
+
+
+@intrinsic
+def nanoseconds(typing_context: Any, clock: Any) -> Any:
+    """Return the time of a clock of the system."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = cgutils.alloca_once(builder, ir.ArrayType(INT64, 2))  # type: ignore[no-untyped-call]
+        _libc(builder, "clock_gettime", builder.trunc(arguments[0], INT32), builder.bitcast(place, WORD))
+        seconds, rest = (builder.load(builder.gep(place, [INT32(0), INT32(k)])) for k in range(2))
+        return builder.add(builder.mul(seconds, INT64(10**9)), rest)
+
+    return types.int64(types.int64), emit
+
+
+@intrinsic
+def let_others_run(typing_context: Any) -> Any:
+    """Offer the core to other threads."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        _libc(builder, "sched_yield")
+        return context.get_dummy_value()
+
+    return types.void(), emit
+
+
+@intrinsic
+def ring(typing_context: Any, pool: Any) -> Any:
+    """Wake one thread that waits for the bell, or the next one that will."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        _libc(builder, "sem_post", _word(builder, arguments[0], INT64(BELL)))
+        return context.get_dummy_value()
+
+    return types.void(types.int64), emit
+
+
+@intrinsic
+def wait_for_bell(typing_context: Any, pool: Any) -> Any:
+    """Sleep until the bell rings."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        _libc(builder, "sem_wait", _word(builder, arguments[0], INT64(BELL)))
+        return context.get_dummy_value()
+
+    return types.void(types.int64), emit
+
+
+@intrinsic
+def call_share(typing_context: Any, share: Any, number: Any, shares: Any, place: Any) -> Any:
+    """Call the function at the address ``share`` with three integers."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        function = ir.FunctionType(ir.VoidType(), [INT64] * 3)
+        builder.call(builder.inttoptr(arguments[0], function.as_pointer()), arguments[1:])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64, types.int64), emit
+
+
+@inlined
+def next_part(pool: Integer, thread: Integer, threads: Integer, shares: Integer) -> Integer:
+    """Return a share that no thread has taken yet, or -1; first of those that are the same thread's at every job."""
+    for turn in range(threads):
+        helped = (thread + turn) % threads
+        first, end = helped * shares // threads, (helped + 1) * shares // threads
+        if get(pool, PARTS + helped * LINE) < end - first:
+            share: Integer = first + add(pool, PARTS + helped * LINE, 1)
+            if share < end:
+                return share
+    return -1
+
+
+@compiled
+def take_shares(pool: Integer, thread: Integer) -> None:
+    """Take shares of the job until none is left."""
+    function, shares, place, threads = get(pool, SHARE), get(pool, SHARES), get(pool, PLACE), get(pool, THREADS)
+    share = next_part(pool, thread, threads, shares)
+    while share >= 0:
+        call_share(function, share, shares, place)
+        share = next_part(pool, thread, threads, shares)
+
+
+@inlined
+def wake_some(pool: Integer) -> None:
+    """Wake some of the helpers that sleep."""
+    for _ in range(WAKES):
+        asleep = get(pool, ASLEEP)
+        if asleep > 0 and swap(pool, ASLEEP, asleep, asleep - 1):
+            ring(pool)
+
+
+@compiled
+def sleep_until_woken(pool: Integer, seen: Integer) -> None:
+    """Sleep, unless there is another job than ``seen`` by now."""
+    add(pool, ASLEEP, 1)
+    if get(pool, OPEN) in (0, seen) and get(pool, STOP) == 0:
+        wait_for_bell(pool)
+        return
+    asleep = get(pool, ASLEEP)
+    while asleep > 0:
+        if swap(pool, ASLEEP, asleep, asleep - 1):
+            return
+        asleep = get(pool, ASLEEP)
+    wait_for_bell(pool)  # somebody has counted on this thread, and rings
+
+
+@compiled
+def help_with_job(pool: Integer, thread: Integer, job: Integer) -> None:
+    """Take shares of a job, if it is still open."""
+    add(pool, INSIDE, 1)
+    # The caller closes a job first, and then looks who is inside; so it waits for this thread, or this one sees it.
+    if get(pool, OPEN) == job:
+        wake_some(pool)
+        long = get(pool, LONG)
+        clock = THREAD_TIME if long != 0 else MONOTONIC
+        began = nanoseconds(clock)
+        take_shares(pool, thread)
+        worked = nanoseconds(clock) - began
+        if long != 0 or worked < UNKNOWN:
+            add(pool, WORKED, worked)
+    add(pool, INSIDE, -1)
+
+
+@compiled
+def serve(pool: Integer, thread: Integer) -> None:
+    """Help with all jobs until the pool stops."""
+    seen, now = 0, nanoseconds(MONOTONIC)
+    since = now
+    while get(pool, STOP) == 0:
+        job = get(pool, OPEN)
+        if job != 0 and job != seen:
+            help_with_job(pool, thread, job)
+            seen, now = job, nanoseconds(MONOTONIC)
+            since = now
+            continue
+        let_others_run()
+        before, now = now, nanoseconds(MONOTONIC)
+        if now - since > LOOK_OUT or now - before > LATE:
+            sleep_until_woken(pool, seen)
+            now = nanoseconds(MONOTONIC)
+            since = now
+
+
+@compiled
+def settle(pool: Integer, kind: Integer, began: Integer, opened: Integer, done: Integer, ended: Integer) -> None:
+    """Enter a job into the account of its kind. The times are when it began, was open, had no share left, and ended."""
+    account = ACCOUNTS + kind * 4
+    worked = get(pool, WORKED)
+    # At least 1, and not what one job took in which the caller was interrupted.
+    takes, before = max(done - opened + worked, 1), get(pool, account + TAKES)
+    if before > 0:
+        takes = min(takes, before * 9 // 8 + 1000)
+    put(pool, account + TAKES, takes)
+    lost = get(pool, account + LOST) + (opened - began) + (ended - done) - worked
+    if lost > 0:
+        put(pool, account + ALONE, FACTOR * lost // takes)
+        put(pool, account + UNTIL, ended + PATIENCE)
+        lost = 0
+    put(pool, account + LOST, max(lost, -CREDIT))
+
+
+@compiled
+def share_out(share: Integer, shares: Integer, place: Integer, pool: Integer, kind: Integer) -> None:
+    """Call ``share(number, shares, place)`` for each number, on this thread and on helpers."""
+    if not swap(pool, TAKEN, 0, 1):  # another thread is the caller; the package's own wait for each other before
+        for number in range(shares):
+            call_share(share, number, shares, place)
+        return
+    began = nanoseconds(MONOTONIC)
+    job = get(pool, JOBS) + 1
+    put(pool, JOBS, job)
+    put(pool, SHARE, share)
+    put(pool, SHARES, shares)
+    put(pool, PLACE, place)
+    put(pool, LONG, 1 if kind != UNSHARED and get(pool, ACCOUNTS + kind * 4 + TAKES) > UNKNOWN // 4 else 0)
+    put(pool, WORKED, 0)
+    for thread in range(get(pool, THREADS)):
+        put(pool, PARTS + thread * LINE, 0)
+    put(pool, OPEN, job)
+    wake_some(pool)
+    opened = nanoseconds(MONOTONIC)
+    take_shares(pool, 0)
+    done = nanoseconds(MONOTONIC)
+    put(pool, OPEN, 0)
+    while get(pool, INSIDE) > 0:
+        let_others_run()
+    if kind != UNSHARED:
+        settle(pool, kind, began, opened, done, nanoseconds(MONOTONIC))
+    put(pool, TAKEN, 0)
