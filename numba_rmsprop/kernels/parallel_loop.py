@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import prange, types
+from numba import types
 from numba.core import cgutils
 
-from .jit import ONE_THREAD, Integer, compiled, compiled_parallel, inlined, intrinsic
-from .thread_pool import call_share, share_out
+from .jit import ONE_THREAD, Integer, compiled, inlined, intrinsic
+from .thread_pool import share_out, share_out_to_numba
 
 if ONE_THREAD:
 
@@ -97,14 +97,11 @@ else:
         address: Integer = _address_of(share_out)
         return address
 
-    @compiled_parallel
-    def numba_loop(share: Integer, workers: Integer, place: Integer, pool: Integer, kind: Integer) -> None:
-        """Call a share's function for each worker, on Numba's threads."""
-        for worker in prange(workers):
-            call_share(share, worker, workers, place)
-
     @compiled
     def numba_loop_address() -> Integer:
-        """Return the address of :func:`numba_loop`. To have it starts Numba's threads."""
-        address: Integer = _address_of(numba_loop)
+        """Return the address of the loop of Numba's threads, which it starts.
+
+        It is :func:`~numba_rmsprop.kernels.thread_pool.share_out_to_numba`.
+        """
+        address: Integer = _address_of(share_out_to_numba)
         return address

@@ -1,4 +1,4 @@
-"""Threads that help with the work of a launch, where they come in time, and are never waited for where they do not.
+"""Threads that share the work of a launch: helpers, which are waited for only where they came in time; or Numba's.
 
 A barrier waits for every thread, also for one that the system has not woken yet or has taken off its core: beside
 other programs, that took a thousand times as long as the work. Here the calling thread opens a job, takes shares of it
@@ -14,13 +14,15 @@ The memory of a pool is an array of int64, whose words the constants here name. 
 
 from __future__ import annotations
 
+import os
+import time
 from typing import Any
 
 from llvmlite import ir
-from numba import types
+from numba import prange, types
 from numba.core import cgutils
 
-from .jit import Integer, compiled, inlined, intrinsic
+from .jit import Integer, compiled, compiled_parallel, inlined, intrinsic
 
 LINE = 16
 """Words between two that different threads write: two cache lines, which processors fetch together."""
@@ -35,8 +37,9 @@ WORKED = 2 * LINE
 ASLEEP = 3 * LINE
 """How many helpers sleep, and have not been woken yet."""
 JOBS = 4 * LINE
-"""How many jobs there were. ``TAKEN`` is 1 while a thread is the caller."""
-TAKEN = JOBS + 1
+"""How many jobs there were."""
+TAKEN, BEGUN, DONE = JOBS + 1, JOBS + 2, JOBS + 3
+"""1 while a thread is the caller; when it began to take shares on Numba's threads, and when it found no more."""
 STOP = 5 * LINE
 """1 when helpers are to end."""
 BELL = 6 * LINE
@@ -70,7 +73,10 @@ FACTOR = 50
 PATIENCE = 1_000_000_000
 """Nanoseconds after which sharing is tried again in any case."""
 
-MONOTONIC, THREAD_TIME = 1, 3  # clocks of clock_gettime; to ask the second one took 1.2 us
+POSIX = os.name == "posix"
+"""Elsewhere nothing is measured, and all threads share all jobs."""
+MONOTONIC = getattr(time, "CLOCK_MONOTONIC", 0)
+THREAD_TIME = getattr(time, "CLOCK_THREAD_CPUTIME_ID", 0)  # to ask this clock took 1.2 us, and the other one 0.05
 
 INT32, INT64 = ir.IntType(32), ir.IntType(64)
 WORD = INT64.as_pointer()
@@ -139,6 +145,8 @@ def nanoseconds(typing_context: Any, clock: Any) -> Any:
     """Return the time of a clock of the system."""
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        if not POSIX:
+            return INT64(0)
         place = cgutils.alloca_once(builder, ir.ArrayType(INT64, 2))  # type: ignore[no-untyped-call]
         _libc(builder, "clock_gettime", builder.trunc(arguments[0], INT32), builder.bitcast(place, WORD))
         seconds, rest = (builder.load(builder.gep(place, [INT32(0), INT32(k)])) for k in range(2))
@@ -152,7 +160,8 @@ def let_others_run(typing_context: Any) -> Any:
     """Offer the core to other threads."""
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        _libc(builder, "sched_yield")
+        if POSIX:
+            _libc(builder, "sched_yield")
         return context.get_dummy_value()
 
     return types.void(), emit
@@ -240,19 +249,25 @@ def sleep_until_woken(pool: Integer, seen: Integer) -> None:
 
 
 @compiled
+def take_shares_as_helper(pool: Integer, thread: Integer) -> None:
+    """Take shares of the job, and note how long they took."""
+    long = get(pool, LONG)
+    clock = THREAD_TIME if long != 0 else MONOTONIC
+    began = nanoseconds(clock)
+    take_shares(pool, thread)
+    worked = nanoseconds(clock) - began
+    if long != 0 or worked < UNKNOWN:
+        add(pool, WORKED, worked)
+
+
+@compiled
 def help_with_job(pool: Integer, thread: Integer, job: Integer) -> None:
     """Take shares of a job, if it is still open."""
     add(pool, INSIDE, 1)
     # The caller closes a job first, and then looks who is inside; so it waits for this thread, or this one sees it.
     if get(pool, OPEN) == job:
         wake_some(pool)
-        long = get(pool, LONG)
-        clock = THREAD_TIME if long != 0 else MONOTONIC
-        began = nanoseconds(clock)
-        take_shares(pool, thread)
-        worked = nanoseconds(clock) - began
-        if long != 0 or worked < UNKNOWN:
-            add(pool, WORKED, worked)
+        take_shares_as_helper(pool, thread)
     add(pool, INSIDE, -1)
 
 
@@ -294,16 +309,16 @@ def settle(pool: Integer, kind: Integer, began: Integer, opened: Integer, done: 
     put(pool, account + LOST, max(lost, -CREDIT))
 
 
-@compiled
-def share_out(share: Integer, shares: Integer, place: Integer, pool: Integer, kind: Integer) -> None:
-    """Call ``share(number, shares, place)`` for each number, on this thread and on helpers."""
-    if not swap(pool, TAKEN, 0, 1):  # another thread is the caller; the package's own wait for each other before
-        for number in range(shares):
-            call_share(share, number, shares, place)
-        return
-    began = nanoseconds(MONOTONIC)
-    job = get(pool, JOBS) + 1
-    put(pool, JOBS, job)
+@inlined
+def take_alone(share: Integer, shares: Integer, place: Integer) -> None:
+    """Take all shares of a job that has no pool: another thread is the caller, which the package's own never are."""
+    for number in range(shares):
+        call_share(share, number, shares, place)
+
+
+@inlined
+def note_job(pool: Integer, share: Integer, shares: Integer, place: Integer, kind: Integer) -> None:
+    """Write down what those who take shares must know."""
     put(pool, SHARE, share)
     put(pool, SHARES, shares)
     put(pool, PLACE, place)
@@ -311,6 +326,18 @@ def share_out(share: Integer, shares: Integer, place: Integer, pool: Integer, ki
     put(pool, WORKED, 0)
     for thread in range(get(pool, THREADS)):
         put(pool, PARTS + thread * LINE, 0)
+
+
+@compiled
+def share_out(share: Integer, shares: Integer, place: Integer, pool: Integer, kind: Integer) -> None:
+    """Call ``share(number, shares, place)`` for each number, on this thread and on helpers."""
+    if not swap(pool, TAKEN, 0, 1):
+        take_alone(share, shares, place)
+        return
+    began = nanoseconds(MONOTONIC)
+    note_job(pool, share, shares, place, kind)
+    job = get(pool, JOBS) + 1
+    put(pool, JOBS, job)
     put(pool, OPEN, job)
     wake_some(pool)
     opened = nanoseconds(MONOTONIC)
@@ -321,4 +348,36 @@ def share_out(share: Integer, shares: Integer, place: Integer, pool: Integer, ki
         let_others_run()
     if kind != UNSHARED:
         settle(pool, kind, began, opened, done, nanoseconds(MONOTONIC))
+    put(pool, TAKEN, 0)
+
+
+@compiled
+def take_shares_as(pool: Integer, thread: Integer) -> None:
+    """Take shares of the job as the caller, which is thread 0, or as another."""
+    if thread == 0:
+        put(pool, BEGUN, nanoseconds(MONOTONIC))
+        take_shares(pool, thread)
+        put(pool, DONE, nanoseconds(MONOTONIC))
+    else:
+        take_shares_as_helper(pool, thread)
+
+
+@compiled_parallel
+def take_together(pool: Integer, threads: Integer) -> None:
+    """Take shares of the job on Numba's threads."""
+    for thread in prange(threads):
+        take_shares_as(pool, thread)
+
+
+@compiled
+def share_out_to_numba(share: Integer, shares: Integer, place: Integer, pool: Integer, kind: Integer) -> None:
+    """Do as :func:`share_out`, on Numba's threads, all of which must come before this returns."""
+    if not swap(pool, TAKEN, 0, 1):
+        take_alone(share, shares, place)
+        return
+    began = nanoseconds(MONOTONIC)
+    note_job(pool, share, shares, place, kind)
+    take_together(pool, get(pool, THREADS))
+    if kind != UNSHARED:
+        settle(pool, kind, began, get(pool, BEGUN), get(pool, DONE), nanoseconds(MONOTONIC))
     put(pool, TAKEN, 0)

@@ -21,15 +21,19 @@ from .interrupts import Uninterrupted
 AVAILABLE = sys.platform == "linux" and not ONE_THREAD
 """Other systems have no semaphores in memory of one's own, and take Numba's threads."""
 
-in_use = AVAILABLE
-"""Whether launches take these helpers, and not Numba's threads."""
-
 SECONDS_TO_END = 1.0
 """How long the end of the process waits for the helpers."""
 
 
 class Pool:
-    """Helpers for a number of threads, one of which is the caller.
+    """The memory that threads share, one of which is the caller; the others are helpers, unless Numba's threads come.
+
+    Parameters
+    ----------
+    threads : int
+        How many there are.
+    helped : bool
+        Start helpers.
 
     Attributes
     ----------
@@ -39,20 +43,24 @@ class Pool:
         The accounts of all kinds of jobs, four words each.
     """
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, helped: bool) -> None:
         size = words(threads)
         self._memory = np.zeros(size + LINE, np.int64)
         first = -self._memory.ctypes.data // self._memory.itemsize % LINE  # where a line begins
         self.memory = self._memory[first : first + size]
         self.address = int(self.memory.ctypes.data)
         self.accounts = self.memory.data[ACCOUNTS : ACCOUNTS + KINDS * 4]
+        self.memory[THREADS] = threads
+        self._helpers: list[threading.Thread] = []
+        if helped:
+            self._start(threads)
+
+    def _start(self, threads: int) -> None:
         self._libc = ctypes.CDLL(None)
         self._bell = ctypes.c_void_p(self.address + BELL * self.memory.itemsize)
         if self._libc.sem_init(self._bell, 0, 0):
-            raise OSError(ctypes.get_errno(), "sem_init failed")
-        self.memory[THREADS] = threads
+            raise OSError('expected sem_init to make a semaphore; take set_threads("numba")')
         compile_helpers()  # here, and not on the threads
-        self._helpers: list[threading.Thread] = []
         for k in range(1, threads):
             name = f"numba_rmsprop helper {k}"
             helper = threading.Thread(target=_help, args=(self.address, k), name=name, daemon=True)
@@ -84,9 +92,9 @@ def _help(address: int, thread: int) -> None:
 
 
 @cache
-def pool_of(threads: int) -> Pool:
-    """Return the pool of some threads, which are started at its first use."""
+def pool_of(threads: int, helped: bool) -> Pool:
+    """Return the pool of some threads; its helpers are started at its first use."""
     with Uninterrupted():  # or else helpers might use the memory of a pool that nobody has
-        pool = Pool(threads)
+        pool = Pool(threads, helped)
         atexit.register(pool.stop)
         return pool

@@ -44,6 +44,11 @@ forks = 0
 fixed: int | None = None
 """The number of threads of all launches; None where it is chosen at each."""
 
+helped = helpers.AVAILABLE
+"""Whether helpers share the work, and not Numba's threads."""
+
+_asked_for_numba = _beside_torch = False
+
 
 def set_threads(threads: int | Literal["auto", "numba"]) -> None:
     """Set on how many threads large steps run, in this process.
@@ -58,7 +63,7 @@ def set_threads(threads: int | Literal["auto", "numba"]) -> None:
         Where more is lost, as beside other programs, steps of this size run on one thread for 50 times as long as the
         loss, and a second at most; then helpers are tried again.
         A number: as many at each launch, without measuring.
-        "numba": Numba's own threads, as on systems other than Linux. Each launch waits for all of them.
+        "numba": as "auto", but on Numba's own threads, as on systems other than Linux. Such a launch waits for all.
 
     Raises
     ------
@@ -75,11 +80,29 @@ def set_threads(threads: int | Literal["auto", "numba"]) -> None:
     >>> numba_rmsprop.set_threads(2)
     >>> numba_rmsprop.set_threads("auto")
     """
-    global fixed
+    global fixed, _asked_for_numba
     _check_threads("threads", threads)
     with launch_lock:
-        helpers.in_use = helpers.AVAILABLE and threads != "numba"
-        fixed = threads if isinstance(threads, int) else None
+        fixed, _asked_for_numba = threads if isinstance(threads, int) else None, threads == "numba"
+        _choose_threads()
+
+
+def share_threads_with_torch() -> None:
+    """Take Numba's threads, where PyTorch has the same ones.
+
+    PyTorch's threads look out for work for some milliseconds after each operation, and keep others off their cores. A
+    step in a training loop on two cores took 1.6 times as long with helpers.
+    """
+    global _beside_torch
+    numba.get_num_threads()  # chooses the layer
+    with launch_lock:
+        _beside_torch = numba.threading_layer() == "omp"  # type: ignore[attr-defined]
+        _choose_threads()
+
+
+def _choose_threads() -> None:
+    global helped
+    helped = helpers.AVAILABLE and not _asked_for_numba and not _beside_torch
 
 
 def _check_threads(name: str, threads: object) -> None:
@@ -114,11 +137,9 @@ def team_for(items: int, *, fine: bool = False) -> Team:
     if threads == 1:
         return ALONE
     shares = threads * max(1, min(MOST_SHARES, items // (threads * FEWEST_ITEMS))) if fine else threads
-    if not helpers.in_use:
-        return shares, _numba_loop(), 0, UNSHARED
-    pool = helpers.pool_of(threads)
+    pool, loop = helpers.pool_of(threads, helped), _pool_loop() if helped else _numba_loop()
     if fixed is not None:
-        return shares, _pool_loop(), pool.address, UNSHARED
+        return shares, loop, pool.address, UNSHARED
     kind = items.bit_length()
     account = pool.accounts[4 * kind : 4 * kind + 4]
     if account[JOBS_ALONE] > 0:
@@ -126,7 +147,7 @@ def team_for(items: int, *, fine: bool = False) -> Team:
             account[JOBS_ALONE] -= 1
             return ALONE
         account[JOBS_ALONE] = 0
-    return shares, _pool_loop(), pool.address, kind
+    return shares, loop, pool.address, kind
 
 
 @cache
@@ -141,7 +162,7 @@ def _numba_loop() -> int:
 
 def compile_loop() -> None:
     """Compile what all launches need."""
-    if helpers.in_use:
+    if helped:
         _pool_loop()
         helpers.compile_helpers()
     else:
@@ -169,11 +190,13 @@ def _after_fork() -> None:
 
 
 def _after_fork_in_child() -> None:
-    global serial_only, forks
+    global serial_only, forks, _beside_torch
     forks += 1
     helpers.pool_of.cache_clear()  # the child has none of their threads, and starts its own
     try:
-        serial_only |= not helpers.in_use and _numba_has_threads()
+        _beside_torch = False
+        _choose_threads()
+        serial_only |= not helped and _numba_has_threads()
     finally:
         _after_fork()
 

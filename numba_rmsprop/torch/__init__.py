@@ -1,6 +1,9 @@
 """RMSprop for PyTorch on CPUs, with sparse gradients: ``pip install ".[torch]"`` from a checkout."""
 
+from ..runtime.launching import share_threads_with_torch
 from .embedding import Embedding, EmbeddingBag
 from .rmsprop import RMSprop
 
 __all__ = ["Embedding", "EmbeddingBag", "RMSprop"]
+
+share_threads_with_torch()

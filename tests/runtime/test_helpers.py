@@ -50,7 +50,7 @@ def meet(team, pool, waited):
 
 
 def team_of(shares, threads=4):
-    return shares, launching._pool_loop(), helpers.pool_of(threads).address, thread_pool.UNSHARED
+    return shares, launching._pool_loop(), helpers.pool_of(threads, True).address, thread_pool.UNSHARED
 
 
 @pytest.fixture
@@ -59,8 +59,8 @@ def account():
     numba.set_num_threads(3)
     helpers.pool_of.cache_clear()
     kind = ITEMS.bit_length()
-    yield helpers.pool_of(3).accounts[4 * kind : 4 * kind + 4]
-    helpers.pool_of(3).stop()
+    yield helpers.pool_of(3, True).accounts[4 * kind : 4 * kind + 4]
+    helpers.pool_of(3, True).stop()
     helpers.pool_of.cache_clear()
 
 
@@ -111,7 +111,7 @@ def test_no_one_waits_for_helpers_that_do_not_come(monkeypatch):
 
     monkeypatch.setattr(threading.Thread, "start", start)
     with pytest.warns(UserWarning, match="only 1 of 4 threads can work"):
-        pool = helpers.Pool(4)
+        pool = helpers.Pool(4, helped=True)
     taken = np.zeros(32, np.int64)
     note_shares((32, launching._pool_loop(), pool.address, thread_pool.UNSHARED), taken)
     assert (taken == 1).all()
@@ -126,7 +126,7 @@ def settle(pool, kind, worked, waited, took=1_000_000):
 
 
 def test_an_account_of_wins_and_losses(account):
-    pool, kind = helpers.pool_of(3), ITEMS.bit_length()
+    pool, kind = helpers.pool_of(3, True), ITEMS.bit_length()
     settle(pool, kind, worked=1_000_000, waited=0)
     assert list(account) == [-1_000_000, 0, 0, 2_000_000]
     for _ in range(10):
@@ -142,7 +142,7 @@ def test_an_account_of_wins_and_losses(account):
 
 
 def test_one_job_in_which_the_caller_was_interrupted_does_not_look_like_long_ones(account):
-    pool, kind = helpers.pool_of(3), ITEMS.bit_length()
+    pool, kind = helpers.pool_of(3, True), ITEMS.bit_length()
     settle(pool, kind, worked=0, waited=0, took=8000)
     settle(pool, kind, worked=0, waited=0, took=20_000_000)
     assert account[TAKES] == 10_000
@@ -194,7 +194,7 @@ def test_other_numbers_of_threads_are_refused(wrong):
 @pytest.mark.parametrize(("value", "fixed"), [("3", "3"), ("auto", "None"), ("numba", "None")])
 def test_the_environment_sets_threads(value, fixed, monkeypatch):
     monkeypatch.setenv("NUMBA_RMSPROP_THREADS", value)
-    program = "from numba_rmsprop.runtime import helpers, launching; print(launching.fixed, helpers.in_use)"
+    program = "from numba_rmsprop.runtime import launching; print(launching.fixed, launching.helped)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == [fixed, str(value != "numba")]
 
