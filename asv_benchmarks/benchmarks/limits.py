@@ -10,15 +10,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import prange
 
-from numba_rmsprop.kernels.jit import Integer, compiled, compiled_parallel
+from numba_rmsprop.kernels.jit import Integer, compiled, compiled_inside
+from numba_rmsprop.kernels.parallel_loop import run_shares
 from numba_rmsprop.kernels.prefetch import prefetch_state
 from numba_rmsprop.kernels.rows import ROWS_AHEAD, step_elements
 
 
-@compiled
-def _step_slice(begin: Integer, end: Integer, indices: Any, values: Any, state: Any, packed: Any) -> None:
+@compiled_inside
+def _step_slice(worker: Integer, workers: Integer, indices: Any, values: Any, state: Any, packed: Any) -> None:
+    begin, end = worker * indices.size // workers, (worker + 1) * indices.size // workers
     for i in range(begin - ROWS_AHEAD, end):
         if i + ROWS_AHEAD < end:
             prefetch_state(state, indices[np.uint64(i + ROWS_AHEAD)])
@@ -27,18 +28,20 @@ def _step_slice(begin: Integer, end: Integer, indices: Any, values: Any, state: 
             step_elements(row, values, np.int64(i), state, packed[1], packed)
 
 
-@compiled_parallel
-def limit_rows(workers: Integer, indices: Any, values: Any, state: Any, packed: Any) -> None:
+@compiled
+def limit_rows(team: Any, indices: Any, values: Any, state: Any, packed: Any) -> None:
     """Update rows that are unique, each worker an equal part of them."""
-    for worker in prange(workers):
-        begin = np.int64(worker) * indices.size // workers
-        end = (np.int64(worker) + 1) * indices.size // workers
-        _step_slice(begin, end, indices, values, state, packed)
+    run_shares(_step_slice, team, (indices, values, state, packed))
 
 
-@compiled_parallel
-def limit_dense(var: Any, grad: Any, rms: Any) -> None:
-    """Read ``var``, ``grad`` and ``rms``, and write ``var`` and ``rms``."""
-    for i in prange(var.size):
+@compiled_inside
+def _stream_slice(worker: Integer, workers: Integer, var: Any, grad: Any, rms: Any) -> None:
+    for i in range(worker * var.size // workers, (worker + 1) * var.size // workers):
         rms[i] += grad[i]
         var[i] += rms[i]
+
+
+@compiled
+def limit_dense(team: Any, var: Any, grad: Any, rms: Any) -> None:
+    """Read ``var``, ``grad`` and ``rms``, and write ``var`` and ``rms``."""
+    run_shares(_stream_slice, team, (var, grad, rms))

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from numba_rmsprop import IndexedSlices, RMSprop
 from numba_rmsprop.kernels.rmsprop import Numbers
+from numba_rmsprop.runtime.launching import team_for
 
 from .limits import limit_dense, limit_rows
 
@@ -121,7 +122,7 @@ def dense(library: str, sizes: list[int], **options: Any) -> Step:
         return lambda: opt.apply_gradients(pairs)
     if library == LIMIT:
         streams = [(np.ones_like(grad), grad, np.ones_like(grad)) for grad in gradients]
-        return lambda: [limit_dense(*arrays) for arrays in streams]
+        return lambda: [limit_dense(team_for(arrays[0].size, fine=True), *arrays) for arrays in streams]
     if library == OPTAX:
         return _optax(gradients)
     if library == TENSORFLOW:
@@ -190,7 +191,7 @@ def rows(library: str, shape: tuple[int, int], indices: NDArray[np.int64], **opt
         state = np.ones(shape, np.float32), np.ones(shape, np.float32), None, None
         numbers = Numbers(1e-3, RHO, 1 - RHO, 0.0, 0.0, 1e-7, 1.0, 1.0, 0.0)
         packed = np.array([np.inf, 1.0, *numbers], np.float32)  # neither clipped nor scaled
-        return lambda: limit_rows(numba.get_num_threads(), indices, values, state, packed)
+        return lambda: limit_rows(team_for(values.size), indices, values, state, packed)
     if library == TENSORFLOW:
         return _tensorflow([((values, indices), shape)])
     torch = torch_module()
