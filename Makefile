@@ -17,7 +17,7 @@ AHEAD := $(BIN)/python -m numba_rmsprop.compile --variants plain momentum center
 # Chooses what searches for faults try; the tests print it.
 SEED ?= 0
 
-.PHONY: demo demo-torch demo-mpi compare bench bench-peers test test-long test-long-part test-torch mutants soak fuzz lint clean
+.PHONY: demo demo-torch demo-mpi compare bench bench-busy bench-peers test test-long test-long-part test-torch mutants soak fuzz lint clean
 
 demo: .venv/with-examples  ## word vectors and a classifier of the documentation of NumPy and SciPy, and a map of decay times
 	$(BIN)/python examples/word_vectors.py --out demo
@@ -36,6 +36,9 @@ compare: .venv/with-bench  ## the same, beside gensim's Word2Vec and scikit-lear
 
 bench: .venv/with-bench  ## ratios to what the machine allows, some minutes
 	$(BIN)/python asv_benchmarks/ratios.py --first-use --out asv_benchmarks/bench.json
+
+bench-busy: .venv/with-bench  ## steps beside other programs, which it starts itself, some minutes
+	$(BIN)/python asv_benchmarks/busy.py
 
 bench-peers: .venv-peers/installed  ## the same beside torch, TensorFlow, optax and FBGEMM
 	.venv-peers/bin/python asv_benchmarks/ratios.py --out asv_benchmarks/bench-peers.json

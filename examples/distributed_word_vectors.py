@@ -11,13 +11,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 import time
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # see word_vectors.py
 
 import numpy as np
 from mpi4py import MPI

@@ -18,16 +18,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-# Threads that spin while they wait for one another lose their turn where other programs want the cores too. OpenMP
-# reads this once, so it stands before the imports.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import matplotlib as mpl
 import numba

@@ -17,13 +17,8 @@ import argparse
 import dataclasses
 import importlib.util
 import json
-import os
 from itertools import product
 from pathlib import Path
-
-# Threads that spin while they wait for one another lose their turn where other programs want the cores too. OpenMP
-# reads this once, so it stands before the imports.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import matplotlib as mpl
 import numpy as np

@@ -13,15 +13,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import shutil
 import time
 from pathlib import Path
 from typing import Any
-
-# Threads that spin while they wait for one another lose their turn where other programs want the cores too: beside
-# a busy program, training took four times as long. OpenMP reads this once, so it stands before the imports.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import matplotlib as mpl
 import numpy as np

@@ -21,7 +21,8 @@ Arguments = TypeVarTuple("Arguments")
 Result = TypeVar("Result")
 
 launch_lock = threading.RLock()
-"""The lock of all calls and launches: Numba's workqueue layer aborts the process when two threads launch at once."""
+"""The lock of all calls and launches: threads share the work of one launch at a time, and Numba's workqueue layer would
+abort the process at two."""
 
 # Names for the methods, so that there is no instruction at which a signal handler could run before they are called.
 _take, _give = launch_lock.acquire, launch_lock.release

@@ -8,6 +8,8 @@ import time
 import numba
 import numpy as np
 import pytest
+from meetings import meet
+from processes import can_fork, results
 
 import numba_rmsprop
 from numba_rmsprop import RMSprop
@@ -19,8 +21,6 @@ from numba_rmsprop.runtime import helpers, launching
 
 pytestmark = pytest.mark.skipif(not helpers.AVAILABLE, reason="there are no helpers here, or nothing is compiled")
 ITEMS = 10**6
-LIMIT = 60_000_000_000
-"""Nanoseconds after which a helper counts as never coming."""
 
 
 @compiled_inside
@@ -35,18 +35,17 @@ def note_shares(team, taken):
 
 
 @compiled_inside
-def _meet(share, shares, pool, waited):
+def _dawdle(share, shares, ended):
     begin = thread_pool.nanoseconds(thread_pool.MONOTONIC)
-    thread_pool.add(pool, 0, 1)
-    while thread_pool.get(pool, 0) < shares and waited[0] < LIMIT:
+    while thread_pool.nanoseconds(thread_pool.MONOTONIC) - begin < 200_000 * share:
         thread_pool.let_others_run()
-        waited[share] = thread_pool.nanoseconds(thread_pool.MONOTONIC) - begin
+    ended[share] = 1
 
 
 @compiled
-def meet(team, pool, waited):
-    """Take shares of which each waits until all others have been begun, so that each needs a thread of its own."""
-    run_shares(_meet, team, (pool, waited))
+def dawdle(team, ended):
+    """Take shares of which later ones take longer, so that the caller is done before its helpers."""
+    run_shares(_dawdle, team, (ended,))
 
 
 def team_of(shares, threads=4):
@@ -96,11 +95,20 @@ def test_threads_that_launch_at_once_take_their_own_shares():
 @pytest.mark.parametrize("pause", [0.0, 0.02], ids=["they look out", "they sleep"])
 def test_helpers_come(pause):
     for _ in range(20):
-        begun, waited = np.zeros(1, np.int64), np.zeros(4, np.int64)
-        meet(team_of(4), begun.ctypes.data, waited)
-        assert begun[0] == 4
-        assert waited.max() < LIMIT
+        assert meet(4)
         time.sleep(pause)  # far longer than they look out; a shorter one tests less, and fails nothing
+
+
+def test_the_caller_waits_for_helpers_amid_a_share():
+    for _ in range(50):
+        ended = np.zeros(4, np.int64)
+        dawdle(team_of(4), ended)
+        assert ended.all()
+
+
+@can_fork
+def test_a_forked_process_has_helpers_of_its_own():
+    assert results("helpers_in_a_fork.py") == [0, 0]
 
 
 def test_no_one_waits_for_helpers_that_do_not_come(monkeypatch):
@@ -151,17 +159,17 @@ def test_one_job_in_which_the_caller_was_interrupted_does_not_look_like_long_one
 def test_after_a_loss_steps_are_taken_alone_and_then_together_again(account):
     together = launching.team_for(ITEMS)
     assert together[0] == 3
-    account[ALONE], account[UNTIL] = 2, time.monotonic_ns() + LIMIT
+    account[ALONE], account[UNTIL] = 2, time.monotonic_ns() + PATIENCE
     assert [launching.team_for(ITEMS) for _ in range(4)] == [launching.ALONE] * 2 + [together] * 2
     account[ALONE], account[UNTIL] = 1000, time.monotonic_ns()
     assert launching.team_for(ITEMS) == together
-    account[ALONE], account[UNTIL] = 1000, time.monotonic_ns() + LIMIT
+    account[ALONE], account[UNTIL] = 1000, time.monotonic_ns() + PATIENCE
     assert launching.team_for(2 * ITEMS)[0] == 3
 
 
 @pytest.mark.usefixtures("_automatic")
 def test_a_fixed_number_of_threads_keeps_no_account(account):
-    account[ALONE], account[UNTIL] = 1000, time.monotonic_ns() + LIMIT
+    account[ALONE], account[UNTIL] = 1000, time.monotonic_ns() + PATIENCE
     numba_rmsprop.set_threads(5)
     assert launching.team_for(ITEMS)[0] == 5
     assert launching.team_for(ITEMS, fine=True)[0] == 40

@@ -299,7 +299,21 @@ LIST = r"""
 - if item < (helped + 1) * items // workers: => if item <= (helped + 1) * items // workers:
 - for turn in range(workers): => for turn in range(workers - 1):
 @ runtime/launching.py runtime/test_processes.py::test_forks_before_and_after_a_launch_and_forks_of_forks
-- serial_only = True
+- serial_only |= not helped and _numba_has_threads()
+@ runtime/launching.py runtime/test_helpers.py
+- helpers.pool_of.cache_clear()
+- account[JOBS_ALONE] -= 1
+- if time.monotonic_ns() < account[UNTIL]: => if True:
+- fixed = threads if isinstance(threads, int) else None, threads == "numba" => fixed = None, threads == "numba"
+@ kernels/thread_pool.py runtime/test_helpers.py
+- if share < end: => if share <= end:
+- for turn in range(threads): => for turn in range(threads - 1):
+- while get(pool, INSIDE) > 0: => while get(pool, INSIDE) > 9:
+- if asleep > 0 and swap(pool, ASLEEP, asleep, asleep - 1):\n            ring(pool)
+- + (ended - done) - worked => - worked
+- put(pool, account + LOST, max(lost, -CREDIT)) => put(pool, account + LOST, lost)
+- put(pool, account + UNTIL, ended + PATIENCE)
+- takes = min(takes, before * 9 // 8 + 1000)
 @ runtime/interrupts.py runtime/test_interrupts.py::test_a_handler_that_was_set_meanwhile_stays
 - if _signal.getsignal(number) is _note: => if callable(handler):
 @ runtime/interrupts.py runtime/test_signal_handlers.py::test_two_signals_amid_a_step_are_both_handled
