@@ -15,6 +15,8 @@ import numba
 import numpy as np
 import scipy.sparse
 
+from .fitting.curve_fit_many import curve_fit_many
+from .fitting.minimize_many import minimize_many
 from .fitting.progress_bar import progress_bar
 from .gradients.indexed_slices import IndexedSlices
 from .kernels.rows import step_rows
@@ -50,6 +52,22 @@ def numpy_steps(dtype: str, options: dict[str, Any]) -> Iterator[Step]:
     yield "flush", plain.flush, ()
 
 
+def fits(dtype: str) -> Iterator[Step]:
+    """Yield fits, whose loop is the same for all functions."""
+
+    @numba.njit
+    def line(x: Any, slope: Any) -> Any:
+        return slope * x
+
+    @numba.njit
+    def square(x: Any, row: Any) -> Any:
+        return x[0] * x[0]
+
+    points, start = np.ones((1, 3), dtype), np.ones((1, 1), dtype)
+    yield "curve_fit_many", curve_fit_many, (line, points[0], points, start)
+    yield "minimize_many", minimize_many, (square, start, ())
+
+
 def torch_steps(dtype: str, options: dict[str, Any]) -> Iterator[Step]:
     """Yield a step of PyTorch's parameters: of an embedding with sparse gradients, and of a dense one."""
     import torch
@@ -81,6 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for kind in kinds
         for name, function, values in kind(dtype, VARIANTS[variant])
     ]
+    steps += [(f"{dtype}: {name}", call, values) for dtype in asked.dtypes for name, call, values in fits(dtype)]
     compile_loop()
     with progress_bar(find_spec("tqdm") is not None, total=len(steps), desc="compiling", unit="step") as bar:
         for name, function, values in steps:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..arrays.variables import FloatArray
 from ..kernels.fits.arguments import Functions, Lines, Results, Scratch, SlopeScratch
+from ..kernels.fits.evaluator import evaluator_of
 from ..kernels.fits.loop import run_fits
 from ..kernels.fits.slopes import complex_steps
 from ..kernels.fits.stopping import LOWEST, RAISED, STOPPED, StoppingRule
@@ -72,20 +73,23 @@ class ManyFits:
             status=np.full(fits, STOPPED, np.int8),
             triangles=np.full((fits, n, n), np.nan) if self.functions.loss else None,
         )
-        fixed = self.functions, self.data, self.lines, numbers, rule, results
+        began = time.monotonic()
         try:
-            began = time.monotonic()
-            # Compiles, and returns before the first fit.
-            run_fits(*fixed, scratch[0], 0, counters, np.ones_like(stop))
-            tell_if_slow(began, "Functions to fit are compiled anew in each process.")
+            evaluators = [evaluator_of(self.functions, self.data, each, results.triangles) for each in scratch]
         except Exception as error:  # not only Numba's: NotImplementedError, for a comparison of complex numbers
             raise TypeError(f"the functions cannot be compiled for these arguments: {error}") from error
+        # The loop is compiled once for all functions, so it sees nothing that depends on them.
+        fixed = self.lines, numbers, rule, results._replace(triangles=None)
+        plain = [each._replace(slopes=each.slopes._replace(shifted=None)) for each in scratch]
+        # Compiles, and returns before the first fit.
+        run_fits(evaluators[0][0], *fixed, plain[0], 0, counters, np.ones_like(stop))
+        tell_if_slow(began, "Functions to fit are compiled anew in each process.")
 
         def work(worker: int) -> None:
             while True:
                 try:
                     with np.errstate(all="ignore"):  # like compiled code, for NUMBA_DISABLE_JIT
-                        run_fits(*fixed, scratch[worker], worker, counters, stop)
+                        run_fits(evaluators[worker][0], *fixed, plain[worker], worker, counters, stop)
                 except Exception as error:  # noqa: BLE001 - the user's functions may raise anything
                     self._note_error(error, results, scratch[worker])
                 else:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..kernels.fits.arguments import Functions
-from ..kernels.fits.loop import objective_cost
-from ..kernels.fits.slopes import objective_slopes
+from ..kernels.fits.slopes import objective_cost, objective_slopes
 from .many_fits import ManyFits
 from .many_inputs import as_data, as_lines_of_fits, as_starts, check_function, slopes_of
 from .many_options import as_optimizer, as_stopping_rule

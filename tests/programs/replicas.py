@@ -13,10 +13,10 @@ from numba_rmsprop.mpi import messages
 from numba_rmsprop.runtime import launching
 
 
-def new_variables(dtype):
+def new_variables(dtype, order="F"):
     rng = np.random.default_rng(0)
     return [
-        rng.standard_normal((50, 3)).astype(dtype), np.asfortranarray(rng.standard_normal((4, 5))),
+        rng.standard_normal((50, 3)).astype(dtype), np.array(rng.standard_normal((4, 5)), order=order),
         rng.standard_normal((7, 2, 3)).astype(dtype), np.array(1.0, dtype), rng.standard_normal(30).astype(dtype),
     ]  # fmt: skip
 
@@ -81,7 +81,8 @@ def beside_one_process():
     ]
     for dtype in (np.float32, np.float64):
         for options in cases:
-            ours, alone = new_variables(dtype), new_variables(dtype)
+            order = "C" if options else "F"  # each variant is compiled anew for another order
+            ours, alone = new_variables(dtype, order), new_variables(dtype, order)
             opt, expected = RMSprop(0.01, communicator=comm, **options), RMSprop(0.01, **options)
             for step in range(6):
                 opt.apply_gradients(zip(gradients(step, rank, ours), ours, strict=True))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+COST, TRIANGLE = 0, 1
+"""What to evaluate of a fit: the cost and its gradient, or the triangle of the residuals' Jacobian."""
+
 
 class Functions(NamedTuple):
     """Compiled functions, or None."""
 
     cost: Any
-    """:func:`~.loop.objective_cost` or :func:`~.curves.curve_cost`."""
+    """:func:`~.slopes.objective_cost` or :func:`~.curves.curve_cost`."""
     slopes: Any
     """A function of :mod:`~.slopes`."""
     fun: Any
@@ -51,7 +54,7 @@ class Results(NamedTuple):
     nit: Any
     status: Any
     triangles: Any
-    """See :func:`~.curves.curve_triangle`; shape (fits, parameters, parameters), or None."""
+    """See :func:`~.curves.curve_cost`; shape (fits, parameters, parameters), or None."""
 
 
 class SlopeScratch(NamedTuple):

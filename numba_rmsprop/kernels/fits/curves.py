@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from ..jit import compiled, compiled_for_functions, compiled_inline, inlined
+from ..jit import compiled, compiled_for_functions, compiled_inline
 from ..tuple_intrinsics import point_of
+from .arguments import COST
 from .slopes import call_model
 
 
@@ -56,42 +57,16 @@ def item_or_one(array: Any, i: Any) -> Any:
 
 
 @compiled_for_functions
-def curve_cost(functions: Any, x: Any, row: Any, scratch: Any) -> Any:
+def curve_cost(functions: Any, x: Any, row: Any, scratch: Any, what: Any, triangles: Any, fit: Any) -> Any:
     """Return ``sum(f_scale² rho((residual / f_scale)²)) / 2`` over the points, and fill its gradient.
 
     ``row`` is ``(ydata, sigma, f_scale, like, *predictors)``, where ``sigma`` may be None and ``like`` is a tuple with
     an item for each parameter.
-    """
-    ydata, sigma, f_scale, like = row[:4]
-    gradient, slopes, squares = scratch.gradient, scratch.point_slopes, scratch.squares
-    cost = 0.0
-    for j in range(x.size):
-        gradient[j] = 0.0
-    for j in range(x.size + 1):
-        squares[j] = 0.0
-    for i in range(ydata.size):
-        uncertainty = item_or_one(sigma, i)
-        if uncertainty == np.inf:
-            continue  # left out, even if the point is NaN
-        point = point_of(row[4:], i)
-        value = functions.slopes(call_model, functions.fun, functions.jac, x, point, like, scratch, slopes)
-        residual = (value - ydata[i]) / uncertainty
-        rho, first, _ = functions.loss((residual / f_scale) ** 2)
-        cost += f_scale**2 * rho
-        weight = first / uncertainty
-        for j in range(x.size):
-            gradient[j] += weight * residual * slopes[j]
-            squares[j] += weight / uncertainty * np.float64(slopes[j]) ** 2
-        squares[x.size] += first * residual**2
-    return 0.5 * cost
 
-
-@inlined
-def curve_triangle(functions: Any, x: Any, row: Any, scratch: Any, triangle: Any) -> None:
-    """Write the triangle R of the QR decomposition of the residuals' Jacobian, which has the same singular values.
-
-    For a robust loss, the rows of the Jacobian are scaled by ``sqrt(rho' + 2 rho'' z)``, as in
-    scipy.optimize.least_squares. One point at a time is rotated into R, so the Jacobian is never in memory.
+    With TRIANGLE, write ``triangles[fit]`` instead: R of the QR decomposition of the residuals' Jacobian, which has the
+    same singular values. For a robust loss, the rows of the Jacobian are scaled by ``sqrt(rho' + 2 rho'' z)``, as in
+    scipy.optimize.least_squares. One point at a time is rotated into R, so the Jacobian is never in memory. Both are
+    one function, so that the user's model is compiled once.
 
     References
     ----------
@@ -99,22 +74,35 @@ def curve_triangle(functions: Any, x: Any, row: Any, scratch: Any, triangle: Any
     Triggs et al., "Bundle Adjustment - A Modern Synthesis", 1999, section 4.3 (robust losses).
     """
     ydata, sigma, f_scale, like = row[:4]
-    slopes = scratch.point_slopes
-    for k in range(x.size):
-        for j in range(x.size):
-            triangle[k, j] = 0.0
+    gradient, slopes, squares, triangle = scratch.gradient, scratch.point_slopes, scratch.squares, triangles[fit]
+    cost = 0.0
+    if what == COST:
+        gradient[:] = 0.0
+        squares[:] = 0.0
+    else:
+        triangle[:, :] = 0.0
     for i in range(ydata.size):
         uncertainty = item_or_one(sigma, i)
         if uncertainty == np.inf:
             continue  # left out, even if the point is NaN
         point = point_of(row[4:], i)
         value = functions.slopes(call_model, functions.fun, functions.jac, x, point, like, scratch, slopes)
-        z = ((value - ydata[i]) / uncertainty / f_scale) ** 2
-        _, first, second = functions.loss(z)
-        weight = np.sqrt(max(first + 2.0 * second * z, EPSILON)) / uncertainty
-        for j in range(x.size):
-            slopes[j] *= weight
-        rotate_into(triangle, slopes)
+        residual = (value - ydata[i]) / uncertainty
+        z = (residual / f_scale) ** 2
+        rho, first, second = functions.loss(z)
+        if what == COST:
+            cost += f_scale**2 * rho
+            weight = first / uncertainty
+            for j in range(x.size):
+                gradient[j] += weight * residual * slopes[j]
+                squares[j] += weight / uncertainty * np.float64(slopes[j]) ** 2
+            squares[x.size] += first * residual**2
+        else:
+            weight = np.sqrt(max(first + 2.0 * second * z, EPSILON)) / uncertainty
+            for j in range(x.size):
+                slopes[j] *= weight
+            rotate_into(triangle, slopes)
+    return 0.5 * cost
 
 
 @compiled

@@ -7,19 +7,17 @@ from typing import Any
 import numpy as np
 
 from ..aliased_access import glance, store_state
-from ..jit import Integer, compiled, compiled_for_functions, compiled_inline, compiled_loop_for_functions, inlined
-from ..tuple_intrinsics import row_of
+from ..jit import Integer, compiled, compiled_inline, inlined
 from ..work_stealing import next_share
-from .curves import curve_triangle
-from .slopes import call_objective
+from .arguments import COST, TRIANGLE
+from .evaluator import call_evaluator
 from .step import take_step
 from .stopping import OUT_OF_STEPS, RUNNING, STOPPED, judge, slack, start_progress
 
 
-@compiled_loop_for_functions
+@compiled
 def run_fits(
-    functions: Any,
-    data: Any,
+    evaluator: Any,
     lines: Any,
     numbers: Any,
     rule: Any,
@@ -33,9 +31,8 @@ def run_fits(
 
     Parameters
     ----------
-    functions : Functions
-    data : tuple
-        See :func:`numba_rmsprop.kernels.tuple_intrinsics.row_of`.
+    evaluator : tuple of int
+        See :mod:`~.evaluator`.
     lines : Lines
     numbers : FitNumbers
     rule : StoppingRule
@@ -53,31 +50,17 @@ def run_fits(
         scratch.current[0] = i
         scratch.current[1] = 0
         start_fit(results.x[i], line_of(lines.scale, i), line_of(lines.lower, i), line_of(lines.upper, i), scratch)
-        row = row_of(data, i)
-        best, steps, status = run_fit(functions, row, numbers, rule, scratch, stop)
+        best, steps, status = run_fit(evaluator, i, numbers, rule, scratch, stop)
         results.fun[i], results.nit[i], results.status[i] = best, steps, status
         for j in range(scratch.best.size):
             results.x[i, j] = scratch.best[j]
-        write_triangle(functions, scratch.best, row, scratch.slopes, results.triangles, i)
+        call_evaluator(evaluator, i, TRIANGLE)
 
 
 @inlined
 def line_of(array: Any, i: Any) -> Any:
     """Return the line of fit ``i``, or the only line."""
     return array[min(i, array.shape[0] - 1)]
-
-
-@compiled_for_functions
-def write_triangle(functions: Any, x: Any, row: Any, scratch: Any, triangles: Any, i: Any) -> None:
-    """Write the triangle of fit ``i``, where ``triangles`` is not None."""
-    if triangles is not None:
-        curve_triangle(functions, x, row, scratch, triangles[i])
-
-
-@compiled_for_functions
-def objective_cost(functions: Any, x: Any, row: Any, scratch: Any) -> Any:
-    """Return the user's objective at ``x``, and fill its gradient."""
-    return functions.slopes(call_objective, functions.fun, functions.jac, x, row, (), scratch, scratch.gradient)
 
 
 @compiled
@@ -94,19 +77,19 @@ def start_fit(x0: Any, scale: Any, lower: Any, upper: Any, scratch: Any) -> None
 
 
 @inlined
-def run_fit(functions: Any, row: Any, numbers: Any, rule: Any, scratch: Any, stop: Any) -> Any:
+def run_fit(evaluator: Any, i: Integer, numbers: Any, rule: Any, scratch: Any, stop: Any) -> Any:
     """Take steps until the fit ends; return ``(lowest cost, steps, status)``."""
     x, slopes, best = scratch.x, scratch.slopes, np.nan
     steps, moved = 0, 0
     while True:
-        cost = functions.cost(functions, x, row, slopes)
+        cost = call_evaluator(evaluator, i, COST)
         norm = largest_slope(x, slopes.gradient, slopes.squares, slopes.lower, slopes.upper)
         rate = numbers.learning_rates[min(steps, numbers.learning_rates.size - 1)]
         ftol = slack(rule.ftol, rate / numbers.highest_rate, rule.precision)
         # Steps too short to change x do not count: they are no sign of a minimum.
-        keep, status = judge(np.float64(cost), norm, moved, scratch.progress, rule.gtol, ftol, rule.patience, rule.near)
+        keep, status = judge(cost, norm, moved, scratch.progress, rule.gtol, ftol, rule.patience, rule.near)
         if keep:
-            best = np.float64(cost)
+            best = cost
             for j in range(x.size):
                 scratch.best[j] = x[j]
         if status == RUNNING and steps == rule.maxiter:

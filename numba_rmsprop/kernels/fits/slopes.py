@@ -10,12 +10,21 @@ from typing import Any
 
 from ..jit import compiled_for_functions
 from ..tuple_intrinsics import as_tuple, spread
+from .arguments import TRIANGLE
 
 
 @compiled_for_functions
 def call_objective(fun: Any, x: Any, row: Any, like: Any) -> Any:
     """Call an objective with an array of the parameters and the fit's row of the data."""
     return fun(x, row)
+
+
+@compiled_for_functions
+def objective_cost(functions: Any, x: Any, row: Any, scratch: Any, what: Any, triangles: Any, i: Any) -> Any:
+    """Return the user's objective at ``x``, and fill its gradient; it has no triangle."""
+    if what == TRIANGLE:
+        return x.dtype.type(0.0)
+    return functions.slopes(call_objective, functions.fun, functions.jac, x, row, (), scratch, scratch.gradient)
 
 
 @compiled_for_functions
