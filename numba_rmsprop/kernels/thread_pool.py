@@ -18,11 +18,12 @@ import os
 import time
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import prange, types
 from numba.core import cgutils
 
-from .jit import Integer, compiled, compiled_parallel, inlined, intrinsic
+from .jit import Integer, compiled, compiled_inside, compiled_parallel, inlined, intrinsic
 
 LINE = 16
 """Words between two that different threads write: two cache lines, which processors fetch together."""
@@ -214,7 +215,7 @@ def next_part(pool: Integer, thread: Integer, threads: Integer, shares: Integer)
     return -1
 
 
-@compiled
+@compiled_inside
 def take_shares(pool: Integer, thread: Integer) -> None:
     """Take shares of the job until none is left."""
     function, shares, place, threads = get(pool, SHARE), get(pool, SHARES), get(pool, PLACE), get(pool, THREADS)
@@ -233,7 +234,7 @@ def wake_some(pool: Integer) -> None:
             ring(pool)
 
 
-@compiled
+@inlined
 def sleep_until_woken(pool: Integer, seen: Integer) -> None:
     """Sleep, unless there is another job than ``seen`` by now."""
     add(pool, ASLEEP, 1)
@@ -248,7 +249,7 @@ def sleep_until_woken(pool: Integer, seen: Integer) -> None:
     wait_for_bell(pool)  # somebody has counted on this thread, and rings
 
 
-@compiled
+@inlined
 def take_shares_as_helper(pool: Integer, thread: Integer) -> None:
     """Take shares of the job, and note how long they took."""
     long = get(pool, LONG)
@@ -260,7 +261,7 @@ def take_shares_as_helper(pool: Integer, thread: Integer) -> None:
         add(pool, WORKED, worked)
 
 
-@compiled
+@inlined
 def help_with_job(pool: Integer, thread: Integer, job: Integer) -> None:
     """Take shares of a job, if it is still open."""
     add(pool, INSIDE, 1)
@@ -274,7 +275,7 @@ def help_with_job(pool: Integer, thread: Integer, job: Integer) -> None:
 @compiled
 def serve(pool: Integer, thread: Integer) -> None:
     """Help with all jobs until the pool stops."""
-    seen, now = 0, nanoseconds(MONOTONIC)
+    seen, now = np.int64(0), nanoseconds(MONOTONIC)
     since = now
     while get(pool, STOP) == 0:
         job = get(pool, OPEN)
@@ -291,7 +292,7 @@ def serve(pool: Integer, thread: Integer) -> None:
             since = now
 
 
-@compiled
+@inlined
 def settle(pool: Integer, kind: Integer, began: Integer, opened: Integer, done: Integer, ended: Integer) -> None:
     """Enter a job into the account of its kind. The times are when it began, was open, had no share left, and ended."""
     account = ACCOUNTS + kind * 4
@@ -341,7 +342,7 @@ def share_out(share: Integer, shares: Integer, place: Integer, pool: Integer, ki
     put(pool, OPEN, job)
     wake_some(pool)
     opened = nanoseconds(MONOTONIC)
-    take_shares(pool, 0)
+    take_shares(pool, np.int64(0))
     done = nanoseconds(MONOTONIC)
     put(pool, OPEN, 0)
     while get(pool, INSIDE) > 0:
@@ -351,7 +352,7 @@ def share_out(share: Integer, shares: Integer, place: Integer, pool: Integer, ki
     put(pool, TAKEN, 0)
 
 
-@compiled
+@compiled_inside
 def take_shares_as(pool: Integer, thread: Integer) -> None:
     """Take shares of the job as the caller, which is thread 0, or as another."""
     if thread == 0:

@@ -16,6 +16,13 @@ def report(value):
             print("REPORT", json.dumps(of_rank, default=lambda number: number.item()), flush=True)
 
 
+def one_before_the_others(function):
+    """Return the result of a function, called on rank 0 first: the others then find what it has compiled."""
+    result = function() if rank == 0 else None
+    comm.Barrier()
+    return function() if rank else result
+
+
 def run(functions):
     """Call the function that the command line names, with the other arguments."""
     name, *arguments = sys.argv[1:]
