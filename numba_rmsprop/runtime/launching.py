@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from functools import cache
+from numbers import Integral
 from typing import Any, Literal, TypeAlias
 
 import numba
@@ -33,13 +34,14 @@ SERIAL_ITEMS = 8192
 FEWEST_ITEMS, MOST_SHARES = 4096, 8
 """Elements of a share at least, and shares for each thread at most, where the work can be divided as finely."""
 
+MOST_THREADS = 1024
+
 serial_only = False
 """True in a process that was forked after Numba had started its threads, where these are in use: they do not survive a
 fork. GNU OpenMP ends a forked process that launches, and workqueue counts lost threads."""
 
 forks = 0
 """The number of forks between the process that imported this module and the one that reads this."""
-
 
 fixed: int | None = None
 """The number of threads of all launches; None where it is chosen at each."""
@@ -62,7 +64,7 @@ def set_threads(threads: int | Literal["auto", "numba"]) -> None:
         its helpers, and does not wait for those that come late. Each launch measures what it won and lost by them.
         Where more is lost, as beside other programs, steps of this size run on one thread for 50 times as long as the
         loss, and a second at most; then helpers are tried again.
-        A number: as many at each launch, without measuring.
+        A number, up to 1024: as many at each launch, without measuring.
         "numba": as "auto", but on Numba's own threads, as on systems other than Linux. Such a launch waits for all.
 
     Raises
@@ -83,7 +85,7 @@ def set_threads(threads: int | Literal["auto", "numba"]) -> None:
     global fixed, _asked_for_numba
     _check_threads("threads", threads)
     with launch_lock:
-        fixed, _asked_for_numba = threads if isinstance(threads, int) else None, threads == "numba"
+        fixed, _asked_for_numba = int(threads) if not isinstance(threads, str) else None, threads == "numba"
         _choose_threads()
 
 
@@ -94,7 +96,10 @@ def share_threads_with_torch() -> None:
     step in a training loop on two cores took 1.6 times as long with helpers.
     """
     global _beside_torch
-    numba.get_num_threads()  # chooses the layer
+    try:
+        numba.get_num_threads()  # chooses the layer
+    except ValueError:  # there is none here
+        return
     with launch_lock:
         _beside_torch = numba.threading_layer() == "omp"  # type: ignore[attr-defined]
         _choose_threads()
@@ -106,8 +111,10 @@ def _choose_threads() -> None:
 
 
 def _check_threads(name: str, threads: object) -> None:
-    if threads not in ("auto", "numba") and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-        raise ValueError(f'{name}: expected "auto", "numba" or a number of 1 or more, got {threads!r}')
+    if isinstance(threads, str) and threads in ("auto", "numba"):
+        return
+    if isinstance(threads, bool) or not isinstance(threads, Integral) or not 1 <= int(threads) <= MOST_THREADS:
+        raise ValueError(f'{name}: expected "auto", "numba" or a number from 1 to {MOST_THREADS}, got {threads!r:.100}')
 
 
 def _set_threads_from_environment() -> None:
@@ -136,7 +143,7 @@ def team_for(items: int, *, fine: bool = False) -> Team:
     threads = threads_now()
     if threads == 1:
         return ALONE
-    shares = threads * max(1, min(MOST_SHARES, items // (threads * FEWEST_ITEMS))) if fine else threads
+    shares = min(threads * MOST_SHARES, max(2, items // FEWEST_ITEMS)) if fine else threads
     pool, loop = helpers.pool_of(threads, helped), _pool_loop() if helped else _numba_loop()
     if fixed is not None:
         return shares, loop, pool.address, UNSHARED

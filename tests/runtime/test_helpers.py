@@ -173,13 +173,14 @@ def test_a_fixed_number_of_threads_keeps_no_account(account):
     numba_rmsprop.set_threads(5)
     assert launching.team_for(ITEMS)[0] == 5
     assert launching.team_for(ITEMS, fine=True)[0] == 40
+    assert launching.team_for(10_000, fine=True)[0] == 2
     assert launching.team_for(ITEMS)[3] == thread_pool.UNSHARED
     numba_rmsprop.set_threads(1)
     assert launching.team_for(ITEMS) == launching.ALONE
 
 
 @pytest.mark.usefixtures("_automatic")
-@pytest.mark.parametrize("threads", ["auto", 1, 3, "numba"])
+@pytest.mark.parametrize("threads", ["auto", 1, np.int64(3), "numba"])
 def test_the_same_bits_whatever_is_set(threads, launches):
     rng = np.random.default_rng(0)
     grad, found = rng.standard_normal((300, 7)), []
@@ -192,9 +193,9 @@ def test_the_same_bits_whatever_is_set(threads, launches):
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize("wrong", [0, -1, True, 2.0, None, "2", "all"], ids=repr)
+@pytest.mark.parametrize("wrong", [0, -1, True, 2.0, None, "2", "all", 1025, [1]], ids=repr)
 def test_other_numbers_of_threads_are_refused(wrong):
-    with pytest.raises(ValueError, match='threads: expected "auto", "numba" or a number of 1 or more, got'):
+    with pytest.raises(ValueError, match='threads: expected "auto", "numba" or a number from 1 to 1024, got'):
         numba_rmsprop.set_threads(wrong)
     assert launching.fixed is None
 

@@ -304,7 +304,7 @@ LIST = r"""
 - helpers.pool_of.cache_clear()
 - account[JOBS_ALONE] -= 1
 - if time.monotonic_ns() < account[UNTIL]: => if True:
-- fixed, _asked_for_numba = threads if isinstance(threads, int) else None, => fixed, _asked_for_numba = None,
+- fixed, _asked_for_numba = int(threads) if not isinstance(threads, str) else None, => fixed, _asked_for_numba = None,
 @ kernels/thread_pool.py runtime/test_helpers.py
 - if share < end: => if share <= end:
 - for turn in range(threads): => for turn in range(threads - 1):
