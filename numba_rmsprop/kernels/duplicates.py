@@ -31,6 +31,9 @@ LAST = np.int32(-(2**31))
 ENTRIES_AHEAD = 4
 """Prefetch distance, in entries of a row."""
 
+CLEARED_AT_ONCE = 8
+"""Up to as many bytes of ``seen`` for each entry, it takes less time to clear all of them."""
+
 # Numba wraps negative indices around, some five instructions for each access; an unsigned index cannot be negative.
 unsigned = np.uint64
 
@@ -60,8 +63,12 @@ def mark_duplicates(indices: Any, clocks: Any, seen: Any, following: Any, chains
             second = unsigned(-1 - clock)
             following[chains[second, 0]] = -i
             chains[second, 0] = i
-    for i in range(indices.size):
-        seen[unsigned(indices[i]) >> unsigned(3)] = 0
+    if seen.size < CLEARED_AT_ONCE * indices.size:
+        for k in range(seen.size):
+            seen[k] = 0
+    else:
+        for i in range(indices.size):
+            seen[unsigned(indices[i]) >> unsigned(3)] = 0
 
 
 @inlined

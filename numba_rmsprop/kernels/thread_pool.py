@@ -29,8 +29,10 @@ LINE = 16
 """Words between two that different threads write: two cache lines, which processors fetch together."""
 
 OPEN = 0
-"""The number of the job that helpers may join, or 0. What they need to know of it stands beside it."""
+"""The number of the job that helpers may join, or 0."""
 SHARE, SHARES, PLACE, LONG = 1, 2, 3, 4
+"""Of the job: the address of the function that takes a share, how many there are, the address of its arguments, and 1
+where jobs of its kind take long, so that the work on them is measured by another clock."""
 INSIDE = LINE
 """How many helpers may be at work on the job."""
 WORKED = 2 * LINE

@@ -30,7 +30,9 @@ def test_nan_and_infinity_stay_in_their_elements(options, kind, bad):
     state, other = twins.opt.state[twins.ours[0]], twins.peer.state[twins.theirs[0]]
     names = other.keys() - {"grad_avg"}
     for found, expected in ((twins.ours[0], twins.theirs[0]), *((state[name], other[name]) for name in names)):
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6, equal_nan=True)
+        # Terms as large as the largest element may cancel out, and PyTorch rounds them as the processor's vectors do.
+        rounding = 4 * torch.finfo(expected.dtype).eps * expected[expected.isfinite()].abs().max().item()
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=max(1e-6, rounding), equal_nan=True)
     # From an infinite mean, lerp gives NaN at the next step, and our formula gives infinity.
     for name in names & {"square_avg"} | other.keys() & {"grad_avg"}:
         assert (~torch.isfinite(state[name])).nonzero().tolist() == (~torch.isfinite(other[name])).nonzero().tolist()
