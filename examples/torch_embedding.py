@@ -25,8 +25,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-# Threads that spin while they wait for one another lose their turn where other programs want the cores too. PyTorch's
-# and Numba's are two pools, used in turn. OpenMP reads this once, so it stands before the imports.
+# PyTorch's threads, which spin while they wait for one another, lose their turn where other programs want the cores
+# too. OpenMP reads this once, so it stands before the imports.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import matplotlib as mpl

@@ -1,7 +1,8 @@
 """Compile kernels ahead of the first step: ``python -m numba_rmsprop.compile``.
 
 Numba compiles a kernel for the types of its first call, and keeps it in a folder for later processes. For an image of a
-machine or a cluster, where every process would begin with that, this takes small steps of the common kinds beforehand.
+machine or a cluster, where every process would begin with that, this takes small steps and fits of the common kinds
+beforehand.
 """
 
 from __future__ import annotations

@@ -170,26 +170,22 @@ def let_others_run(typing_context: Any) -> Any:
     return types.void(), emit
 
 
-@intrinsic
-def ring(typing_context: Any, pool: Any) -> Any:
-    """Wake one thread that waits for the bell, or the next one that will."""
+def _at_the_bell(name: str) -> Any:
+    """Return a function that calls one of the system's functions of semaphores with that of a pool."""
 
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        _libc(builder, "sem_post", _word(builder, arguments[0], INT64(BELL)))
-        return context.get_dummy_value()
+    @intrinsic
+    def call(typing_context: Any, pool: Any) -> Any:
+        def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            _libc(builder, name, _word(builder, arguments[0], INT64(BELL)))
+            return context.get_dummy_value()
 
-    return types.void(types.int64), emit
+        return types.void(types.int64), emit
+
+    return call
 
 
-@intrinsic
-def wait_for_bell(typing_context: Any, pool: Any) -> Any:
-    """Sleep until the bell rings."""
-
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        _libc(builder, "sem_wait", _word(builder, arguments[0], INT64(BELL)))
-        return context.get_dummy_value()
-
-    return types.void(types.int64), emit
+ring = _at_the_bell("sem_post")  # wakes one thread that sleeps, or keeps the next one awake
+wait_for_bell = _at_the_bell("sem_wait")
 
 
 @intrinsic

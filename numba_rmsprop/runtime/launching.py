@@ -118,7 +118,7 @@ def _check_threads(name: str, threads: object) -> None:
 
 
 def _set_threads_from_environment() -> None:
-    asked = os.environ.get(NAME, "auto")
+    asked = os.environ.get(NAME) or "auto"
     threads: Any = int(asked) if asked.isdecimal() else asked
     _check_threads(NAME, threads)
     set_threads(threads)

@@ -200,7 +200,7 @@ def test_other_numbers_of_threads_are_refused(wrong):
     assert launching.fixed is None
 
 
-@pytest.mark.parametrize(("value", "fixed"), [("3", "3"), ("auto", "None"), ("numba", "None")])
+@pytest.mark.parametrize(("value", "fixed"), [("3", "3"), ("", "None"), ("auto", "None"), ("numba", "None")])
 def test_the_environment_sets_threads(value, fixed, monkeypatch):
     monkeypatch.setenv("NUMBA_RMSPROP_THREADS", value)
     program = "from numba_rmsprop.runtime import launching; print(launching.fixed, launching.helped)"
