@@ -24,8 +24,8 @@ from tqdm import tqdm
 
 from numba_rmsprop.distributed.row_exchange import Request, link_format
 from numba_rmsprop.distributed.row_layout import Layout
+from numba_rmsprop.gradients.coalescing import chain_rows
 from numba_rmsprop.kernels.row_dealing import link_ranks
-from numba_rmsprop.mpi.coalescing import chain_rows
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt

@@ -8,6 +8,7 @@ from .fitting.many_inputs import Shared
 from .fitting.minimize_many import minimize_many
 from .fitting.scipy_method import rmsprop
 from .gradients.indexed_slices import IndexedSlices
+from .gradients.sparse_product import SparseProduct
 from .optimizer import RMSprop
 from .runtime.launching import set_threads
 
@@ -17,6 +18,7 @@ __all__ = [
     "IndexedSlices",
     "RMSprop",
     "Shared",
+    "SparseProduct",
     "curve_fit_many",
     "minimize_many",
     "rmsprop",

@@ -14,13 +14,16 @@ from numpy.typing import ArrayLike, NDArray
 from .arrays.variables import FloatArray, Label, Occupied, as_variable, describe, memory_key
 from .files import checkpoint
 from .files.atomic_file import as_path
+from .gradients.bags import as_bags, as_bags_of_matrix
 from .gradients.from_loss import check_call, gradients_of
 from .gradients.indexed_slices import as_indices, check_rows
 from .gradients.pairs import as_list, as_variables
+from .kernels.bags import Bags
 from .mpi.replicas import Replicas, load_together
 from .runtime.interrupts import Uninterrupted
 from .runtime.whole_calls import in_turn
-from .state.slots import copy_rows
+from .state.reading import copy_rows, pool_rows
+from .state.slots import Slots
 from .stepping.step import Stepping
 
 
@@ -242,7 +245,124 @@ class Optimizer(Stepping):
         """
         return in_turn(self._gather, var, as_indices(indices, "indices"), out)
 
+    def gather_sum(
+        self,
+        var: FloatArray,
+        indices: ArrayLike,
+        offsets: ArrayLike | None = None,
+        weights: ArrayLike | None = None,
+        mode: str = "sum",
+        out: FloatArray | None = None,
+        *,
+        include_last_offset: bool = False,
+    ) -> FloatArray:
+        r"""Return the sum, or mean, of the current rows of each bag, as torch.nn.EmbeddingBag does.
+
+        Rows that are behind are caught up first, as by :meth:`gather`. Rows of a bag are added up in order. The
+        gradient that belongs to it is :meth:`SparseProduct.from_bags
+        <numba_rmsprop.SparseProduct.from_bags>` with the same bags.
+
+        Parameters
+        ----------
+        var : ndarray, shape (rows, \*row_shape)
+            The variable, as for :meth:`gather`.
+        indices : array_like of int, shape (n,) or (bags, rows of each)
+            The rows of the bags, one bag after the other, in [0, rows).
+        offsets : array_like of int, shape (bags,), optional
+            Where each bag begins; None only where ``indices`` have two axes. The sum of an empty bag is 0.
+        weights : array_like, of the shape of ``indices``, optional
+            A factor for each entry, of the variable's dtype; with the mode "sum".
+        mode : {"sum", "mean"}, default "sum"
+            What is done with the rows of a bag.
+        out : ndarray, shape (bags, \*row_shape), optional
+            Where to put the sums: C-contiguous, of the variable's dtype.
+        include_last_offset : bool, default False
+            Whether ``offsets`` have one item more, the number of indices, as ``indptr`` of a CSR matrix.
+
+        Returns
+        -------
+        ndarray, shape (bags, \*row_shape)
+            ``out``, or a new array.
+
+        Raises
+        ------
+        IndexError
+            If an index is negative or too large.
+        TypeError, ValueError
+            If offsets fall, do not start at 0 or reach beyond the indices, weights or ``out`` do not fit, or for what
+            :meth:`gather` refuses.
+
+        Examples
+        --------
+        >>> from numba_rmsprop import RMSprop
+        >>> RMSprop().gather_sum(np.arange(6.0).reshape(3, 2), [2, 0, 1], offsets=[0, 2])
+        array([[4., 6.],
+               [2., 3.]])
+        """
+        dtype = getattr(var, "dtype", np.dtype(np.float32))
+        bags = as_bags(indices, offsets, weights, mode, include_last_offset=include_last_offset, dtype=dtype)
+        return in_turn(self._gather_sum, var, bags, out)
+
+    def multiply(self, matrix: Any, var: FloatArray, out: FloatArray | None = None) -> FloatArray:
+        r"""Return ``matrix @ var`` for a sparse matrix and current rows of a variable.
+
+        The gradient that belongs to it is ``SparseProduct(matrix, gradient of the result)``.
+
+        Parameters
+        ----------
+        matrix : scipy.sparse array or matrix, shape (examples, rows)
+            Of the variable's dtype, or of integers or booleans.
+        var : ndarray, shape (rows, \*row_shape)
+            The variable, as for :meth:`gather`.
+        out : ndarray, shape (examples, \*row_shape), optional
+            Where to put the result: C-contiguous, of the variable's dtype.
+
+        Returns
+        -------
+        ndarray, shape (examples, \*row_shape)
+            ``out``, or a new array.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the matrix is none of scipy.sparse, or its shape or dtype does not fit, or for what :meth:`gather`
+            refuses.
+
+        Examples
+        --------
+        >>> import scipy.sparse
+        >>> from numba_rmsprop import RMSprop
+        >>> RMSprop().multiply(scipy.sparse.eye_array(2, 3, format="csr"), np.arange(3.0))
+        array([0., 1.])
+        """
+        bags, rows = as_bags_of_matrix(matrix, "matrix", getattr(var, "dtype", np.dtype(np.float32)))
+        if getattr(var, "ndim", 0) and rows != len(var):
+            raise ValueError(f"matrix: expected a column for each of {len(var)} rows of the variable, got {rows}")
+        return in_turn(self._gather_sum, var, bags, out)
+
     def _gather(self, var: FloatArray, wanted: NDArray[np.integer], out: FloatArray | None) -> FloatArray:
+        slots, rows, out, in_place = self._look_to_read(var, wanted, wanted.shape, out)
+        flat = out.reshape(len(rows), math.prod(var.shape[1:]))
+        if slots is None:
+            copy_rows(var, rows, flat)
+        else:
+            slots.gather(rows, flat, in_place=in_place)
+        return out
+
+    def _gather_sum(self, var: FloatArray, bags: Bags, out: FloatArray | None) -> FloatArray:
+        count = len(bags.offsets) - 1
+        slots, rows, out, in_place = self._look_to_read(var, bags.indices, (count,), out)
+        flat, bags = out.reshape(count, math.prod(var.shape[1:])), bags._replace(indices=rows)
+        if slots is None:
+            pool_rows(var, bags, flat)
+        else:
+            slots.pool(bags, flat, in_place=in_place)
+        return out
+
+    def _look_to_read(
+        self, var: FloatArray, wanted: NDArray[np.integer], leading: tuple[int, ...], out: FloatArray | None
+    ) -> tuple[Slots | None, NDArray[np.int64], FloatArray, bool]:
+        """Check what reads rows, and let others catch up theirs; return slots, rows, ``out`` and whether to write."""
         slots = self.known.find(var)
         in_place = self._replicas is None or self._replicas.alone
         if slots is None:
@@ -254,7 +374,7 @@ class Optimizer(Stepping):
         if var.ndim == 0:
             raise ValueError(f"{describe(name, var)} has no rows to gather")
         label = Label("indices of", name, var)
-        shape = (*wanted.shape, *var.shape[1:])
+        shape = (*leading, *var.shape[1:])
         if out is None:
             out = np.empty(shape, var.dtype)
         else:
@@ -266,12 +386,7 @@ class Optimizer(Stepping):
         if in_place and (slots is None or self.known.registry.may_share):
             for other in self.known.registry.others_on(var, slots):
                 other.pay(rows if memory_key(other.var) == memory_key(var) else None)
-        flat = out.reshape(len(rows), math.prod(var.shape[1:]))
-        if slots is None:
-            copy_rows(var, rows, flat)
-        else:
-            slots.gather(rows, flat, in_place=in_place)
-        return out
+        return slots, rows, out, in_place
 
     def save(self, path: str | os.PathLike[str], *, include_variables: bool = True) -> None:
         """Write the optimizer's state to a safetensors file, which is whole or not there whatever happens meanwhile.

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays.variables import FloatArray
+from ..gradients.coalescing import chain_rows, sum_rows
+from ..gradients.rows import Entries
 from ..kernels.row_dealing import link_ranks
-from ..mpi.coalescing import chain_rows, sum_rows
 from ..mpi.messages import Counts
 from ..mpi.ranks import Ranks
 from ..runtime.interrupts import Uninterrupted
@@ -136,10 +137,10 @@ class Route:
         """Begin to send ``rows``, one for each of :attr:`asked`, and to receive one for each row of the request."""
         return self.ranks.begin_all_to_all(rows, self.asked_counts, received, self.request.counts)
 
-    def push(self, values: FloatArray, buffers: Buffers) -> tuple[NDArray[np.int64], FloatArray]:
+    def push(self, entries: Entries, buffers: Buffers) -> tuple[NDArray[np.int64], FloatArray]:
         """Send the sums of gradients to the owners of the rows.
 
-        ``values`` holds a gradient for each entry of the batch; ``sums`` must be given back to ``buffers``.
+        ``entries`` holds the gradients of the batch; ``sums`` must be given back to ``buffers``.
 
         Returns
         -------
@@ -157,10 +158,10 @@ class Route:
         if passing is None:
             rows = np.zeros((m, 3), np.int64)
             rows[:, 0] = rows[:, 1] = np.arange(m)
-            sum_rows(rows, values, request.order, request.following, sums)
+            sum_rows(rows, entries, request.order, request.following, sums)
             to_owners, send_counts = sums, request.counts
         else:
-            passing.add_up(self.ranks, request, values, sums)
+            passing.add_up(self.ranks, request, entries, sums)
             to_owners, send_counts = sums[: passing.kept], passing.send_counts
         received = buffers.take(int(self._step_counts.sum()))
         self.ranks.all_to_all(to_owners, send_counts, received, self._step_counts)
@@ -215,19 +216,19 @@ class Passing:
         self._continued = grouped(source)
         self._sources, self._targets = source[self._continued], target[passed]
 
-    def add_up(self, ranks: Ranks, request: Request, values: FloatArray, sums: FloatArray) -> None:
+    def add_up(self, ranks: Ranks, request: Request, entries: Entries, sums: FloatArray) -> None:
         """Add up the entries of every row, some of them after those of the ranks before this one."""
         m = len(request.order)
         continued = np.zeros(m, bool)
         continued[self._continued] = True
         rows = np.stack([np.arange(m), self._places, continued], axis=1)
-        sum_rows(rows[~continued], values, request.order, request.following, sums)
+        sum_rows(rows[~continued], entries, request.order, request.following, sums)
         if continued.any():
-            before = np.empty((len(self._sources), values.shape[1]), values.dtype)
+            before = np.empty((len(self._sources), sums.shape[1]), sums.dtype)
             for rank, part in _parts(self._sources):
                 ranks.receive(before[part], rank)
             sums[self._places[self._continued]] = before
-            sum_rows(rows[continued], values, request.order, request.following, sums)
+            sum_rows(rows[continued], entries, request.order, request.following, sums)
         for sending in [ranks.begin_send(sums[self.kept :][part], rank) for rank, part in _parts(self._targets)]:
             ranks.finish(sending)
 

@@ -6,16 +6,16 @@ import json
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..arrays.variables import FloatArray, Occupied
 from ..files.checkpoint import AnyPath
 from ..files.safetensors_file import checksum
+from ..gradients.coalescing import coalesce
 from ..gradients.conversion import Gradient
 from ..gradients.gradient import BaseGradient
 from ..gradients.indexed_slices import IndexedSlices
+from ..gradients.rows import Entries
 from ..kernels.norms import TERMS, row_squares
-from ..mpi.coalescing import coalesce
 from ..mpi.ranks import Ranks
 from ..optimizer import RMSprop
 from ..settings.step_numbers import StepNumbers
@@ -77,10 +77,11 @@ class ShardOptimizer(RMSprop):
             raise ValueError("expected a table's optimizer without slots or weights of your own; save them yourself")
         self.save(path, include_variables=True)
 
-    def step(self, shard: FloatArray, rows: NDArray[np.int64], sums: FloatArray, numbers: StepNumbers) -> int:
-        """Take one step with gradients of these rows of the shard."""
-        if self.clips_norms:
-            rows, sums = coalesce(rows, sums)
+    def step(self, shard: FloatArray, entries: Entries, numbers: StepNumbers) -> int:
+        """Take one step with gradients of rows of the shard."""
+        rows, sums, sources, _ = entries
+        if self.clips_norms or sources is not None:
+            rows, sums = coalesce(entries)
         return self.take_step([(IndexedSlices(sums, rows), shard)], numbers)
 
     def check_gradient(self, gradient: Gradient, own: Slots) -> None:

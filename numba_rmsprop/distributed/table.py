@@ -11,16 +11,17 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from ..arrays.variables import FloatArray
+from ..gradients.sparse_product import SparseProduct
 from ..mpi.messages import Counts
 from ..mpi.ranks import Ranks, Refusal
 from ..runtime.interrupts import Uninterrupted
 from ..settings.step_numbers import StepNumbers
-from ..state.slots import copy_rows
+from ..state.reading import copy_rows
 from .initial_values import Initializer, Uniform, check_initializer, fill_shard
 from .row_exchange import Buffers, Gathering, Request, Route
 from .row_layout import Layout
 from .shard import ShardOptimizer
-from .table_arguments import check_table, checked_indices, checked_values, output
+from .table_arguments import check_table, checked_entries, checked_indices, output
 
 CALLS = ("new table", "gather", "apply_gradients", "flush")
 NEW, GATHER, STEP, FLUSH = range(len(CALLS))
@@ -209,16 +210,16 @@ class ShardedTable:
 
         return Gathering(finish)
 
-    def apply_gradients(self, indices: ArrayLike, values: ArrayLike) -> int:
+    def apply_gradients(self, indices: ArrayLike | SparseProduct, values: ArrayLike | None = None) -> int:
         r"""Take one step, all ranks together, each with the gradients of its part of the batch; return the steps taken.
 
         Parameters
         ----------
-        indices : array_like of int, any shape
+        indices : array_like of int, any shape, or SparseProduct
             Rows of the whole table, in any order; equal ones are added up. Indices that were gathered since the last
-            step are remembered, and need not be sent.
-        values : array_like, shape (\*indices.shape, columns)
-            A gradient for each, of the table's dtype.
+            step are remembered, and need not be sent. A product stands for indices and values.
+        values : array_like, shape (\*indices.shape, columns), optional
+            A gradient for each, of the table's dtype; None with a product.
 
         Returns
         -------
@@ -238,9 +239,8 @@ class ShardedTable:
         """
         request, numbers, matches = None, None, 0
         with Refusal() as refusal:
-            checked = checked_indices(indices, self._layout.rows)
-            grads = checked_values(values, checked, self.shape, self.dtype, finite=self._opt.check_finite)
-            wanted = checked.reshape(-1)
+            entries = checked_entries(indices, values, self.shape, self.dtype, finite=self._opt.check_finite)
+            wanted = entries[0]
             numbers = self._opt.numbers_of_step()
             if self.ranks.size > 1:
                 routes = self._routes  # now, since a signal handler may gather before the ranks agree
@@ -252,15 +252,15 @@ class ShardedTable:
             asked_counts, flags = self._agree(STEP, request, numbers=numbers, error=refusal.error, flag=matches)
             assert numbers is not None
             if request is None:  # no other ranks
-                return self._opt.step(self.shard, wanted, grads, numbers)
+                return self._opt.step(self.shard, entries, numbers)
             common = int(np.bitwise_and.reduce(flags))
             if common:  # a gather of the rows of this step on all ranks
                 route = routes[common.bit_length() - 1]
             else:
                 route = Route(self.ranks, request, asked_counts, in_order=self._sum_order == "batch")
-            rows, sums = route.push(grads, self._buffers)
+            rows, sums = route.push(entries, self._buffers)
             self._routes = []
-            steps = self._opt.step(self.shard, rows, sums, numbers)
+            steps = self._opt.step(self.shard, (rows, sums, None, None), numbers)
             self._buffers.give_back(sums)
             return steps
 

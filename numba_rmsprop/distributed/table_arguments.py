@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..arrays.variables import DTYPES, FloatArray, Occupied
-from ..gradients.conversion import as_known
+from ..gradients.conversion import as_gradient, as_known
 from ..gradients.indexed_slices import as_indices, check_rows
-from ..gradients.rows import Rows
+from ..gradients.rows import Entries, Rows
 from ..gradients.scipy_sparse import readable
+from ..gradients.sparse_product import SparseProduct
 from .row_exchange import MOST_LINKED
 
 ORDERS = ("batch", "rank")
@@ -43,8 +44,31 @@ def checked_indices(indices: ArrayLike, rows: int) -> NDArray[np.int64]:
     return checked.reshape(wanted.shape)
 
 
+def checked_entries(
+    indices: ArrayLike | SparseProduct,
+    values: ArrayLike | None,
+    shape: tuple[int, int],
+    dtype: np.dtype[Any],
+    *,
+    finite: bool,
+) -> Entries:
+    """Return the gradients of a step as kernels take them; raise as :func:`checked_indices` and `checked_values`."""
+    if not isinstance(indices, SparseProduct):
+        wanted = checked_indices(indices, shape[0])
+        grads = checked_values(values, wanted, shape, dtype, finite=finite)
+        return wanted.reshape(-1), grads, None, None
+    if values is not None:
+        raise TypeError(f"values: expected None beside a SparseProduct, which has its own, got {type(values).__name__}")
+    table = np.broadcast_to(dtype.type(0), shape)
+    gradient = as_gradient(indices, table, "the table", NOWHERE)
+    assert isinstance(gradient, Rows)
+    if finite:
+        gradient.check_finite(table, "the table")
+    return gradient.entries
+
+
 def checked_values(
-    values: ArrayLike, wanted: NDArray[np.int64], shape: tuple[int, int], dtype: np.dtype[Any], *, finite: bool
+    values: ArrayLike | None, wanted: NDArray[np.int64], shape: tuple[int, int], dtype: np.dtype[Any], *, finite: bool
 ) -> FloatArray:
     """Return gradients as a contiguous array of shape (n, columns).
 

@@ -16,7 +16,8 @@ from .dense import Dense
 from .indexed_slices import MAX_ENTRIES, IndexedSlices, check_rows
 from .other_libraries import read
 from .rows import Rows
-from .scipy_sparse import check_stored, readable
+from .scipy_sparse import NO_VALUES, NOWHERE, check_stored, readable
+from .sparse_product import SparseProduct
 
 INT64 = np.dtype(np.int64)
 
@@ -29,7 +30,7 @@ def as_gradient(grad: Any, var: FloatArray, name: str, occupied: Occupied) -> Gr
 
     Parameters
     ----------
-    grad : array_like, IndexedSlices, scipy.sparse array or matrix, or what :func:`as_known` takes
+    grad : array_like, IndexedSlices, SparseProduct, scipy.sparse array or matrix, or what :func:`as_known` takes
         The gradient; it is never changed.
     var : ndarray
         Its variable.
@@ -56,6 +57,8 @@ def as_gradient(grad: Any, var: FloatArray, name: str, occupied: Occupied) -> Gr
     grad = as_known(grad, label)
     if isinstance(grad, IndexedSlices):
         return _from_slices(grad, var, label, occupied)
+    if isinstance(grad, SparseProduct):
+        return _from_product(grad, var, label, occupied)
     if scipy.sparse.issparse(grad):
         return _from_sparse(grad, var, label, occupied)
     # Numbers of Python have no dtype that could be wrong.
@@ -68,7 +71,7 @@ def as_gradient(grad: Any, var: FloatArray, name: str, occupied: Occupied) -> Gr
     return Dense(values)
 
 
-KNOWN = frozenset([np.ndarray, IndexedSlices, float, int, type(None)])
+KNOWN = frozenset([np.ndarray, IndexedSlices, SparseProduct, float, int, type(None)])
 """Types of gradients that no other code than ours reads, beside those of scipy.sparse."""
 
 
@@ -78,7 +81,7 @@ def is_known(grad: Any) -> bool:
 
 
 def as_known(grad: Any, label: object) -> Any:
-    """Return a gradient as an ndarray, an IndexedSlices, a scipy.sparse array, numbers of Python, or None.
+    """Return a gradient as an ndarray, an IndexedSlices, a SparseProduct, a scipy.sparse array, numbers, or None.
 
     This looks at the gradient alone, and all code of others that is to tell what is in it runs here: what is returned
     runs none any more.
@@ -155,9 +158,30 @@ def _rows(values: FloatArray, indices: NDArray[np.integer], var: FloatArray, lab
     _check_dtype(values, var, label)
     if len(indices) > MAX_ENTRIES:
         raise ValueError(f"{label}: expected at most {MAX_ENTRIES:,} entries, got {len(indices):,}")
-    table = readable(values).reshape(len(indices), math.prod(var.shape[1:]))
+    table = readable(values).reshape(len(values), math.prod(var.shape[1:]))
     converted, apart = check_rows(indices, table, len(var), label, occupied)
     return Rows(table if apart else table.copy(), converted)
+
+
+def _from_product(grad: SparseProduct, var: FloatArray, label: Label, occupied: Occupied) -> Rows:
+    if var.ndim == 0 or (grad.rows is not None and grad.rows != len(var)):
+        raise ValueError(
+            f"{label}: expected a matrix with a column for each row of the variable, got {grad.rows} columns"
+            if var.ndim
+            else f"{label}: expected an array, since a 0-d variable has no rows; got SparseProduct"
+        )
+    expected = (len(grad.values), *var.shape[1:])
+    if grad.values.shape != expected:
+        raise ValueError(f"{label}: expected values of shape {expected}, got {grad.values.shape}")
+    rows = _rows(grad.values, grad.indices, var, label, occupied)
+    rows.sources = readable(grad.sources, occupied)
+    if grad.weights is not None:
+        rows.weights = readable(grad.weights, occupied)
+        _check_dtype(rows.weights, var, label)
+    # Whoever has the arrays can have written into them since they were checked.
+    if len(rows.sources) != len(rows.indices) or inspect_rows(rows.sources, NO_VALUES, len(rows.values), NOWHERE.array):
+        raise IndexError(f"{label}: sources of the SparseProduct were changed; expected 0 <= source < {expected[0]}")
+    return rows
 
 
 def _from_sparse(grad: Any, var: FloatArray, label: Label, occupied: Occupied) -> Rows | CSR:

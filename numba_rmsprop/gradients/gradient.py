@@ -53,13 +53,17 @@ class BaseGradient:
 
     def check_finite(self, var: FloatArray, name: str) -> None:
         """Raise FloatingPointError, with the first place, if it holds NaN or infinity."""
-        values = self.stored
+        self.refuse_infinite(self.stored, 0, var, name)
+
+    def refuse_infinite(self, values: FloatArray, begin: int, var: FloatArray, name: str) -> None:
+        """Raise FloatingPointError if one of ``values``, which begin at place ``begin``, is not finite."""
         finite = np.isfinite(values)
         if not finite.all():
             first = tuple(int(i) for i in np.unravel_index(np.argmin(finite), finite.shape))
+            place = self.place((begin + first[0], *first[1:]), var) if first else self.place(first, var)
             raise FloatingPointError(
                 f"gradient of {describe(name, var)}: expected finite numbers (check_finite=True), "
-                f"got {values[first]} at {self.place(first, var)}"
+                f"got {values[first]} at {place}"
             )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,44 +16,78 @@ from ..settings.step_numbers import StepNumbers
 from ..state.slots import Slots
 from .gradient import BaseGradient, element_of
 
+FORMED = 4096
+"""So many entries of a product are written out at a time."""
+
+Entries: TypeAlias = tuple[NDArray[np.int64], FloatArray, NDArray[np.int32] | None, FloatArray | None]
+
 
 class Rows(BaseGradient):
-    """Gradient rows, ``values`` (n, columns), at ``indices`` (n,), int64; rows of equal index are summed."""
+    """Gradient rows, ``values`` (n, columns), at ``indices`` (n,), int64; rows of equal index are summed.
 
-    __slots__ = ("indices",)
+    With ``sources``, int32 of shape (n,), row ``i`` is ``values[sources[i]]``; with ``weights``, of the dtype of the
+    values, times ``weights[i]``.
+    """
 
-    def __init__(self, values: FloatArray, indices: NDArray[np.int64]) -> None:
+    __slots__ = ("indices", "sources", "weights")
+
+    def __init__(
+        self,
+        values: FloatArray,
+        indices: NDArray[np.int64],
+        sources: NDArray[np.int32] | None = None,
+        weights: FloatArray | None = None,
+    ) -> None:
         self.values = values
         self.indices = indices
+        self.sources = sources
+        self.weights = weights
+
+    @property
+    def entries(self) -> Entries:
+        """The gradient as kernels take it."""
+        return self.indices, self.values, self.sources, self.weights
 
     def add_step(self, calls: list[Call], own: Slots, numbers: StepNumbers, packed: FloatArray) -> bool:
         """Add the calls of a step to a list; return whether they may compile."""
         places, state, ages, give_back = own.borrow(self.indices)
         common = (
-            (places, self.values),
+            (places, self.values, self.sources, self.weights),
             state if numbers.rests is None else own.at_work(state, numbers.rests),
             ages,
             own.missed_steps,
             packed,
-            own.scratch.links(len(self.values)),
+            own.scratch.links(len(self.indices)),
         )
-        team = team_for(self.values.size)
+        team = team_for(len(self.indices) * self.values.shape[1])
         launch = own.kernels.step_rows, team, *common, own.scratch.shares(team[0])
-        kind = Rows, numbers.rests, self.values.flags.num, self.indices.flags.num
+        kind = Rows, numbers.rests, *(array if array is None else array.flags.num for array in self.entries)
         return own.add_sparse(calls, launch, give_back, numbers, kind)
 
     def squared_norm(self, own: Slots, clipvalue: np.floating) -> float:
         """Return the sum of squares, duplicates summed and values clipped, in float64."""
-        team = team_for(self.values.size)
+        team = team_for(len(self.indices) * self.values.shape[1])
         partial = np.zeros((-(-len(self.indices) // CHUNK), TERMS))
-        entries, scratch = (self.indices, self.values), own.scratch
-        common = entries, own.row_clocks(), clipvalue, scratch.links(len(self.values)), scratch.shares(team[0]), partial
-        rows_squares(team, *common)
+        links, shares = own.scratch.links(len(self.indices)), own.scratch.shares(team[0])
+        rows_squares(team, self.entries, own.row_clocks(), clipvalue, links, shares, partial)
         return total(0, len(partial), partial)
 
     def rows_of(self) -> NDArray[np.int64]:
         """Return the rows that it touches, which may repeat."""
         return self.indices
+
+    def check_finite(self, var: FloatArray, name: str) -> None:
+        """Raise FloatingPointError, with the first place, if an entry is NaN or infinite."""
+        if self.sources is None:
+            super().check_finite(var, name)
+            return
+        for begin in range(0, len(self.indices), FORMED):
+            part = slice(begin, begin + FORMED)
+            values = self.values[self.sources[part]]
+            if self.weights is not None:
+                with np.errstate(over="ignore", invalid="ignore"):
+                    values = values * self.weights[part, np.newaxis]
+            self.refuse_infinite(values, begin, var, name)
 
     def place(self, first: tuple[int, ...], var: FloatArray) -> str:
         """Return where in the variable ``values[first]`` belongs, as messages say it."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arrays.variables import Label, Occupied
+from ..arrays.variables import Occupied
 from ..kernels.csr import first_bad_entry
 from ..kernels.numpy_layout import OUTSIDE, inspect_rows
 
@@ -30,7 +30,7 @@ INT32, INT64 = np.dtype(np.int32), np.dtype(np.int64)
 INT32_MAX = 2**31 - 1
 
 
-def check_stored(grad: Any, label: Label) -> None:
+def check_stored(grad: Any, label: object) -> None:
     """Raise TypeError, ValueError or IndexError unless the arrays of a sparse array fit together."""
     for name, axes in LAYOUTS[grad.format].items():
         array = getattr(grad, name)
@@ -64,7 +64,7 @@ def readable(array: NDArray[Any], occupied: Occupied | None = None) -> NDArray[A
     return array.copy() if occupied is not None and occupied.reached_by(array) else array
 
 
-def _integers(array: Any, name: str, grad: Any, label: Label) -> NDArray[np.integer]:
+def _integers(array: Any, name: str, grad: Any, label: object) -> NDArray[np.integer]:
     """Return indices as an array of int32 or int64 that kernels can read."""
     if type(array) is np.ndarray and array.ndim == 1 and (array.dtype is INT32 or array.dtype is INT64):
         return readable(array)
@@ -75,7 +75,7 @@ def _integers(array: Any, name: str, grad: Any, label: Label) -> NDArray[np.inte
     return readable(array.astype(np.int64, copy=False))
 
 
-def _check_compressed(grad: Any, label: Label) -> None:
+def _check_compressed(grad: Any, label: object) -> None:
     lines, length = (1, *grad.shape)[-2:]
     if grad.format == "csc":
         lines, length = length, lines
@@ -90,7 +90,7 @@ def _check_compressed(grad: Any, label: Label) -> None:
         raise IndexError(f"{label}: indices[{bad}] of the {grad.format} array is {grad.indices[bad]}, out of range")
 
 
-def _check_coordinates(coords: Any, grad: Any, label: Label) -> None:
+def _check_coordinates(coords: Any, grad: Any, label: object) -> None:
     entries = len(grad.data) if grad.format == "coo" else grad.nnz
     if len(coords) != grad.ndim or any(len(axis) != entries for axis in coords):
         raise ValueError(f"{label}: coords of the {grad.format} array do not fit its shape and data")
@@ -104,7 +104,7 @@ def _check_coordinates(coords: Any, grad: Any, label: Label) -> None:
             )
 
 
-def _check_diagonals(grad: Any, label: Label) -> None:
+def _check_diagonals(grad: Any, label: object) -> None:
     offsets = _integers(grad.offsets, "offsets", grad, label)
     if len(offsets) != len(grad.data):
         raise ValueError(f"{label}: expected as many offsets of the dia array as rows of data")
@@ -114,7 +114,7 @@ def _check_diagonals(grad: Any, label: Label) -> None:
         raise ValueError(f"{label}: expected offsets of the dia array from -{limit} to {limit}")
 
 
-def _check_lists(grad: Any, label: Label) -> None:
+def _check_lists(grad: Any, label: object) -> None:
     for lists in (grad.rows, grad.data):
         if lists.shape != grad.shape[:1] or not all(type(line) is list for line in lists):
             raise ValueError(f"{label}: expected a list for each row of the lil array")

@@ -5,6 +5,9 @@ eighth of a byte per row and stay in the cache where the clocks would not: of a 
 read before the row itself is. Where a row comes again, its clock becomes the mark ``-1 - i``: ``i`` is the position
 of its second entry, and the clock's value is kept there.
 
+Entry ``i`` of a gradient is ``values[i]``, or, where it is a product of a sparse matrix and ``values``, which is never
+formed, ``values[sources[i]] * weights[i]``. Sources and weights are None where they are not needed.
+
 Scratch
 -------
 seen
@@ -23,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from .aliased_access import load_grad, load_out, store_out
-from .jit import Integer, compiled_inside, inlined
+from .jit import Integer, compiled_inline, compiled_inside, inlined
 from .prefetch import prefetch_row
 
 LAST = np.int32(-(2**31))
@@ -71,6 +74,28 @@ def mark_duplicates(indices: Any, clocks: Any, seen: Any, following: Any, chains
             seen[unsigned(indices[i]) >> unsigned(3)] = 0
 
 
+@compiled_inline
+def source_of(sources: Any, i: Integer) -> Any:
+    """Return the row of ``values`` that an entry takes."""
+    if sources is None:
+        return np.int64(i)
+    return np.int64(sources[unsigned(i)])
+
+
+@compiled_inline
+def weight_of(weights: Any, i: Integer) -> Any:
+    """Return the factor of an entry."""
+    if weights is None:
+        return np.float32(1)  # by which LLVM drops a product, of float64 too
+    return weights[unsigned(i)]
+
+
+@compiled_inline
+def is_weighted(weights: Any) -> bool:
+    """Return whether entries have weights; a constant for LLVM."""
+    return weights is not None
+
+
 @inlined
 def _entry_after(i: Integer, following: Any) -> Integer:
     """Return the row's next entry after one that is not its first; -1 if there is none."""
@@ -79,19 +104,22 @@ def _entry_after(i: Integer, following: Any) -> Integer:
 
 
 @compiled_inside
-def add_duplicates(worker: Integer, first: Integer, second: Integer, values: Any, following: Any, sums: Any) -> None:
-    """Add up, in ``sums[worker]``, the entries of a row in order."""
+def add_duplicates(worker: Integer, first: Integer, second: Integer, entries: Any, following: Any, sums: Any) -> None:
+    """Add up, in ``sums[worker]``, the entries of a row in order; ``second`` is -1 where there is only one."""
+    _, values, sources, weights = entries
+    source, weight = source_of(sources, first), weight_of(weights, first)
     for j in range(values.shape[1]):
-        store_out(sums, worker, j, load_grad(values, first, j))
+        store_out(sums, worker, j, load_grad(values, source, j) * weight)
     i = ahead = second
     for _ in range(ENTRIES_AHEAD):
         if ahead >= 0:
-            prefetch_row(values, ahead)
+            prefetch_row(values, source_of(sources, ahead))
             ahead = _entry_after(ahead, following)
     while i >= 0:
         if ahead >= 0:
-            prefetch_row(values, ahead)
+            prefetch_row(values, source_of(sources, ahead))
             ahead = _entry_after(ahead, following)
+        source, weight = source_of(sources, i), weight_of(weights, i)
         for j in range(values.shape[1]):
-            store_out(sums, worker, j, load_out(sums, worker, j) + load_grad(values, i, j))
+            store_out(sums, worker, j, load_out(sums, worker, j) + load_grad(values, source, j) * weight)
         i = _entry_after(i, following)

@@ -15,7 +15,7 @@ import numpy as np
 from .aliased_access import line_at, load_grad, load_out, store_out
 from .clipping import clip
 from .csr import BLOCK_ROWS, add_entries
-from .duplicates import add_duplicates, mark_duplicates
+from .duplicates import add_duplicates, is_weighted, mark_duplicates, source_of
 from .jit import Integer, compiled, compiled_inline, compiled_inside
 from .parallel_loop import run_shares
 from .prefetch import prefetch_item, prefetch_row
@@ -172,7 +172,7 @@ def strided_squares(team: Any, grads: Any, clipvalue: Any, partial: Any) -> None
 def _rows_squares_chunk(
     worker: Integer, chunk: Integer, entries: Any, clocks: Any, clipvalue: Any, links: Any, scratch: Any, partial: Any
 ) -> None:
-    indices, values = entries
+    indices, values, sources, weights = entries
     _, following, chains = links
     heads, sums, _ = scratch
     begin = chunk * CHUNK
@@ -180,17 +180,18 @@ def _rows_squares_chunk(
     for u in range(count):
         if u + ROWS_AHEAD < count:
             ahead = np.int64(heads[worker, u + ROWS_AHEAD])
-            prefetch_row(values, ahead)
+            prefetch_row(values, source_of(sources, ahead))
             prefetch_item(clocks, indices[ahead])
         first = np.int64(heads[worker, u])
         row = indices[first]
         second = np.int64(-1 - clocks[row])
-        if second < 0:
-            add_row(first, values, clipvalue, chunk, partial)
+        if second < 0 and not is_weighted(weights):
+            add_row(source_of(sources, first), values, clipvalue, chunk, partial)
         else:
-            add_duplicates(worker, first, second, values, following, sums)
+            add_duplicates(worker, first, second if second >= 0 else np.int64(-1), entries, following, sums)
             add_row(worker, sums, clipvalue, chunk, partial)
-            clocks[row] = chains[second, 1]
+            if second >= 0:
+                clocks[row] = chains[second, 1]
 
 
 @compiled_inside

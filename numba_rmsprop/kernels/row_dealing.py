@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from .aliased_access import load_grad, load_var, store_var
-from .duplicates import unsigned
+from .duplicates import source_of, unsigned, weight_of
 from .jit import Integer, compiled, compiled_inside, inlined
 from .parallel_loop import run_shares
 from .prefetch import prefetch_row
@@ -131,26 +131,29 @@ def link_ranks(chains: Any, askers: Any, repeats: Any, bits: Integer, links: Any
 
 @compiled_inside
 def _sum_share(
-    worker: Integer, workers: Integer, rows: Any, values: Any, order: Any, following: Any, sums: Any
+    worker: Integer, workers: Integer, rows: Any, entries: Any, order: Any, following: Any, sums: Any
 ) -> None:
+    _, values, sources, weights = entries
     count = rows.shape[0]
     for r in range(worker * count // workers, (worker + 1) * count // workers):
         i, place = np.int64(order[rows[r, 0]]), rows[r, 1]
         if rows[r, 2] == 0:
+            source, weight = source_of(sources, i), weight_of(weights, i)
             for j in range(values.shape[1]):
-                store_var(sums, place, j, load_grad(values, i, j))
+                store_var(sums, place, j, load_grad(values, source, j) * weight)
             i = np.int64(following[i])
         while i >= 0:
             after = np.int64(following[i])
             if after >= 0:
-                prefetch_row(values, after)
+                prefetch_row(values, source_of(sources, after))
+            source, weight = source_of(sources, i), weight_of(weights, i)
             for j in range(values.shape[1]):
-                store_var(sums, place, j, load_var(sums, place, j) + load_grad(values, i, j))
+                store_var(sums, place, j, load_var(sums, place, j) + load_grad(values, source, j) * weight)
             i = after
 
 
 @compiled
-def sum_entries(team: Any, rows: Any, values: Any, order: Any, following: Any, sums: Any) -> None:
+def sum_entries(team: Any, rows: Any, entries: Any, order: Any, following: Any, sums: Any) -> None:
     """Add up the entries of rows.
 
     Parameters
@@ -159,14 +162,14 @@ def sum_entries(team: Any, rows: Any, values: Any, order: Any, following: Any, s
         See :mod:`~numba_rmsprop.kernels.parallel_loop`.
     rows : ndarray of int64, shape (m, 3)
         The place of each row in ``order``; the row of ``sums`` for its sum; and 1 to add to what is there, or 0.
-    values : ndarray, shape (n, columns)
-        The entries.
+    entries
+        See :mod:`~numba_rmsprop.kernels.rows`; the indices are not read.
     order, following : ndarray of int
         The first entry of each row, and the next entry after each.
     sums : ndarray, shape (places, columns)
         Result.
     """
-    run_shares(_sum_share, team, (rows, values, order, following, sums))
+    run_shares(_sum_share, team, (rows, entries, order, following, sums))
 
 
 @compiled

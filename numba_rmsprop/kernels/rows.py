@@ -19,7 +19,8 @@ history
 packed
     The numbers of the step: clipvalue and scale, and those of the rule. Of the variable's dtype.
 entries
-    ``(indices, values)``: int64, shape (n,), and (n, columns).
+    ``(indices, values, sources, weights)``: int64, shape (n,); and (n, columns), or, with sources, (m, columns). See
+    :mod:`numba_rmsprop.kernels.duplicates` for the last two.
 links
     ``(seen, following, chains)``, see :mod:`numba_rmsprop.kernels.duplicates`.
 scratch
@@ -35,7 +36,7 @@ import numpy as np
 
 from .aliased_access import load_grad, load_state, store_state
 from .clipping import clip
-from .duplicates import add_duplicates, mark_duplicates, unsigned
+from .duplicates import add_duplicates, is_weighted, mark_duplicates, source_of, unsigned
 from .jit import Integer, compiled, compiled_inline, compiled_inside, inlined
 from .parallel_loop import run_shares
 from .prefetch import prefetch_item, prefetch_state
@@ -113,7 +114,7 @@ def _step_chunk(
     links: Any,
     scratch: Any,
 ) -> None:
-    indices, values = entries
+    indices, values, sources, weights = entries
     clocks, floor, now = ages
     _, following, chains = links
     heads, sums, _ = scratch
@@ -128,12 +129,13 @@ def _step_chunk(
         i = unsigned(heads[unsigned(worker), unsigned(u)])
         row = unsigned(indices[i])
         clock: Integer = np.int64(clocks[row])
-        grads, source = values, np.int64(i)
-        if clock < 0:
-            second = unsigned(-1 - clock)
-            add_duplicates(worker, np.int64(i), np.int64(second), values, following, sums)
+        grads, source = values, source_of(sources, i)
+        if clock < 0 or is_weighted(weights):
+            second = np.int64(-1 - clock if clock < 0 else -1)
+            add_duplicates(worker, np.int64(i), second, entries, following, sums)
             grads, source = sums, np.int64(worker)
-            clock = np.int64(chains[second, 1])
+            if second >= 0:
+                clock = np.int64(chains[unsigned(second), 1])
         start = clock if clock > floor else floor
         step_row(np.int64(row), grads, source, state, start, now, history, packed)
         clocks[row] = now + 1

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..arrays.variables import FloatArray, Occupied, describe
 from ..files.safetensors_file import checksum
+from ..gradients.coalescing import coalesce
 from ..gradients.conversion import as_gradient
 from ..gradients.csr import CSR
 from ..gradients.dense import Dense
@@ -24,7 +25,6 @@ from ..runtime.interrupts import Uninterrupted
 from ..settings.step_numbers import StepNumbers
 from ..state.any_optimizer import AnyOptimizer
 from ..state.slots import Slots
-from .coalescing import coalesce
 from .messages import Result
 from .ranks import Ranks, Refusal
 
@@ -185,7 +185,7 @@ def _coalesced(grad: Any, own: Slots, opt: AnyOptimizer, occupied: Occupied) -> 
     if opt.check_finite:
         gradient.check_finite(own.var, own.name)
     if isinstance(gradient, Rows):
-        indices, sums = coalesce(gradient.indices, gradient.values)
+        indices, sums = coalesce(gradient.entries)
         return Rows(sums, indices)
     if isinstance(gradient, CSR):
         shape = len(own.var), math.prod(own.shape[1:])

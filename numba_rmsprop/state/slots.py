@@ -11,14 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays.variables import FloatArray, as_table
+from ..kernels.bags import Bags
 from ..kernels.compile_for_rule import kernels_of
-from ..kernels.gather_and_flush import gather_rows
 from ..kernels.rule import Rule
 from ..runtime.interrupts import Call, call_in_one_go
 from ..runtime.launching import team_for
 from ..runtime.whole_calls import carry_out, in_turn, whole
 from ..settings.step_numbers import StepNumbers
 from .changed_rows import Changes
+from .reading import copy_rows, pool_rows
 from .scratch import Scratch
 from .skipped_steps import History, HistoryArrays
 from .slot_arrays import SlotArrays, State, zeros
@@ -322,6 +323,19 @@ class Slots(SlotArrays):
         else:
             whole(self._copy, indices, out)
 
+    def pool(self, bags: Bags, out: FloatArray, *, in_place: bool = True) -> None:
+        """Write the sum or mean of each bag's current rows into ``out``, shape (bags, columns); as :meth:`gather`."""
+        self.read_at = self.steps if in_place else CLOCK_LIMIT
+        if not self.has_values_behind:
+            pool_rows(self.var, bags, out)
+        elif in_place:
+            carry_out(self._add_catch_up, bags.indices, None)
+            pool_rows(self.var, bags, out)
+        else:
+            copies = np.empty((len(bags.indices), self.columns), self.dtype)
+            whole(self._copy, bags.indices, copies)
+            pool_rows(copies, bags._replace(indices=np.arange(len(copies))), out)
+
     def _add_catch_up(self, calls: list[Call], indices: NDArray[np.int64], out: FloatArray | None) -> bool:
         if self.folder is not None:
             self.check_process()
@@ -364,12 +378,3 @@ def _copy_as_table(array: FloatArray) -> FloatArray:
     table = as_table(np.ascontiguousarray(array))
     assert table is not None, "the rows of a contiguous array are contiguous"
     return table
-
-
-def copy_rows(var: FloatArray, indices: NDArray[np.int64], out: FloatArray) -> None:
-    """Copy ``var[indices]`` into ``out``, shape (n, columns), contiguous."""
-    table = var if var.ndim == 2 else as_table(var)
-    if table is None or not var.flags.writeable:  # for which the kernel would be compiled anew
-        out[...] = var[indices].reshape(out.shape)
-        return
-    in_turn(gather_rows, team_for(out.size, fine=True), indices, out, table)

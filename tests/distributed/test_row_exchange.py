@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from numba_rmsprop.distributed.row_exchange import Request
 from numba_rmsprop.distributed.row_layout import Layout
+from numba_rmsprop.gradients.coalescing import chain_rows, coalesce
 from numba_rmsprop.kernels.row_dealing import link_ranks
-from numba_rmsprop.mpi.coalescing import chain_rows, coalesce
 
 batches = st.lists(st.integers(0, 12) | st.integers(0, 2**62), max_size=60)
 
@@ -49,7 +49,7 @@ def test_entries_are_added_up_in_order(indices, seed):
     sums = {}
     for row, value in zip(indices, values, strict=True):
         sums[row] = sums[row] + value if row in sums else value
-    rows, found = coalesce(np.array(indices, np.int64), values)
+    rows, found = coalesce((np.array(indices, np.int64), values, None, None))
     assert rows.tolist() == list(sums)
     assert found.tobytes() == b"".join(value.tobytes() for value in sums.values())
 
@@ -57,7 +57,7 @@ def test_entries_are_added_up_in_order(indices, seed):
 def test_the_same_bits_at_any_number_of_threads(threads, launches):
     rng = np.random.default_rng(0)
     indices, values = rng.zipf(1.3, 3000) % 500, rng.standard_normal((3000, 7))
-    rows, sums = coalesce(indices, values)
+    rows, sums = coalesce((indices, values, None, None))
     expected = {row: np.float64(0) for row in rows.tolist()}
     for row, value in zip(indices.tolist(), values, strict=True):
         expected[row] = expected[row] + value

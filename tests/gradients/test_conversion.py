@@ -7,7 +7,7 @@ from optimizer_internals import state_of
 from reference import Reference, assert_close
 from strategies import SPARSE_KINDS, unsorted_csr
 
-from numba_rmsprop import IndexedSlices, RMSprop
+from numba_rmsprop import IndexedSlices, RMSprop, SparseProduct
 
 FORMATS = ("csr", "csc", "coo", "bsr", "lil", "dok", "dia")
 
@@ -263,6 +263,8 @@ def test_check_finite(kind, bad):
         grad = dense
     elif kind == "rows":
         grad = IndexedSlices(dense, [0, 1])
+    elif kind == "product":
+        grad = SparseProduct.from_entries(dense, [0, 1], [0, 1])
     else:
         grad = getattr(scipy.sparse, kind if "_" in kind else f"{kind}_array")(dense)
     opt, other, var = RMSprop(0.1, momentum=0.9, check_finite=True), np.ones(3), np.ones((2, 2))

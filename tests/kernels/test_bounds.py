@@ -34,7 +34,7 @@ TEAM = 2, 0
 
 
 def entries(row):
-    return np.array([0, row, 1, 0]), np.ones((4, COLUMNS))
+    return np.array([0, row, 1, 0]), np.ones((4, COLUMNS)), None, None
 
 
 def links():

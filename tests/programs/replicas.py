@@ -8,7 +8,7 @@ import scipy.sparse
 from mpi_world import comm, one_before_the_others, rank, report, run, size
 from sharded_training import new_array
 
-from numba_rmsprop import IndexedSlices, RMSprop
+from numba_rmsprop import IndexedSlices, RMSprop, SparseProduct
 from numba_rmsprop.mpi import messages
 from numba_rmsprop.runtime import launching
 
@@ -30,6 +30,10 @@ def gradients(step, k, variables):
         values = rng.standard_normal((n, *var.shape[1:])).astype(var.dtype)
         return IndexedSlices(values, rng.integers(0, len(var), n))
 
+    def product(var, n):
+        found, examples = rows(var, n), rng.integers(0, n // 2, n)
+        return SparseProduct.from_entries(found.values, found.indices, examples, found.values[:, 0])
+
     def dense(var):
         return rng.standard_normal(var.shape).astype(var.dtype)
 
@@ -37,7 +41,7 @@ def gradients(step, k, variables):
         return scipy.sparse.random_array(var.shape, density=0.3, rng=rng, dtype=var.dtype, format="coo")
 
     kinds = {
-        0: [rows(table, 40), dense(matrix), rows(cube, 3), dense(scalar), sparse(line)],
+        0: [product(table, 40), dense(matrix), rows(cube, 3), dense(scalar), sparse(line)],
         1: [rows(table, 0), sparse(matrix), sparse(cube), None, rows(line, 9)],
         2: [None, rows(matrix, 3), None, dense(scalar), None],
     }
@@ -62,11 +66,15 @@ def as_dense(grad, var):
         out = np.zeros(var.shape, var.dtype)
         np.add.at(out, grad.indices, grad.values)
         return out
+    if isinstance(grad, SparseProduct):
+        out = np.zeros(var.shape, var.dtype)
+        np.add.at(out, grad.indices, grad.values[grad.sources] * grad.weights[:, None])
+        return out
     return grad.toarray().astype(var.dtype) if scipy.sparse.issparse(grad) else grad
 
 
 def touched_rows(part):
-    return part.indices if isinstance(part, IndexedSlices) else np.unique(part.tocoo().coords[0])
+    return part.indices if isinstance(part, IndexedSlices | SparseProduct) else np.unique(part.tocoo().coords[0])
 
 
 def beside_one_process():

@@ -9,7 +9,7 @@ import scipy.sparse
 from hostile_source import REFUSALS, check_marks, is_refused, numerics
 from optimizer_internals import state_of
 
-from numba_rmsprop import IndexedSlices, RMSprop, schedules
+from numba_rmsprop import IndexedSlices, RMSprop, SparseProduct, schedules
 
 FORMATS = ("csr", "csc", "coo", "bsr", "lil", "dok", "dia")
 
@@ -67,7 +67,7 @@ def gradient(source, arena, var):
         return source.choose([None, "gradient", {}, [[1.0], [1.0, 2.0]], object(), np.ma.ones(3), var, RMSprop])
     shape = source.shape() if source.rarely(16) else var.shape
     dtype = source.dtype() if source.rarely(16) else var.dtype
-    kind = source.integer(0, 7)
+    kind = source.integer(0, 8)
     if kind < 2 or not shape:
         values = source.array(shape, dtype)
         return source.choose([values, values.tolist(), None]) if source.rarely() else values
@@ -75,6 +75,8 @@ def gradient(source, arena, var):
         return view(source, arena, shape, dtype)
     if kind < 5:
         return slices(source, arena, shape, dtype)
+    if kind == 8:
+        return product(source, shape, dtype)
     return sparse(source, shape, dtype)
 
 
@@ -102,6 +104,20 @@ def slices(source, arena, shape, dtype):
         with contextlib.suppress(AttributeError, ValueError):
             target = source.choose([made.values, made.indices])
             target.resize(source.shape(), refcheck=False) if source.flag() else setattr(target, "shape", (-1, 1))
+    return made
+
+
+def product(source, shape, dtype):
+    """Return a product, sometimes with arrays that were changed behind its back."""
+    n, examples = source.length(6), source.integer(1, 4)
+    values = source.array((examples, *shape[1:]), dtype)
+    weights = None if source.flag() else source.array((n,), dtype)
+    indices = np.array(row_numbers(source, n, shape[0]), np.int64)
+    sources = np.array([source.integer(0, examples - 1 + source.rarely(32)) for _ in range(n)], np.int64)
+    made = SparseProduct.from_entries(values, source.arranged(indices), source.arranged(sources), weights)
+    target = source.choose([made.sources, made.indices])
+    if source.rarely(8) and target.size and target.flags.writeable:
+        target[source.integer(0, target.size - 1)] = source.choose([-1, 7, 2**31 - 1])
     return made
 
 
@@ -242,7 +258,7 @@ def check_untouched(opt, pairs, arrays, before):
 
 def touched_rows(grad, var):
     touched = np.zeros(var.shape[:1], bool)
-    if isinstance(grad, IndexedSlices):
+    if isinstance(grad, IndexedSlices | SparseProduct):
         touched[grad.indices.astype(np.int64)] = True
     elif not scipy.sparse.issparse(grad):
         touched[...] = True

@@ -261,7 +261,7 @@ LIST = r"""
 @ distributed/saved_tables.py distributed/test_table_checkpoints.py::test_damaged_checkpoints_are_refused
 - if file.identity != identity: => if not file.identity:
 @ distributed/shard.py distributed/test_sharded_table.py::test_clipped_norms_are_those_of_one_process
-- if self.clips_norms:\n            rows, sums = coalesce(rows, sums)
+- if self.clips_norms:\n            rows, sums = coalesce(entries)
 @ mpi/ranks.py mpi/test_ranks.py::test_a_call_that_one_rank_refuses_does_nothing_on_any
 - if refusals: => if refusals and error is not None:
 @ mpi/replicas.py mpi/test_replicas.py::test_ranks_that_disagree_are_told_and_nothing_is_written

@@ -4,7 +4,7 @@ import hashlib
 
 import numpy as np
 
-from numba_rmsprop import IndexedSlices, RMSprop, schedules
+from numba_rmsprop import IndexedSlices, RMSprop, SparseProduct, schedules
 from numba_rmsprop.distributed import ShardedTable, Uniform
 
 STEPS = 9
@@ -52,7 +52,12 @@ def take_step(comm, table, step):
         other = table.gather_async(indices[mine][::2].reshape(1, -1))
         pulled = table.gather_async(indices[mine]).wait()
         assert (other.wait()[0] == pulled[::2]).all()
-    table.apply_gradients(indices[mine], grads[mine] + pulled * table.dtype.type(0.1))
+    values = grads[mine] + pulled * table.dtype.type(0.1)
+    if step % 4 == 2:  # the same, as a product
+        backwards = np.arange(len(values))[::-1]
+        table.apply_gradients(SparseProduct.from_entries(values[::-1], indices[mine], backwards))
+    else:
+        table.apply_gradients(indices[mine], values)
 
 
 def trained(comm, *arguments, **options):

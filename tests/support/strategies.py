@@ -9,12 +9,12 @@ import scipy.sparse
 from hypothesis import strategies as st
 from reference import Reference, assert_close, densified
 
-from numba_rmsprop import IndexedSlices, RMSprop
+from numba_rmsprop import IndexedSlices, RMSprop, SparseProduct
 
 VARIANTS = [(momentum, centered) for momentum in (False, True) for centered in (False, True)]
 DTYPES = (np.float32, np.float64)
 TOLERANCE = {np.float32: 1e-5, np.float64: 1e-12}
-SPARSE_KINDS = ("rows", "csr", "csc", "coo", "bsr", "lil", "dok", "csr_matrix")
+SPARSE_KINDS = ("rows", "product", "csr", "csc", "coo", "bsr", "lil", "dok", "csr_matrix")
 
 
 @dataclass
@@ -116,6 +116,11 @@ def gradient_of(step, shape, dtype):
     values = rng.standard_normal((len(indices), *shape[1:])).astype(dtype)
     if step.kind == "rows":
         return IndexedSlices(values, indices), densified(values, indices, shape)
+    if step.kind == "product":
+        sources = rng.integers(0, max(len(values), 1), len(indices))
+        weights = rng.standard_normal(len(indices)).astype(dtype)
+        entries = values[sources] * weights.reshape(-1, *[1] * (len(shape) - 1))
+        return SparseProduct.from_entries(values, indices, sources, weights), densified(entries, indices, shape)
     # each touched row gets one to three entries, some twice
     rows = np.repeat(indices, 1 + indices % 3)
     columns = rng.integers(0, shape[1], len(rows))
@@ -140,7 +145,7 @@ def unsorted_csr(data, rows, columns, shape):
 
 def touched_rows(grad, shape):
     touched = np.zeros(shape[0], bool)
-    if isinstance(grad, IndexedSlices):
+    if isinstance(grad, IndexedSlices | SparseProduct):
         touched[grad.indices] = True
     elif scipy.sparse.issparse(grad):
         touched[grad.tocoo().coords[0]] = True

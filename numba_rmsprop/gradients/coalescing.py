@@ -9,6 +9,7 @@ from ..arrays.variables import FloatArray
 from ..kernels.row_dealing import number_rows, sum_entries
 from ..runtime.launching import team_for
 from ..runtime.whole_calls import in_turn
+from .rows import Entries
 
 Chains = tuple[NDArray[np.int32], NDArray[np.int32]]
 """The first entry of each distinct row, and the next entry after each, as in kernels/row_dealing.py."""
@@ -23,27 +24,28 @@ def chain_rows(indices: NDArray[np.integer]) -> tuple[NDArray[np.int32], Chains]
     return numbers, (firsts[:count], following)
 
 
-def coalesce(indices: NDArray[np.int64], values: FloatArray) -> tuple[NDArray[np.int64], FloatArray]:
+def coalesce(entries: Entries) -> tuple[NDArray[np.int64], FloatArray]:
     """Return each row once, in the order in which the rows first come, with the sum of its entries in order.
 
-    >>> indices, sums = coalesce(np.array([7, 2, 7]), np.array([[1.0], [2.0], [3.0]]))
+    >>> indices, sums = coalesce((np.array([7, 2, 7]), np.array([[1.0], [2.0], [3.0]]), None, None))
     >>> indices.tolist(), sums.tolist()
     ([7, 2], [[4.0], [2.0]])
     """
+    indices, values, *_ = entries
     _, (firsts, following) = chain_rows(indices)
     rows = np.zeros((len(firsts), 3), np.int64)
     rows[:, 0] = rows[:, 1] = np.arange(len(firsts))
     sums = np.empty((len(firsts), values.shape[1]), values.dtype)
-    sum_rows(rows, values, firsts.astype(np.int64), following, sums)
+    sum_rows(rows, entries, firsts.astype(np.int64), following, sums)
     return indices[firsts], sums
 
 
 def sum_rows(
     rows: NDArray[np.int64],
-    values: FloatArray,
+    entries: Entries,
     order: NDArray[np.int64],
     following: NDArray[np.int32],
     sums: FloatArray,
 ) -> None:
     """Add up the entries of rows: :func:`~numba_rmsprop.kernels.row_dealing.sum_entries`, on all threads if it pays."""
-    in_turn(sum_entries, team_for(len(rows) * values.shape[1], fine=True), rows, values, order, following, sums)
+    in_turn(sum_entries, team_for(len(rows) * sums.shape[1], fine=True), rows, entries, order, following, sums)
