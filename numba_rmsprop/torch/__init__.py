@@ -2,8 +2,9 @@
 
 from ..runtime.launching import share_threads_with_torch
 from .embedding import Embedding, EmbeddingBag
+from .embedding_collection import EmbeddingBagCollection
 from .rmsprop import RMSprop
 
-__all__ = ["Embedding", "EmbeddingBag", "RMSprop"]
+__all__ = ["Embedding", "EmbeddingBag", "EmbeddingBagCollection", "RMSprop"]
 
 share_threads_with_torch()

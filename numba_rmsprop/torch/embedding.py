@@ -7,7 +7,10 @@ from typing import Any, Self
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..runtime.caller_warnings import warn
 from . import stale_rows
+from .fused import fuse, look_up, may_wait, pool
+from .undocumented import tells_captures
 
 
 class _CurrentTable(nn.Module):
@@ -17,6 +20,24 @@ class _CurrentTable(nn.Module):
     """
 
     weight: Tensor
+    fused = False
+
+    def _fuse(self, *, fused: bool) -> None:
+        """Let the gradients of the table wait, if asked; after anything that may have put another table in place."""
+        if fused and not tells_captures():
+            warn("fused=True needs another version of PyTorch; gradients are made as with fused=False")
+            fused = False
+        self.fused = fused
+        if fused:
+            fuse(self._parameters.get("weight"))
+
+    @staticmethod
+    def _check_fused(*, fused: bool, **refused: Any) -> None:
+        for name, value in refused.items():
+            if fused and value:
+                raise ValueError(
+                    f"{name}: expected none with fused=True, got {value!r}; make the module with fused=False"
+                )
 
     def __getattr__(self, name: str) -> Any:
         found = super().__getattr__(name)
@@ -36,9 +57,15 @@ class _CurrentTable(nn.Module):
         stale_rows.flush(self.weight)  # the copy or pickle does not know which rows are behind
         return self.__dict__.copy()
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._fuse(fused=self.fused)
+
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
         stale_rows.flush(self.weight)  # the table may get other memory, or another dtype
-        return super()._apply(*args, **kwargs)
+        found = super()._apply(*args, **kwargs)
+        self._fuse(fused=self.fused)
+        return found
 
     def reset_parameters(self) -> None:
         """Draw the table anew."""
@@ -52,6 +79,7 @@ class _CurrentTable(nn.Module):
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         stale_rows.flush(self.weight)  # otherwise missed steps would be applied to the loaded rows
         super()._load_from_state_dict(*args, **kwargs)
+        self._fuse(fused=self.fused)
 
 
 class Embedding(_CurrentTable, nn.Embedding):
@@ -67,12 +95,21 @@ class Embedding(_CurrentTable, nn.Embedding):
 device, dtype
         As in torch.nn.Embedding, where ``sparse`` is False by default. ``max_norm`` acts on current rows.
         ``scale_grad_by_freq`` needs ``sparse=False``, since PyTorch has no sparse gradients with it.
+    fused : bool, default False
+        Make no tensor of the gradient: backward keeps the indices and the gradient of the rows for the optimizer,
+        whose step adds them up. See the notes.
 
     Notes
     -----
     ``module.weight`` brings every row up to date before it returns the table. If rows are behind, that takes a pass
     over the table, so read it after training, or now and then. ``torch.func.functional_call``, torch.vmap, fake tensors
     and parametrizations do the same, since they do not tell which rows they read.
+
+    With ``fused``, ``zero_grad`` and steps mean what they always do, and gradients of several backward passes add up.
+    :class:`~numba_rmsprop.torch.RMSprop` takes them as they are. Whatever reads ``weight.grad``, as other optimizers or
+    ``zero_grad`` of the module do, makes the tensor, which takes its time; call the optimizer's ``zero_grad``. Hooks
+    on the table, ``create_graph`` and torch.autograd.grad for it are refused. Tables of other dtypes than float32 and
+    float64, torch.compile, torch.func and torch.distributed take the usual way.
 
     A parameter that you have kept, or that comes from ``parameters()``, as in AveragedModel, may have rows that are
     behind. Call ``optimizer.flush()`` before you read it, and before you write to it: otherwise the steps that a row
@@ -104,7 +141,10 @@ device, dtype
         _freeze: bool = False,
         device: Any = None,
         dtype: Any = None,
+        *,
+        fused: bool = False,
     ) -> None:
+        self._check_fused(fused=fused, max_norm=max_norm, scale_grad_by_freq=scale_grad_by_freq)
         super().__init__(
             num_embeddings,
             embedding_dim,
@@ -118,6 +158,7 @@ device, dtype
             device,
             dtype,
         )
+        self._fuse(fused=fused)
 
     @classmethod
     def from_pretrained(
@@ -129,17 +170,23 @@ device, dtype
         norm_type: float = 2.0,
         scale_grad_by_freq: bool = False,
         sparse: bool = True,
+        *,
+        fused: bool = False,
     ) -> Self:
         """Return an embedding of these rows, as torch.nn.Embedding.from_pretrained does."""
+        cls._check_fused(fused=fused, max_norm=max_norm, scale_grad_by_freq=scale_grad_by_freq)
         made: Self = super().from_pretrained(
             embeddings, freeze, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse
         )
+        made._fuse(fused=fused)
         return made
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - PyTorch's name
         """Return the rows at the indices ``input``."""
         weight = self._table()
         with stale_rows.forward(weight, input, writes=self.max_norm is not None):
+            if self.fused and may_wait(weight, input):
+                return look_up(weight, input, self.padding_idx)
             return functional.embedding(
                 input, weight, self.padding_idx, self.max_norm, self.norm_type, self.scale_grad_by_freq, self.sparse
             )
@@ -157,6 +204,8 @@ class EmbeddingBag(_CurrentTable, nn.EmbeddingBag):
     num_embeddings, embedding_dim, max_norm, norm_type, scale_grad_by_freq, mode, sparse, _weight, \
 include_last_offset, padding_idx, device, dtype
         As in torch.nn.EmbeddingBag, where ``sparse`` is False by default.
+    fused : bool, default False
+        As in :class:`Embedding`. ``per_sample_weights`` that require a gradient take the usual way.
 
     Examples
     --------
@@ -180,7 +229,11 @@ include_last_offset, padding_idx, device, dtype
         padding_idx: int | None = None,
         device: Any = None,
         dtype: Any = None,
+        *,
+        fused: bool = False,
     ) -> None:
+        refused = "max" if mode == "max" else None
+        self._check_fused(fused=fused, max_norm=max_norm, scale_grad_by_freq=scale_grad_by_freq, mode=refused)
         super().__init__(
             num_embeddings,
             embedding_dim,
@@ -195,6 +248,7 @@ include_last_offset, padding_idx, device, dtype
             device,
             dtype,
         )
+        self._fuse(fused=fused)
 
     @classmethod
     def from_pretrained(
@@ -208,11 +262,16 @@ include_last_offset, padding_idx, device, dtype
         sparse: bool = True,
         include_last_offset: bool = False,
         padding_idx: int | None = None,
+        *,
+        fused: bool = False,
     ) -> Self:
         """Return bags of these rows, as torch.nn.EmbeddingBag.from_pretrained does."""
+        refused = "max" if mode == "max" else None
+        cls._check_fused(fused=fused, max_norm=max_norm, scale_grad_by_freq=scale_grad_by_freq, mode=refused)
         made: Self = super().from_pretrained(
             embeddings, freeze, max_norm, norm_type, scale_grad_by_freq, mode, sparse, include_last_offset, padding_idx
         )
+        made._fuse(fused=fused)
         return made
 
     def forward(
@@ -224,6 +283,10 @@ include_last_offset, padding_idx, device, dtype
         """Return the sum or mean of each bag of indices."""
         weight = self._table()
         with stale_rows.forward(weight, input, writes=self.max_norm is not None):
+            factors = per_sample_weights
+            if self.fused and may_wait(weight, input) and (factors is None or not factors.requires_grad):
+                last, padding = self.include_last_offset, self.padding_idx
+                return pool(weight, input, offsets, self.mode, factors, include_last_offset=last, padding=padding)
             return functional.embedding_bag(
                 input,
                 weight,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from ..gradients.dense import Dense
 from ..gradients.indexed_slices import MAX_ENTRIES, check_rows
 from ..gradients.rows import Rows
 from ..kernels.numpy_layout import inspect_rows
+from .fused import Waiting
 from .parameter_state import ParameterState
 from .tensor_views import STORED_AS, as_array, check_storage, describe, in_order
 
@@ -63,6 +65,46 @@ def as_gradient(grad: Tensor, own: ParameterState, written: Occupied | None = No
     if values.ndim > 2 and not values.flags.c_contiguous and own.slots.var.flags.c_contiguous:
         values = np.ascontiguousarray(values)  # or else it would be stepped one short line at a time
     return Dense(_apart(values, own))
+
+
+def as_product(waiting: Sequence[Waiting], own: ParameterState, written: Occupied | None) -> Rows:
+    """Return the gradients that wait for a fused embedding as one, after checking where they lie.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the parameter's dtype or shape has changed meanwhile.
+    IndexError
+        If it has fewer rows now.
+    """
+    name, var = f"gradient of {own.name}", own.slots.var
+    parts = [(indices, _in_table(values, own, name), sources, weights) for indices, values, sources, weights in waiting]
+    indices, values, sources, weights = parts[0]
+    if len(parts) > 1:
+        indices, values = (np.concatenate([part[k] for part in parts]) for k in (0, 1))
+        begins = np.cumsum([0] + [len(part[1]) for part in parts[:-1]])
+        sources = np.concatenate(
+            [
+                begin + (np.arange(len(part[0])) if part[2] is None else part[2])
+                for begin, part in zip(begins, parts, strict=True)
+            ]
+        ).astype(np.int32)
+        if any(part[3] is not None for part in parts):
+            ones = (np.ones(len(part[0]), values.dtype) if part[3] is None else part[3] for part in parts)
+            weights = np.concatenate(list(ones))
+    rows, apart = check_rows(indices, values, len(var), name, written or own.occupied)
+    return Rows(values if apart else values.copy(), rows, sources, weights)
+
+
+def _in_table(values: Tensor, own: ParameterState, name: str) -> FloatArray:
+    """Return the values of a waiting gradient as a table; raise if they do not fit the parameter."""
+    check_storage(values, name)
+    if values.dtype is not own.dtype or values.shape[1:] != own.parameter.shape[1:]:
+        raise TypeError(
+            f"{describe(name, values)}: expected {own.dtype} and rows of shape {tuple(own.parameter.shape[1:])}, as "
+            "the parameter has now; call zero_grad after the parameter has changed"
+        )
+    return as_array(values)
 
 
 def _rows_as_they_lie(grad: Tensor, own: ParameterState, written: Occupied | None) -> Rows | None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..runtime.whole_calls import in_turn
 from . import stale_rows
+from .fused import FusedWeight
 from .options import check_names, check_options, check_state_dict
 from .parameter_state import SLOTS, Entry, ParameterState, check_parameter
 from .steps import Group, Steps
@@ -154,6 +155,14 @@ class RMSprop(torch.optim.Optimizer):
         numbers = self._steps.numbers_of(self.param_groups)  # this may run users' code, and so takes no lock
         in_turn(self._steps.take, self.param_groups, self.state, numbers)
         return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients of all parameters, as torch.optim.Optimizer does, without making those that wait."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if type(parameter) is FusedWeight:
+                    parameter.waiting.clear()
+        super().zero_grad(set_to_none)
 
     def catch_up(self, parameter: Tensor, indices: Tensor) -> None:
         """Bring rows of a parameter up to date that steps with sparse gradients have left behind.

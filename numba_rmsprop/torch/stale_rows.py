@@ -14,6 +14,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from ..runtime.caller_warnings import warn
 from ..runtime.interrupts import Call
 from ..state.slots import Slots
+from .fused import FusedWeight
 from .tensor_views import as_array, describe, in_order
 from .undocumented import version_of
 
@@ -193,7 +194,7 @@ def forward(parameter: Tensor, indices: Tensor, *, writes: bool) -> Iterator[Non
     """Enter the forward pass of an embedding, which reads some rows, and if ``writes`` may scale them down."""
     table = table_of(parameter)
     if table is None:
-        if type(parameter) is not nn.Parameter:
+        if type(parameter) not in (nn.Parameter, FusedWeight):
             flush_all()
         yield
         return

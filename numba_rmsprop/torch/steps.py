@@ -23,7 +23,8 @@ from ..settings.step_numbers import StepNumbers
 from ..state.slots import Slots
 from ..stepping.small_batch import Batch
 from . import stale_rows
-from .gradients import as_gradient
+from .fused import waiting_of
+from .gradients import as_gradient, as_product
 from .parameter_state import Entry, ParameterState
 from .remembered_group import WORTH_A_PLAN, Plan
 from .tensor_views import describe
@@ -149,17 +150,19 @@ class Steps:
         work.has_repeats |= not may_batch
         small: dict[Any, tuple[list[ParameterState], list[Tensor]]] = {}
         for k, parameter in parameters:
-            grad = parameter.grad
-            if grad is None:
+            waiting = waiting_of(parameter)
+            grad = None if waiting else parameter.grad
+            if grad is None and not waiting:
                 continue
             own = self._state_of(parameter, k, group, number, work)
             work.stepped.append(own)
-            if may_batch and own.small and own.lies_like(grad):
+            if grad is not None and may_batch and own.small and own.lies_like(grad):
                 members, grads = small.setdefault((own.dtype, frozenset(own.tensors)), ([], []))
                 members.append(own)
                 grads.append(grad)
                 continue
-            gradient = as_gradient(grad, own, None if work.new else self._occupied())
+            occupied = None if work.new else self._occupied()
+            gradient = as_product(waiting, own, occupied) if grad is None else as_gradient(grad, own, occupied)
             if isinstance(gradient, Rows):
                 self._check_sparse(own, group)
                 if own.small:

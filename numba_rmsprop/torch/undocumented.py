@@ -1,4 +1,4 @@
-"""Names of PyTorch that it does not document. Where one is missing, steps take longer, or a warning is not given."""
+"""Names of PyTorch that it does not document. Where one is missing, calls take longer, or a warning is not given."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ PROFILER = "_is_profiler_enabled"
 HOOKS_OF_ALL = ("_global_optimizer_pre_hooks", "_global_optimizer_post_hooks")
 OWN_HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
 VERSION = "_version"
+WILL_RUN = "_will_engine_execute_node"
 
 
 def without_idle_hooks(step: Step) -> Step:
@@ -55,3 +56,20 @@ def version_of(parameter: Tensor) -> int | None:
     A count that grows between two steps shows that somebody else has written to the parameter.
     """
     return None if parameter.is_inference() else getattr(parameter, VERSION, None)
+
+
+def tells_captures() -> bool:
+    """Return whether :func:`is_captured` can tell; if not, no gradient may wait."""
+    return hasattr(torch._C, WILL_RUN)
+
+
+def is_captured(parameter: Tensor) -> bool:
+    """Return whether the backward pass that runs returns a parameter's gradient, as torch.autograd.grad does.
+
+    Otherwise it adds it to ``parameter.grad``.
+    """
+    node = torch.autograd.graph.get_gradient_edge(parameter).node
+    try:
+        return not getattr(torch._C, WILL_RUN)(node)
+    except RuntimeError:  # it refuses to answer within torch.autograd.grad for the parameter
+        return True
