@@ -22,7 +22,7 @@ from typing import Any
 
 import numba
 import numpy as np
-from benchmarks import first_use, fits, steps, torch_loop
+from benchmarks import bags, first_use, fits, steps, torch_loop
 from benchmarks.steps import (
     DELTA,
     DENSE,
@@ -90,6 +90,7 @@ def cases(large: bool) -> list[Case]:
     found.append(saving_case())
     found += fits_cases()
     found += torch_cases()
+    found += bags_cases()
     found.append(Case("growth, 4,096 new rows of 16", {f"{rows:,} rows": growing(rows) for rows in growth}))
     return found
 
@@ -193,6 +194,28 @@ def torch_cases() -> list[Case]:
         ),
         Case("torch: a loop, batches of 4,096 pairs, two tables of 1,000,000 x 64", loops),
     ]
+
+
+def bags_cases() -> list[Case]:
+    """Return cases of training steps with pooled embeddings, and of the optimizer's part of them beside its limit."""
+    found = []
+    for features, rows, count, size in BAGS:
+        libraries = bags.TRAINING if features == 1 else bags.LARGE
+        shape = (features, rows, count, size)
+        makers = {library: lambda library=library, shape=shape: bags.training(library, *shape) for library in libraries}
+        tables = "" if features == 1 else f"{features} tables, "
+        found.append(Case(f"bags: {tables}{count:,} of {size}", makers))
+        if features == 1:
+            alone = {
+                library: lambda library=library, shape=shape: bags.step_alone(library, *shape[1:])
+                for library in WITH_LIMIT
+            }
+            found.append(Case(f"bags, the step alone: {count:,} of {size}", alone))
+    return found
+
+
+BAGS = [(1, 1_000_000, n // size, size) for n in (4096, 65_536) for size in (1, 10, 20)] + [(8, 1_000_000, 2048, 10)]
+"""Features, the rows of each, and its bags and their size."""
 
 
 def growing(rows: int) -> Callable[[], Step]:

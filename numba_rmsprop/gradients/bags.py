@@ -69,13 +69,18 @@ def _as_ends(offsets: ArrayLike, rows: NDArray[np.integer], include_last_offset:
     if include_last_offset and not len(given):
         raise ValueError("offsets: expected at least the last one, the number of entries, got none")
     ends = np.array(given if include_last_offset else np.append(given, len(rows)), np.int64)
-    bad = int(first_bad_offset(ends, len(rows)))
-    if bad >= 0:
-        raise ValueError(_what_is_wrong(bad, ends, len(rows), include_last_offset))
+    check_ends(ends, len(rows), include_last_offset=include_last_offset)
     return ends
 
 
-def _what_is_wrong(bad: int, ends: NDArray[np.int64], entries: int, include_last_offset: bool) -> str:
+def check_ends(ends: NDArray[np.integer], entries: int, *, include_last_offset: bool) -> None:
+    """Raise ValueError unless the offsets of bags, with the last one, rise from 0 to the number of entries."""
+    bad = int(first_bad_offset(ends, entries))
+    if bad >= 0:
+        raise ValueError(_what_is_wrong(bad, ends, entries, include_last_offset))
+
+
+def _what_is_wrong(bad: int, ends: NDArray[np.integer], entries: int, include_last_offset: bool) -> str:
     if bad == 0 and len(ends) == 1:
         return f"offsets: expected a bag for {entries} indices, got none"
     got = f"offsets[{bad}] is {ends[bad]}"

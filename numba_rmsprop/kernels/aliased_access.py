@@ -37,7 +37,7 @@ STATE = tuple(f"state {k}" for k in range(1 + MAX_SLOTS))
 SCOPES = ("grad", "out", *STATE)
 
 
-def _tag(module: Any, instruction: Any, scope: str) -> None:
+def tag(module: Any, instruction: Any, scope: str) -> None:
     """Say that a load or store touches the memory of ``scope`` and of no other."""
     domain = module.add_metadata(["numba_rmsprop"])
     nodes = {name: module.add_metadata([f"numba_rmsprop {name}", domain]) for name in SCOPES}
@@ -45,7 +45,8 @@ def _tag(module: Any, instruction: Any, scope: str) -> None:
     instruction.set_metadata("noalias", module.add_metadata([nodes[name] for name in SCOPES if name != scope]))
 
 
-def _pointer(context: Any, builder: Any, array_type: Any, array: Any, indices: Any) -> Any:
+def pointer_to(context: Any, builder: Any, array_type: Any, array: Any, indices: Any) -> Any:
+    """Emit the address of an element."""
     unpacked = context.make_array(array_type)(context, builder, array)
     return cgutils.get_item_pointer(
         context, builder, array_type, unpacked, list(indices), wraparound=False, boundscheck=BOUNDSCHECK
@@ -53,14 +54,14 @@ def _pointer(context: Any, builder: Any, array_type: Any, array: Any, indices: A
 
 
 def _load(context: Any, builder: Any, array_type: Any, array: Any, indices: Any, scope: str) -> Any:
-    loaded = builder.load(_pointer(context, builder, array_type, array, indices))
-    _tag(builder.module, loaded, scope)
+    loaded = builder.load(pointer_to(context, builder, array_type, array, indices))
+    tag(builder.module, loaded, scope)
     return widened(builder, loaded, array_type.dtype)
 
 
 def _store(context: Any, builder: Any, array_type: Any, array: Any, indices: Any, value: Any, scope: str) -> None:
-    pointer = _pointer(context, builder, array_type, array, indices)
-    _tag(builder.module, builder.store(narrowed(builder, value, array_type.dtype), pointer), scope)
+    pointer = pointer_to(context, builder, array_type, array, indices)
+    tag(builder.module, builder.store(narrowed(builder, value, array_type.dtype), pointer), scope)
 
 
 def _element(kind: Any) -> Any:
@@ -172,7 +173,7 @@ else:
         """Return ``counters[i, 0]`` and add 1 to it, in one step that no other thread can come between."""
 
         def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            pointer = _pointer(context, builder, signature.args[0], arguments[0], [arguments[1], _number(0)])
+            pointer = pointer_to(context, builder, signature.args[0], arguments[0], [arguments[1], _number(0)])
             return builder.atomic_rmw("add", pointer, _number(1), "monotonic")
 
         return types.int64(counters, types.intp), emit
@@ -182,7 +183,7 @@ else:
         """Return ``counters[i, 0]`` as it is now, which another thread may have changed."""
 
         def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            pointer = _pointer(context, builder, signature.args[0], arguments[0], [arguments[1], _number(0)])
+            pointer = pointer_to(context, builder, signature.args[0], arguments[0], [arguments[1], _number(0)])
             return builder.load_atomic(pointer, "monotonic", 8)
 
         return types.int64(counters, types.intp), emit
@@ -218,7 +219,7 @@ else:
                     found.append(context.get_dummy_value())
                     continue
                 place = [arguments[1], _number(1 + m)]
-                address = builder.load(_pointer(context, builder, signature.args[0], arguments[0], place))
+                address = builder.load(pointer_to(context, builder, signature.args[0], arguments[0], place))
                 found.append(_line_at(context, builder, _line(kind), address, arguments[2]))
             return context.make_tuple(builder, result, found)
 

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from .aliased_access import load_out, load_var, store_out
 from .duplicates import unsigned, weight_of
-from .jit import Integer, compiled, compiled_inside, inlined
+from .jit import Integer, compiled, compiled_inline, compiled_inside, inlined
+from .lanes import LINE, WIDE, lanes_of, load_var_lanes, plus, prefetch_lanes, scaled, store_out_lanes
 from .parallel_loop import run_shares
 from .prefetch import prefetch_row
 
@@ -74,20 +75,56 @@ def _first_bag(share: Integer, shares: Integer, offsets: Any) -> Integer:
     return begin
 
 
-@inlined
-def _sum_bag(bag: Integer, begin: Integer, end: Integer, ahead: Integer, bags: Any, var: Any, out: Any) -> None:
-    """Add up the rows of entries ``begin`` to ``end``; those up to ``ahead`` are worth a prefetch."""
+@compiled_inline
+def _sum_lanes(
+    like: Any, j: Integer, bag: Integer, begin: Integer, end: Integer, ahead: Integer, bags: Any, var: Any, out: Any
+) -> None:
+    """Add up some columns from ``j`` of the rows of entries ``begin`` to ``end``."""
     indices, weights = bags.indices, bags.weights
-    for i in range(begin, end):
+    if begin + ROWS_AHEAD < ahead:
+        prefetch_lanes(like, var, indices[unsigned(begin + ROWS_AHEAD)], j)
+    total = scaled(load_var_lanes(like, var, indices[unsigned(begin)], j), weight_of(weights, begin))
+    for i in range(begin + 1, end):
         if i + ROWS_AHEAD < ahead:
-            prefetch_row(var, indices[unsigned(i + ROWS_AHEAD)])
-        row, weight = np.int64(indices[unsigned(i)]), weight_of(weights, i)
+            prefetch_lanes(like, var, indices[unsigned(i + ROWS_AHEAD)], j)
+        total = plus(total, scaled(load_var_lanes(like, var, indices[unsigned(i)], j), weight_of(weights, i)))
+    store_out_lanes(out, bag, j, total)
+
+
+@compiled_inline
+def _sum_columns(
+    first: Integer, bag: Integer, begin: Integer, end: Integer, ahead: Integer, bags: Any, var: Any, out: Any
+) -> None:
+    """Add up the columns from ``first`` on."""
+    for i in range(begin, end):
+        if first == 0 and i + ROWS_AHEAD < ahead:
+            prefetch_row(var, bags.indices[unsigned(i + ROWS_AHEAD)])
+        row, weight = np.int64(bags.indices[unsigned(i)]), weight_of(bags.weights, i)
         if i == begin:
-            for j in range(var.shape[1]):
+            for j in range(first, var.shape[1]):
                 store_out(out, bag, j, load_var(var, row, j) * weight)
         else:
-            for j in range(var.shape[1]):
+            for j in range(first, var.shape[1]):
                 store_out(out, bag, j, load_out(out, bag, j) + load_var(var, row, j) * weight)
+
+
+@compiled_inline
+def _sum_bag(bag: Integer, begin: Integer, end: Integer, ahead: Integer, bags: Any, var: Any, out: Any) -> None:
+    """Add up the rows of entries ``begin`` to ``end``; those up to ``ahead`` are worth a prefetch."""
+    columns, j = np.int64(var.shape[1]), np.int64(0)
+    if end <= begin + 1:  # nothing to add up: LLVM copies a row faster by itself
+        _sum_columns(np.int64(0), bag, begin, end, ahead, bags, var, out)
+        return
+    wide, count = lanes_of(WIDE, var)
+    while 0 < count <= columns - j:
+        _sum_lanes(wide, j, bag, begin, end, ahead, bags, var, out)
+        j += count
+    line, count = lanes_of(LINE, var)
+    while 0 < count <= columns - j:
+        _sum_lanes(line, j, bag, begin, end, ahead, bags, var, out)
+        j += count
+    if j < columns:
+        _sum_columns(j, bag, begin, end, ahead, bags, var, out)
 
 
 @compiled_inside

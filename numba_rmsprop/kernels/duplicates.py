@@ -27,6 +27,7 @@ import numpy as np
 
 from .aliased_access import load_grad, load_out, store_out
 from .jit import Integer, compiled_inline, compiled_inside, inlined
+from .lanes import LINE, WIDE, lanes_of, load_grad_lanes, plus, prefetch_lanes, scaled, store_out_lanes
 from .prefetch import prefetch_row
 
 LAST = np.int32(-(2**31))
@@ -103,23 +104,72 @@ def _entry_after(i: Integer, following: Any) -> Integer:
     return -after if after != LAST else np.int64(-1)
 
 
+@compiled_inline
+def _row_ahead(ahead: Integer, entries: Any, following: Any) -> Integer:
+    """Prefetch an entry, unless it is -1, and return the one after it."""
+    if ahead < 0:
+        return np.int64(-1)
+    prefetch_row(entries[1], source_of(entries[2], ahead))
+    return _entry_after(ahead, following)
+
+
+@compiled_inline
+def _lanes_ahead(like: Any, j: Integer, ahead: Integer, entries: Any, following: Any) -> Integer:
+    """Prefetch some columns of an entry, unless it is -1, and return the one after it."""
+    if ahead < 0:
+        return np.int64(-1)
+    prefetch_lanes(like, entries[1], source_of(entries[2], ahead), j)
+    return _entry_after(ahead, following)
+
+
+@compiled_inline
+def _add_lanes(
+    like: Any, j: Integer, worker: Integer, first: Integer, second: Integer, entries: Any, following: Any, sums: Any
+) -> None:
+    """Add up some columns from ``j``."""
+    _, values, sources, weights = entries
+    total = scaled(load_grad_lanes(like, values, source_of(sources, first), j), weight_of(weights, first))
+    i = ahead = second
+    for _ in range(ENTRIES_AHEAD):
+        ahead = _lanes_ahead(like, j, ahead, entries, following)
+    while i >= 0:
+        ahead = _lanes_ahead(like, j, ahead, entries, following)
+        total = plus(total, scaled(load_grad_lanes(like, values, source_of(sources, i), j), weight_of(weights, i)))
+        i = _entry_after(i, following)
+    store_out_lanes(sums, worker, j, total)
+
+
+@compiled_inline
+def _add_columns(
+    begin: Integer, worker: Integer, first: Integer, second: Integer, entries: Any, following: Any, sums: Any
+) -> None:
+    """Add up the columns from ``begin`` on."""
+    _, values, sources, weights = entries
+    source, weight = source_of(sources, first), weight_of(weights, first)
+    for j in range(begin, values.shape[1]):
+        store_out(sums, worker, j, load_grad(values, source, j) * weight)
+    i, ahead = second, second if begin == 0 else np.int64(-1)
+    for _ in range(ENTRIES_AHEAD):
+        ahead = _row_ahead(ahead, entries, following)
+    while i >= 0:
+        ahead = _row_ahead(ahead, entries, following)
+        source, weight = source_of(sources, i), weight_of(weights, i)
+        for j in range(begin, values.shape[1]):
+            store_out(sums, worker, j, load_out(sums, worker, j) + load_grad(values, source, j) * weight)
+        i = _entry_after(i, following)
+
+
 @compiled_inside
 def add_duplicates(worker: Integer, first: Integer, second: Integer, entries: Any, following: Any, sums: Any) -> None:
     """Add up, in ``sums[worker]``, the entries of a row in order; ``second`` is -1 where there is only one."""
-    _, values, sources, weights = entries
-    source, weight = source_of(sources, first), weight_of(weights, first)
-    for j in range(values.shape[1]):
-        store_out(sums, worker, j, load_grad(values, source, j) * weight)
-    i = ahead = second
-    for _ in range(ENTRIES_AHEAD):
-        if ahead >= 0:
-            prefetch_row(values, source_of(sources, ahead))
-            ahead = _entry_after(ahead, following)
-    while i >= 0:
-        if ahead >= 0:
-            prefetch_row(values, source_of(sources, ahead))
-            ahead = _entry_after(ahead, following)
-        source, weight = source_of(sources, i), weight_of(weights, i)
-        for j in range(values.shape[1]):
-            store_out(sums, worker, j, load_out(sums, worker, j) + load_grad(values, source, j) * weight)
-        i = _entry_after(i, following)
+    columns, j = np.int64(entries[1].shape[1]), np.int64(0)
+    wide, count = lanes_of(WIDE, entries[1])
+    while 0 < count <= columns - j:
+        _add_lanes(wide, j, worker, first, second, entries, following, sums)
+        j += count
+    line, count = lanes_of(LINE, entries[1])
+    while 0 < count <= columns - j:
+        _add_lanes(line, j, worker, first, second, entries, following, sums)
+        j += count
+    if j < columns:
+        _add_columns(j, worker, first, second, entries, following, sums)

@@ -120,7 +120,10 @@ class EmbeddingBagCollection(nn.Module):
             raise ValueError(
                 f"offsets: expected numbers from 0 to {len(indices)}, none less than the one before it, got {offsets}"
             )
-        stacked, ends = np.empty(len(indices), np.int64), ends[::bags] if bags else np.zeros(len(self._starts), np.int64)
+        stacked, ends = (
+            np.empty(len(indices), np.int64),
+            ends[::bags] if bags else np.zeros(len(self._starts), np.int64),
+        )
         bad = int(stack_tables(np.ascontiguousarray(indices), np.ascontiguousarray(ends), self._starts, stacked))
         if bad >= 0:
             feature = int(np.searchsorted(ends, bad, side="right")) - 1

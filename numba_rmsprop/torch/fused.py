@@ -13,12 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
-from ..gradients.bags import as_bags, sources_of
-from ..gradients.indexed_slices import check_rows
-from ..gradients.scipy_sparse import NO_VALUES, NOWHERE
-from ..kernels.bags import Bags
-from ..state.reading import copy_rows, pool_rows
+from ..gradients.bags import check_ends
+from ..kernels.bags import number_entries
 from .undocumented import is_captured
 
 REAL = torch.float32, torch.float64
@@ -135,48 +133,86 @@ def may_wait(weight: Any, inputs: Tensor) -> bool:
     )
 
 
-class _Looked(torch.autograd.Function):
-    """Rows, or sums of bags of rows, whose gradient waits."""
+class _Rows(torch.autograd.Function):
+    """Rows of a table, as torch.nn.functional.embedding returns them, whose gradient waits."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, inputs: Tensor, padding: int | None) -> Tensor:
+        ctx.weight, ctx.padding = weight, padding
+        ctx.save_for_backward(inputs)
+        return functional.embedding(inputs, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, None]:
+        if _may_add_gradient(ctx):
+            indices, sources = _as_indices(ctx.saved_tensors[0]), None
+            if ctx.padding is not None:
+                kept = indices != ctx.padding
+                indices, sources = indices[kept], np.flatnonzero(kept).astype(np.int32)
+            values = grad.reshape(-1, grad.shape[-1]).contiguous()
+            ctx.weight.waiting.append(Waiting(indices, values, sources, None))
+        return None, None, None
+
+
+class _Bags(torch.autograd.Function):
+    """Sums or means of rows, as torch.nn.functional.embedding_bag returns them, whose gradient waits."""
 
     @staticmethod
     def forward(
-        ctx: Any, weight: Tensor, bags: Bags | None, indices: NDArray[np.int64], kept: NDArray[np.bool_] | None
+        ctx: Any, weight: Tensor, inputs: Tensor, ends: Tensor, mode: str, factors: Tensor | None, padding: int | None
     ) -> Tensor:
-        table = weight.detach().numpy()
-        ctx.weight, ctx.bags, ctx.indices, ctx.kept = weight, bags, indices, kept
-        out = torch.empty(len(indices) if bags is None else len(bags.offsets) - 1, table.shape[1], dtype=weight.dtype)
-        if bags is None:
-            copy_rows(table, indices, out.numpy())
-        else:
-            pool_rows(table, bags, out.numpy())
-        return out
+        ctx.weight, ctx.mode, ctx.padding = weight, mode, padding
+        ctx.save_for_backward(inputs, ends, factors)
+        return functional.embedding_bag(
+            inputs,
+            weight,
+            ends,
+            mode=mode,
+            per_sample_weights=factors,
+            include_last_offset=True,
+            padding_idx=padding,
+        )
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, None, None]:
-        if not ctx.needs_input_grad[0]:
-            return None, None, None, None
-        if torch.is_grad_enabled():
-            raise RuntimeError(_no_gradient("create_graph"))
-        if is_captured(ctx.weight):
-            raise RuntimeError(_no_gradient("torch.autograd.grad"))
-        sources, weights, indices, bags = None, None, ctx.indices, ctx.bags
-        if bags is not None:
-            weights, sources = bags.weights, sources_of(bags)
-            if bags.mean:
-                counts = np.maximum(np.diff(bags.offsets), 1)
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, None, None, None, None]:
+        if _may_add_gradient(ctx):
+            inputs, ends, factors = ctx.saved_tensors
+            indices, offsets = _as_indices(inputs), ends.to(torch.int64).numpy()
+            sources, weights = np.empty(len(indices), np.int32), None
+            number_entries(offsets, sources)
+            if factors is not None:
+                weights = np.array(factors.detach().numpy())
+            if ctx.padding is not None:
+                kept = indices != ctx.padding
+                indices, sources = indices[kept], sources[kept]
+                weights = None if weights is None else weights[kept]
+            if ctx.mode == "mean":
+                counts = np.maximum(np.bincount(sources, minlength=len(offsets) - 1), 1)
                 grad = grad / torch.from_numpy(counts).to(grad.dtype).unsqueeze(1)
-        elif ctx.kept is not None:
-            indices, sources = indices[ctx.kept], np.flatnonzero(ctx.kept).astype(np.int32)
-        ctx.weight.waiting.append(Waiting(indices, grad.contiguous(), sources, weights))
-        return None, None, None, None
+            ctx.weight.waiting.append(Waiting(indices, grad.contiguous(), sources, weights))
+        return None, None, None, None, None, None
+
+
+def _may_add_gradient(ctx: Any) -> bool:
+    """Return whether a backward pass is to leave a gradient; raise where it would have to be a tensor."""
+    if not ctx.needs_input_grad[0]:
+        return False
+    if torch.is_grad_enabled():
+        raise RuntimeError(_no_gradient("create_graph"))
+    if is_captured(ctx.next_functions[0][0]):
+        raise RuntimeError(_no_gradient("torch.autograd.grad"))
+    return True
+
+
+def _as_indices(inputs: Tensor) -> NDArray[np.int64]:
+    """Return a copy of indices, since whoever has the tensor may write the next batch into it before the step."""
+    return np.array(inputs.detach().numpy().reshape(-1), np.int64)
 
 
 def look_up(weight: FusedWeight, inputs: Tensor, padding: int | None) -> Tensor:
     """Return the rows at ``inputs``, as torch.nn.functional.embedding does."""
-    indices = _as_rows(inputs, weight)
-    kept = None if padding is None else indices != padding % len(weight)
-    rows: Tensor = _Looked.apply(weight, None, indices, kept)
-    return rows.reshape(*inputs.shape, weight.shape[1])
+    rows: Tensor = _Rows.apply(weight, inputs, _counted(padding, weight))
+    return rows
 
 
 def pool(
@@ -189,31 +225,29 @@ def pool(
     include_last_offset: bool,
     padding: int | None,
 ) -> Tensor:
-    """Return the sum or mean of each bag, as torch.nn.functional.embedding_bag does."""
-    indices = _as_rows(inputs, weight)
-    given = None if offsets is None else offsets.detach().numpy()
-    weights = None if factors is None else factors.detach().numpy()
-    shaped = indices.reshape(inputs.shape)
-    dtype = np.dtype(str(weight.dtype).removeprefix("torch."))
-    bags = as_bags(shaped, given, weights, mode, include_last_offset=include_last_offset, dtype=dtype)
-    if padding is not None:
-        bags = _without(padding % len(weight), bags)
-    found: Tensor = _Looked.apply(weight, bags, bags.indices, None)
+    """Return the sum or mean of each bag, as torch.nn.functional.embedding_bag does.
+
+    Raises
+    ------
+    ValueError
+        If offsets do not fit the input, or are not given with an input of one axis.
+    """
+    if inputs.ndim == 2 and offsets is None:
+        offsets, include_last_offset = torch.arange(len(inputs) + 1) * inputs.shape[1], True
+        factors = None if factors is None else factors.reshape(-1)
+    elif inputs.ndim != 1 or offsets is None or offsets.ndim != 1:
+        raise ValueError(
+            f"offsets: expected where each bag begins, shape (bags,), and an input of shape (n,), got "
+            f"{None if offsets is None else tuple(offsets.shape)} and {tuple(inputs.shape)}; or an input of two axes"
+        )
+    ends = offsets if include_last_offset else torch.cat([offsets, offsets.new_tensor([len(inputs)])])
+    check_ends(ends.numpy(), inputs.numel(), include_last_offset=include_last_offset)
+    found: Tensor = _Bags.apply(
+        weight, inputs.reshape(-1), ends.to(inputs.dtype), mode, factors, _counted(padding, weight)
+    )
     return found
 
 
-def _as_rows(inputs: Tensor, weight: Tensor) -> NDArray[np.int64]:
-    """Return indices as an array that nobody else writes to, since the gradient is made of it later."""
-    if inputs.dtype not in (torch.int32, torch.int64):
-        raise TypeError(f"input: expected int32 or int64, got {inputs.dtype}")
-    indices = np.array(inputs.detach().numpy().reshape(-1), np.int64)
-    checked, _ = check_rows(indices, NO_VALUES, len(weight), "input", NOWHERE)
-    return checked
-
-
-def _without(padding: int, bags: Bags) -> Bags:
-    """Return bags without the entries of one row."""
-    kept = bags.indices != padding
-    before = np.concatenate([[0], np.cumsum(kept)])
-    weights = None if bags.weights is None else bags.weights[kept]
-    return Bags(bags.indices[kept], before[bags.offsets], weights, bags.mean)
+def _counted(padding: int | None, weight: Tensor) -> int | None:
+    """Return a row's number counted from the first row."""
+    return None if padding is None else padding % len(weight)

@@ -63,12 +63,11 @@ def tells_captures() -> bool:
     return hasattr(torch._C, WILL_RUN)
 
 
-def is_captured(parameter: Tensor) -> bool:
+def is_captured(node: Any) -> bool:
     """Return whether the backward pass that runs returns a parameter's gradient, as torch.autograd.grad does.
 
-    Otherwise it adds it to ``parameter.grad``.
+    Otherwise it adds it to ``grad`` of the parameter, whose node of the graph this is.
     """
-    node = torch.autograd.graph.get_gradient_edge(parameter).node
     try:
         return not getattr(torch._C, WILL_RUN)(node)
     except RuntimeError:  # it refuses to answer within torch.autograd.grad for the parameter
