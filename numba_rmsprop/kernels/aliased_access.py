@@ -90,6 +90,10 @@ if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
             if array is not None:
                 array[i, j] = narrow(value, array)
 
+    def is_given(array: Any) -> bool:
+        """Return whether an argument is not None."""
+        return array is not None
+
     def claim(counters: Any, i: Any) -> Integer:
         """Return ``counters[i, 0]`` and add 1 to it."""
         claimed: Integer = counters[i, 0]
@@ -167,6 +171,15 @@ else:
             return context.get_dummy_value()
 
         return types.void(state, types.intp, types.intp, values), emit
+
+    @intrinsic
+    def is_given(typing_context: Any, array: Any) -> Any:
+        """Return whether an argument is not None, which LLVM then knows."""
+
+        def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return ir.Constant(ir.IntType(1), int(not isinstance(array, types.NoneType)))
+
+        return types.boolean(array), emit
 
     @intrinsic
     def claim(typing_context: Any, counters: Any, i: Any) -> Any:

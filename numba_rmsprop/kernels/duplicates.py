@@ -91,12 +91,6 @@ def weight_of(weights: Any, i: Integer) -> Any:
     return weights[unsigned(i)]
 
 
-@compiled_inline
-def is_weighted(weights: Any) -> bool:
-    """Return whether entries have weights; a constant for LLVM."""
-    return weights is not None
-
-
 @inlined
 def _entry_after(i: Integer, following: Any) -> Integer:
     """Return the row's next entry after one that is not its first; -1 if there is none."""
@@ -104,42 +98,26 @@ def _entry_after(i: Integer, following: Any) -> Integer:
     return -after if after != LAST else np.int64(-1)
 
 
-@compiled_inline
-def _row_ahead(ahead: Integer, entries: Any, following: Any) -> Integer:
-    """Prefetch an entry, unless it is -1, and return the one after it."""
-    if ahead < 0:
-        return np.int64(-1)
-    prefetch_row(entries[1], source_of(entries[2], ahead))
-    return _entry_after(ahead, following)
-
-
-@compiled_inline
-def _lanes_ahead(like: Any, j: Integer, ahead: Integer, entries: Any, following: Any) -> Integer:
-    """Prefetch some columns of an entry, unless it is -1, and return the one after it."""
-    if ahead < 0:
-        return np.int64(-1)
-    prefetch_lanes(like, entries[1], source_of(entries[2], ahead), j)
-    return _entry_after(ahead, following)
-
-
-@compiled_inline
+@compiled_inside
 def _add_lanes(
     like: Any, j: Integer, worker: Integer, first: Integer, second: Integer, entries: Any, following: Any, sums: Any
 ) -> None:
     """Add up some columns from ``j``."""
     _, values, sources, weights = entries
     total = scaled(load_grad_lanes(like, values, source_of(sources, first), j), weight_of(weights, first))
-    i = ahead = second
-    for _ in range(ENTRIES_AHEAD):
-        ahead = _lanes_ahead(like, j, ahead, entries, following)
+    i, ahead, lead = second, second, 0
     while i >= 0:
-        ahead = _lanes_ahead(like, j, ahead, entries, following)
-        total = plus(total, scaled(load_grad_lanes(like, values, source_of(sources, i), j), weight_of(weights, i)))
-        i = _entry_after(i, following)
+        if ahead >= 0:
+            prefetch_lanes(like, values, source_of(sources, ahead), j)
+            ahead = _entry_after(ahead, following)
+        lead += 1
+        if lead > ENTRIES_AHEAD:
+            total = plus(total, scaled(load_grad_lanes(like, values, source_of(sources, i), j), weight_of(weights, i)))
+            i = _entry_after(i, following)
     store_out_lanes(sums, worker, j, total)
 
 
-@compiled_inline
+@compiled_inside
 def _add_columns(
     begin: Integer, worker: Integer, first: Integer, second: Integer, entries: Any, following: Any, sums: Any
 ) -> None:
@@ -148,15 +126,17 @@ def _add_columns(
     source, weight = source_of(sources, first), weight_of(weights, first)
     for j in range(begin, values.shape[1]):
         store_out(sums, worker, j, load_grad(values, source, j) * weight)
-    i, ahead = second, second if begin == 0 else np.int64(-1)
-    for _ in range(ENTRIES_AHEAD):
-        ahead = _row_ahead(ahead, entries, following)
+    i, ahead, lead = second, second if begin == 0 else np.int64(-1), 0
     while i >= 0:
-        ahead = _row_ahead(ahead, entries, following)
-        source, weight = source_of(sources, i), weight_of(weights, i)
-        for j in range(begin, values.shape[1]):
-            store_out(sums, worker, j, load_out(sums, worker, j) + load_grad(values, source, j) * weight)
-        i = _entry_after(i, following)
+        if ahead >= 0:
+            prefetch_row(values, source_of(sources, ahead))
+            ahead = _entry_after(ahead, following)
+        lead += 1
+        if lead > ENTRIES_AHEAD:
+            source, weight = source_of(sources, i), weight_of(weights, i)
+            for j in range(begin, values.shape[1]):
+                store_out(sums, worker, j, load_out(sums, worker, j) + load_grad(values, source, j) * weight)
+            i = _entry_after(i, following)
 
 
 @compiled_inside

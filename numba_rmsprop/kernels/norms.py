@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from .aliased_access import line_at, load_grad, load_out, store_out
+from .aliased_access import is_given, line_at, load_grad, load_out, store_out
 from .clipping import clip
 from .csr import BLOCK_ROWS, add_entries
-from .duplicates import add_duplicates, is_weighted, mark_duplicates, source_of
+from .duplicates import add_duplicates, mark_duplicates, source_of
 from .jit import Integer, compiled, compiled_inline, compiled_inside
 from .parallel_loop import run_shares
 from .prefetch import prefetch_item, prefetch_row
@@ -185,7 +185,7 @@ def _rows_squares_chunk(
         first = np.int64(heads[worker, u])
         row = indices[first]
         second = np.int64(-1 - clocks[row])
-        if second < 0 and not is_weighted(weights):
+        if second < 0 and not is_given(weights):
             add_row(source_of(sources, first), values, clipvalue, chunk, partial)
         else:
             add_duplicates(worker, first, second if second >= 0 else np.int64(-1), entries, following, sums)

@@ -34,9 +34,9 @@ from typing import Any
 
 import numpy as np
 
-from .aliased_access import load_grad, load_state, store_state
+from .aliased_access import is_given, load_grad, load_state, store_state
 from .clipping import clip
-from .duplicates import add_duplicates, is_weighted, mark_duplicates, source_of, unsigned
+from .duplicates import add_duplicates, mark_duplicates, source_of, unsigned
 from .jit import Integer, compiled, compiled_inline, compiled_inside, inlined
 from .parallel_loop import run_shares
 from .prefetch import prefetch_item, prefetch_state
@@ -130,7 +130,7 @@ def _step_chunk(
         row = unsigned(indices[i])
         clock: Integer = np.int64(clocks[row])
         grads, source = values, source_of(sources, i)
-        if clock < 0 or is_weighted(weights):
+        if clock < 0 or is_given(weights):
             second = np.int64(-1 - clock if clock < 0 else -1)
             add_duplicates(worker, np.int64(i), second, entries, following, sums)
             grads, source = sums, np.int64(worker)
