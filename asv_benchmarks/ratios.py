@@ -4,7 +4,8 @@ make bench          ours and the limits
 make bench-peers    the peers too
 
 The libraries of a case take turns, a block of a few calls each, so that the caches are as warm as in a training loop
-and a slow spell of the machine falls on all of them.
+and a slow spell of the machine falls on all of them. Each has a process of its own, which is idle while others work:
+in one process, threads of one library spin for milliseconds after each call and take a core from the next.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import gc
 import importlib.metadata
 import json
+import multiprocessing
 import platform
 import time
 from collections.abc import Callable
@@ -44,6 +46,8 @@ HERE = Path(__file__).parent
 PACKAGES = ("numba", "numpy", "torch", "jax", "optax", "tensorflow_cpu", "tf_keras", "fbgemm_gpu-cpu")
 BLOCK = 3
 BLOCK_SECONDS = 0.02
+PAUSE = 0.03
+"""Seconds until threads of GNU OpenMP have stopped to spin, 14 ms after their last work."""
 WITH_LIMIT = (OURS, LIMIT)
 
 
@@ -223,21 +227,67 @@ def growing(rows: int) -> Callable[[], Step]:
     return lambda: steps.fresh_rows((rows, 16), 4096)
 
 
-def measure(case: Case, rounds: int) -> Result:
-    """Return the medians of a case, its libraries in turn."""
-    made: dict[str, Step] = {}
-    for label, maker in case.makers.items():
+class Worker:
+    """A process that takes the steps of one library, case after case."""
+
+    def __init__(self, label: str) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=serve, args=(theirs, label), daemon=True)
+        self._process.start()
+
+    def ask(self, *request: Any) -> Any:
+        """Return its answer; raise NotImplementedError if it has not that library."""
+        self._pipe.send(request)
+        answer = self._pipe.recv()
+        if isinstance(answer, NotImplementedError):
+            raise answer
+        return answer
+
+    def stop(self) -> None:
+        """End the process, and give its memory back."""
+        self._process.terminate()
+        self._process.join()
+
+
+def serve(pipe: Any, label: str) -> None:
+    """Take steps as :func:`measure` asks for them: make one (large, case), or return the time of a block (calls)."""
+    step: Step = tuple
+    while True:
+        request = pipe.recv()
         try:
-            made[label] = maker()
-            made[label]()
+            if len(request) == 2:
+                step = tuple  # what it holds is let go before the next is made
+                large, name = request
+                step = next(case for case in cases(large) if case.name == name).makers[label]()
+                step()
+                pipe.send(max(BLOCK, min(100, int(BLOCK_SECONDS / seconds(step, 3)))))
+            else:
+                step()  # what the others have left in the caches is not its own
+                pipe.send(seconds(step, *request))
         except NotImplementedError as error:
-            tqdm.write(f"{case.name}: no {label} ({error})")
-    calls = {label: max(BLOCK, min(100, int(BLOCK_SECONDS / seconds(step, 3)))) for label, step in made.items()}
-    times: dict[str, list[float]] = {label: [] for label in made}
-    for _ in range(rounds):
-        for label, step in made.items():
-            step()  # what the others have left in the caches is not its own
-            times[label].append(seconds(step, calls[label]))
+            pipe.send(error)
+
+
+def measure(case: Case, rounds: int, *, large: bool) -> Result:
+    """Return the medians of a case, its libraries in turn."""
+    workers: dict[str, tuple[Worker, int]] = {}
+    times: dict[str, list[float]] = {}
+    try:
+        for label in case.makers:
+            worker = Worker(label)
+            try:
+                workers[label] = worker, worker.ask(large, case.name)
+            except NotImplementedError as error:
+                tqdm.write(f"{case.name}: no {label} ({error})")
+                worker.stop()
+        for _ in range(rounds):
+            for label, (worker, calls) in workers.items():
+                time.sleep(PAUSE)
+                times.setdefault(label, []).append(worker.ask(calls))
+    finally:
+        for worker, _ in workers.values():
+            worker.stop()
     return Result(
         case.name, {label: 1e6 * float(np.median(taken)) / case.steps.get(label, 1) for label, taken in times.items()}
     )
@@ -302,7 +352,7 @@ def main() -> None:
     results = []
     print("| case | library | us | ratio |\n|---|---|---|---|")
     for case in tqdm(chosen, unit="case"):
-        results.append(measure(case, options.rounds))
+        results.append(measure(case, options.rounds, large=options.large))
         tqdm.write(show(results[-1]))
         # A saved run is whole after each case: one that is interrupted keeps what it has.
         run = {"machine": machine(), "results": [asdict(result) for result in results]}

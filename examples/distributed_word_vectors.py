@@ -20,7 +20,7 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 from parts.documentation_text import Text
-from parts.skip_gram import Batch, Buffers, Epoch, Options, batch_gradients, expected_batches, start_tables
+from parts.skip_gram import Batch, Buffers, Epoch, Options, expected_batches, gradients, start_tables
 from tqdm import tqdm
 from word_vectors import make_parser, options_of, print_table, read_text, show
 
@@ -112,11 +112,9 @@ def train_part(tables: dict[str, ShardedTable], part: Batch, buffers: Buffers, o
     x_coming = tables["vectors"].gather_async(part.words, out=buffers.x[:n])
     y_coming = tables["contexts"].gather_async(part.targets, out=buffers.y[:m])
     x, y = x_coming.wait(), y_coming.wait()
-    x_grad, y_grad, losses = buffers.x_grad[:n], buffers.y_grad[:m], buffers.losses[:n]
-    weight = np.float32(options.negatives / options.draws)
-    batch_gradients(x, y, part.pairs, part.offsets, weight, x_grad, y_grad, losses)
+    x_grad, y_grad = gradients(x, y, part, buffers, options)
     tables["vectors"].apply_gradients(part.words, x_grad)
-    tables["contexts"].apply_gradients(part.targets, y_grad)
+    tables["contexts"].apply_gradients(y_grad)
 
 
 def compile_kernels(comm: MPI.Intracomm, text: Text, buffers: Buffers, options: Options) -> None:

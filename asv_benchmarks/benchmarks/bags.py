@@ -66,12 +66,12 @@ def training(library: str, features: int, rows: int, bags: int, size: int) -> st
 
 def _numpy(batch: Batch) -> steps.Step:
     tables = [np.zeros((batch.rows, COLUMNS), np.float32) for _ in range(batch.features)]
-    opt = RMSprop(rho=steps.RHO)
+    opt, sums = RMSprop(rho=steps.RHO), np.empty((batch.bags, COLUMNS), np.float32)
 
     def step() -> None:
         pairs = []
         for table, indices, grads in zip(tables, batch.indices, batch.grads, strict=True):
-            opt.gather_sum(table, indices, batch.offsets)
+            opt.gather_sum(table, indices, batch.offsets, out=sums)
             pairs.append((SparseProduct.from_bags(grads, indices, batch.offsets), table))
         opt.apply_gradients(pairs)
 

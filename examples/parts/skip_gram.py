@@ -16,7 +16,7 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
-from numba_rmsprop import IndexedSlices, RMSprop
+from numba_rmsprop import IndexedSlices, RMSprop, SparseProduct
 
 from .documentation_text import Text
 
@@ -113,7 +113,8 @@ class Buffers:
     def __init__(self, options: Options) -> None:
         targets = options.batch * (2 * options.window + options.draws)
         self.x, self.x_grad = (np.empty((options.batch, options.dim), np.float32) for _ in range(2))
-        self.y, self.y_grad = (np.empty((targets, options.dim), np.float32) for _ in range(2))
+        self.y = np.empty((targets, options.dim), np.float32)
+        self.slopes = np.empty(targets, np.float32)
         self.losses = np.empty(options.batch)
 
 
@@ -129,13 +130,20 @@ def train_batch(
     n, m = len(batch.words), len(batch.targets)
     x = opt.gather(vectors, batch.words, out=buffers.x[:n])
     y = opt.gather(contexts, batch.targets, out=buffers.y[:m])
-    x_grad, y_grad, losses = buffers.x_grad[:n], buffers.y_grad[:m], buffers.losses[:n]
-    weight = np.float32(options.negatives / options.draws)
-    batch_gradients(x, y, batch.pairs, batch.offsets, weight, x_grad, y_grad, losses)
-    opt.apply_gradients(
-        [(IndexedSlices(x_grad, batch.words), vectors), (IndexedSlices(y_grad, batch.targets), contexts)]
-    )
+    losses = buffers.losses[:n]
+    x_grad, y_grad = gradients(x, y, batch, buffers, options)
+    opt.apply_gradients([(IndexedSlices(x_grad, batch.words), vectors), (y_grad, contexts)])
     return float(losses.sum())
+
+
+def gradients(
+    x: NDArray[np.float32], y: NDArray[np.float32], batch: Batch, buffers: Buffers, options: Options
+) -> tuple[NDArray[np.float32], SparseProduct]:
+    """Return the gradients of a batch's words, and of its contexts, each of which is a number times a row of x."""
+    n, m = x.shape[0], y.shape[0]
+    x_grad, slopes, weight = buffers.x_grad[:n], buffers.slopes[:m], np.float32(options.negatives / options.draws)
+    batch_gradients(x, y, batch.pairs, batch.offsets, weight, x_grad, slopes, buffers.losses[:n])
+    return x_grad, SparseProduct.from_bags(x, batch.targets, batch.offsets, slopes, include_last_offset=True)
 
 
 @njit(cache=True)
@@ -166,8 +174,8 @@ def fill_batch(positions, spans, text, starts, ends, offsets, cumulative, seed, 
 
 
 @njit(cache=True, parallel=True, fastmath={"reassoc", "contract"}, error_model="numpy")
-def batch_gradients(x, y, pairs, offsets, weight, x_grad, y_grad, losses):
-    """Write the gradients of the loss with respect to the gathered rows, and each word's loss."""
+def batch_gradients(x, y, pairs, offsets, weight, x_grad, slopes, losses):
+    """Write the gradient of the loss with respect to ``x``, and to ``y`` as factors of ``x``; and each word's loss."""
     dim = x.shape[1]
     for p in prange(x.shape[0]):
         losses[p] = 0.0
@@ -183,6 +191,6 @@ def batch_gradients(x, y, pairs, offsets, weight, x_grad, y_grad, losses):
             losses[p] += each * (np.log1p(np.exp(-abs(margin))) + max(-margin, np.float32(0)))
             slope = -each / (np.float32(1) + np.exp(margin))
             slope = slope if occurs else -slope
+            slopes[k] = slope
             for d in range(dim):
                 x_grad[p, d] += slope * y[k, d]
-                y_grad[k, d] = slope * x[p, d]

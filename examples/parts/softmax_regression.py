@@ -1,7 +1,7 @@
 """Softmax regression on sparse rows: the model of the classifier example.
 
 The gradient of a mini-batch X of documents is X.T @ (probabilities - answers). It has a row for each word of the batch
-and none for the thousands of others, and the optimizer takes it as SciPy gives it.
+and none for the thousands of others, and the optimizer takes its two factors.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from numba_rmsprop import RMSprop, schedules
+from numba_rmsprop import RMSprop, SparseProduct, schedules
 
 
 @dataclass(frozen=True)
@@ -108,9 +108,9 @@ def train(
     try:
         for epoch in range(options.epochs):
             started = time.perf_counter()
-            order = np.random.default_rng([options.seed, epoch]).permutation(len(rows))
+            shuffled = rows[np.random.default_rng([options.seed, epoch]).permutation(len(rows))]
             for start in range(0, len(rows), options.batch):
-                batch = rows[order[start : start + options.batch]]
+                batch = shuffled[start : start + options.batch]
                 train_batch(opt, model, batch)
                 after_batch(len(batch))
             opt.flush()  # the model is read as a whole after an epoch
@@ -122,14 +122,10 @@ def train(
 def train_batch(opt: RMSprop, model: Model, batch: Rows) -> None:
     """Take one step."""
     x, documents = batch.features, np.arange(len(batch))
-    words, columns = np.unique(x.indices, return_inverse=True)
-    weights = opt.gather(model.weights, words)  # with momentum, they have moved since a batch last had these words
-    scores = csr_array((x.data, columns, x.indptr), shape=(len(batch), len(words))) @ weights + model.bias
+    # x @ weights, of which those of the batch's words have moved, with momentum, since a batch last had these words.
+    scores = opt.multiply(x, model.weights) + model.bias
     residual = np.exp(scores - scores.max(axis=1, keepdims=True))
     residual /= residual.sum(axis=1, keepdims=True)
     residual[documents, batch.labels] -= 1
     residual /= len(batch)
-    # Both factors are CSR, so that the product is sparse, and CSR too: the optimizer need not convert it. (Each of its
-    # rows is full. As IndexedSlices, from a dense product over the words of the batch, a step took half the time.)
-    gradient = x.T.tocsr() @ csr_array(residual)
-    opt.apply_gradients([(gradient, model.weights), (residual.sum(axis=0), model.bias)])
+    opt.apply_gradients([(SparseProduct(x, residual), model.weights), (residual.sum(axis=0), model.bias)])

@@ -6,6 +6,8 @@ The model of ``skip_gram.py``: autograd computes what is written out there.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,7 @@ from .skip_gram import Batch, Options, expected_batches, start_tables
 class SkipGram(nn.Module):
     """The model of ``skip_gram.py``: the score of two words is the inner product of their rows."""
 
-    def __init__(self, text: Text, options: Options, embedding: type[nn.Embedding]) -> None:
+    def __init__(self, text: Text, options: Options, embedding: Callable[..., nn.Module]) -> None:
         super().__init__()
         tables = [torch.from_numpy(table) for table in start_tables(text, options)]
         self.vectors, self.contexts = (embedding(*table.shape, sparse=True, _weight=table) for table in tables)
@@ -51,7 +53,7 @@ class Trial:
         self.rate = rate
         # What another program would change, to go over to RMSprop, are the classes of the table and of the optimizer.
         if name == "RMSprop":
-            self.model = SkipGram(text, options, Embedding)
+            self.model = SkipGram(text, options, partial(Embedding, fused=True))
             self.optimizer = RMSprop(self.model.parameters(), lr=rate, alpha=options.rho, momentum=momentum)
         else:
             self.model = SkipGram(text, options, nn.Embedding)

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..arrays.variables import FloatArray, as_array
 from .bags import as_bags, as_bags_of_matrix, as_weights, sources_of
-from .indexed_slices import MAX_ENTRIES, as_indices
+from .indexed_slices import MAX_ENTRIES, IndexedSlices, as_indices
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -162,6 +162,20 @@ class SparseProduct:
         made = cls.__new__(cls)
         made._set(values, indices, sources, weights, rows=None, examples=None)
         return made
+
+    def to_slices(self) -> IndexedSlices:
+        """Return the entries written out, of which a step has the same bits.
+
+        Examples
+        --------
+        >>> SparseProduct.from_bags([[1.0, 2.0]], [7, 7], [0], [0.5, 3.0]).to_slices().values
+        array([[0.5, 1. ],
+               [3. , 6. ]])
+        """
+        entries = self.values[self.sources]
+        if self.weights is not None:
+            entries = entries * self.weights.reshape(-1, *[1] * (entries.ndim - 1))
+        return IndexedSlices(entries, self.indices)
 
     def _set(
         self,

@@ -120,7 +120,8 @@ def _sum_bag(bag: Integer, begin: Integer, end: Integer, ahead: Integer, bags: A
         _sum_lanes(wide, j, bag, begin, end, ahead, bags, var, out)
         j += count
     line, count = lanes_of(LINE, var)
-    while 0 < count <= columns - j:
+    while 0 < count <= columns and j < columns:
+        j = min(j, columns - count)  # the last ones again, which come to the same
         _sum_lanes(line, j, bag, begin, end, ahead, bags, var, out)
         j += count
     if j < columns:

@@ -148,7 +148,8 @@ def add_duplicates(worker: Integer, first: Integer, second: Integer, entries: An
         _add_lanes(wide, j, worker, first, second, entries, following, sums)
         j += count
     line, count = lanes_of(LINE, entries[1])
-    while 0 < count <= columns - j:
+    while 0 < count <= columns and j < columns:
+        j = min(j, columns - count)  # the last ones again, which come to the same
         _add_lanes(line, j, worker, first, second, entries, following, sums)
         j += count
     if j < columns:

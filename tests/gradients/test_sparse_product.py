@@ -23,13 +23,6 @@ def bags_of(seed, *, count=4, weighted=False, dtype=np.float32):
     return rng.standard_normal((count, COLUMNS)).astype(dtype), rng.integers(0, ROWS, n), offsets, weights
 
 
-def written_out(product):
-    entries = product.values[product.sources]
-    if product.weights is not None:
-        entries = entries * product.weights.reshape(-1, *[1] * (entries.ndim - 1))
-    return IndexedSlices(entries, product.indices)
-
-
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("weighted", [False, True])
 @given(data=st.data())
@@ -41,7 +34,7 @@ def test_the_bits_of_the_entries_written_out(variant, weighted, data):
     for seed in data.draw(st.lists(st.integers(0, 500), min_size=1, max_size=6)):
         product = SparseProduct.from_bags(*bags_of(seed, weighted=weighted))
         ours.apply_gradients([(product, var)])
-        theirs.apply_gradients([(written_out(product), other)])
+        theirs.apply_gradients([(product.to_slices(), other)])
         assert var.tobytes() == other.tobytes()
     assert [a.tobytes() for a in ours.get_weights()] == [a.tobytes() for a in theirs.get_weights()]
 
@@ -57,6 +50,13 @@ def test_every_sparse_format_is_the_transposed_product(form, kind):
     reference = Reference([np.ones((6, 2))], momentum=True)
     reference.step([dense.T @ values], lr=0.1, momentum=0.5)
     assert_close(var, reference.vars[0], 1e-12)
+
+
+def test_entries_written_out():
+    product = SparseProduct.from_entries(np.arange(4.0).reshape(2, 2), [5, 5, 1], [1, 0, 1], [2, 1, -1])
+    slices = product.to_slices()
+    assert slices.values.tolist() == [[4, 6], [0, 1], [-2, -3]]
+    assert slices.indices.tolist() == [5, 5, 1]
 
 
 def test_duplicates_within_a_matrix_and_zeros_that_are_stored():
@@ -83,7 +83,7 @@ def test_variables_of_other_shapes(shape):
     product = SparseProduct.from_bags(rng.standard_normal((2, *shape[1:])), [6, 0, 6], [0, 1], [1.0, 2.0, 3.0])
     for var in (np.ones(shape), np.ones([2 * n for n in shape])[tuple(slice(None, None, 2) for _ in shape)]):
         expected = np.ones(shape)
-        RMSprop(0.1).apply_gradients([(written_out(product), expected)])
+        RMSprop(0.1).apply_gradients([(product.to_slices(), expected)])
         RMSprop(0.1).apply_gradients([(product, var)])
         assert (var == expected).all()
 
