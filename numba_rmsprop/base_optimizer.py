@@ -74,13 +74,13 @@ class Optimizer(Stepping):
         ----------
         grads_and_vars : iterable of (gradient, variable)
             Pairs are tuples or lists. A gradient is an array of the variable's shape, an
-            :class:`~numba_rmsprop.IndexedSlices`, a scipy.sparse array or matrix of any format, or None; of the
-            variable's dtype. In a sparse array, a row with a stored entry is a touched row. A 1-D variable of n
-            elements also takes sparse arrays of shape (1, n) or (n, 1). Arrays of other libraries are read by
-            ``__array__`` or DLPack; tf.IndexedSlices, tf.SparseTensor, sparse tensors of PyTorch and arrays of the
-            package sparse are taken as well. A gradient that lies in memory which the step writes is copied first.
-            None skips the variable, with a warning, but counts as seen. An empty iterable does nothing; empty indices
-            are a step.
+            :class:`~numba_rmsprop.IndexedSlices`, a :class:`~numba_rmsprop.SparseProduct`, a scipy.sparse array or
+            matrix of any format, or None; of the variable's dtype. In a sparse array, a row with a stored entry is a
+            touched row. A 1-D variable of n elements also takes sparse arrays of shape (1, n) or (n, 1). Arrays of
+            other libraries are read by ``__array__`` or DLPack; tf.IndexedSlices, tf.SparseTensor, sparse tensors of
+            PyTorch and arrays of the package sparse are taken as well. A gradient that lies in memory which the step
+            writes is copied first. None skips the variable, with a warning, but counts as seen. An empty iterable does
+            nothing; empty indices are a step.
         name : str, optional
             Ignored; tf.keras names an operation so.
         experimental_aggregate_gradients : bool, default True

@@ -132,8 +132,6 @@ def _sum_bag(bag: Integer, begin: Integer, end: Integer, ahead: Integer, bags: A
 def _sum_share(share: Integer, shares: Integer, bags: Any, var: Any, out: Any) -> None:
     offsets = bags.offsets
     first, last = _first_bag(share, shares, offsets), _first_bag(share + 1, shares, offsets)
-    if share == shares - 1:
-        last = offsets.size - 1
     for bag in range(first, last):
         begin, end = np.int64(offsets[bag]), np.int64(offsets[bag + 1])
         _sum_bag(np.int64(bag), begin, end, np.int64(offsets[last]), bags, var, out)

@@ -116,6 +116,31 @@ def test_the_same_bits_at_any_number_of_threads(threads, launches):
     np.testing.assert_allclose(sums, expected, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_sums_of_rows_of_any_width(dtype):
+    """Rows are added up in registers, some columns at a time: the bits are those of one entry after the other."""
+    rng = np.random.default_rng(0)
+    indices, offsets = rng.integers(0, 6, 40), np.array([0, 1, 12, 12])
+    for columns in (1, 7, 8, 15, 16, 18, 31, 33, 63, 64, 65, 80, 130):
+        values, table = (rng.standard_normal((n, columns)).astype(dtype) for n in (4, 6))
+        product = SparseProduct.from_bags(values, indices, offsets, rng.standard_normal(40).astype(dtype))
+        slices = product.to_slices()
+        rows, sums = np.unique(indices), np.zeros((6, columns), dtype)
+        for k, row in enumerate(indices):
+            sums[row] = slices.values[k] if k == np.argmax(indices == row) else sums[row] + slices.values[k]
+        alone = table.copy()
+        RMSprop(0.1).apply_gradients([(IndexedSlices(sums[rows], rows), alone)])
+        for grad in (product, slices):
+            var = table.copy()
+            RMSprop(0.1).apply_gradients([(grad, var)])
+            assert var.tobytes() == alone.tobytes()
+        expected = np.zeros((4, columns), dtype)
+        for k, bag in enumerate(product.sources):
+            entry = table[indices[k]] * product.weights[k]
+            expected[bag] = entry if k == offsets[bag] else expected[bag] + entry
+        assert RMSprop().gather_sum(table, indices, offsets, product.weights).tobytes() == expected.tobytes()
+
+
 def test_a_gradient_in_the_memory_of_its_variable():
     var, expected = np.arange(1.0, 13.0).reshape(6, 2), np.arange(1.0, 13.0).reshape(6, 2)
     RMSprop(0.1).apply_gradients([(IndexedSlices(expected[[0, 0, 1]], [0, 5, 0]), expected)])
@@ -132,6 +157,9 @@ def test_what_is_not_finite_is_named():
     large = np.full((1, 2), 1e300)
     with pytest.raises(FloatingPointError, match=r"got inf at \[7, 0\]"):
         opt.apply_gradients([(SparseProduct.from_bags(large, [7], [0], [1e300]), var)])
+    many = SparseProduct.from_bags(np.append(np.ones((1, 2)), values[1:2], axis=0), [6] * 5000, [0, 4999])
+    with pytest.raises(FloatingPointError, match=r"got nan at \[6, 0\] \(indices\[4999\]\)"):
+        opt.apply_gradients([(many, var)])
     opt.apply_gradients([(SparseProduct.from_bags(values, [3, 5], [0, 2, 2]), var)])  # the NaN is that of an empty bag
     assert np.isfinite(var).all()
 

@@ -109,11 +109,76 @@ LIST = r"""
 @ kernels/duplicates.py stepping/test_remembered_call.py::test_marks_are_gone_after_a_step
 - seen[unsigned(indices[i]) >> unsigned(3)] = 0
 @ kernels/rows.py stepping/test_exact.py::test_sparse_equals_dense
-- clock = np.int64(chains[second, 1]) => clock = now
+- clock = np.int64(chains[unsigned(second), 1]) => clock = now
 @ kernels/duplicates.py stepping/test_exact.py::test_sparse_equals_dense
 - for i in range(indices.size):\n        following[i] = 0
 @ kernels/csr.py gradients/test_conversion.py::test_every_sparse_format
 - sums[worker, indices[k]] = 0
+
+# products
+@ kernels/duplicates.py gradients/test_sparse_product.py::test_the_bits_of_the_entries_written_out
+- return np.int64(sources[unsigned(i)]) => return np.int64(sources[0])
+- return weights[unsigned(i)] => return weights[0]
+@ kernels/duplicates.py gradients/test_sparse_product.py::test_sums_of_rows_of_any_width
+- _add_lanes(wide, j, => _add_lanes(wide, np.int64(0),
+- _add_columns(j, worker => _add_columns(j + 1, worker
+- j = min(j, columns - count)  # the last => j = min(j, columns - count - j)  # the last
+@ kernels/rows.py gradients/test_sparse_product.py::test_the_bits_of_the_entries_written_out
+- if clock < 0 or is_given(weights): => if clock < 0:
+- grads, source = values, source_of(sources, i) => grads, source = values, source_of(sources, heads[0, 0])
+@ kernels/norms.py gradients/test_sparse_product.py::test_the_bits_of_the_entries_written_out
+- if second < 0 and not is_given(weights): => if second < 0:
+- add_row(source_of(sources, first), => add_row(source_of(sources, 0),
+@ kernels/row_dealing.py mpi/test_replicas.py::test_a_step_is_that_of_one_process_with_the_sum
+- store_var(sums, place, j, load_grad(values, source, j) * weight) => store_var(sums, place, j, load_grad(values, i, j))
+@ kernels/bags.py gradients/test_sparse_product.py
+- elif bags.mean and end > begin + 1: => elif False:
+- offsets[k] < before or offsets[k] > entries => offsets[k] > entries
+- offsets[k] > entries or (k == 0 => (k == 0
+- (k == 0 and offsets[k] != 0) => False
+- return np.int64(-1) if before == entries else => return np.int64(-1) if before <= entries else
+- least = share * (offsets[offsets.size - 1] => least = (share + 1) * (offsets[offsets.size - 1]
+- _sum_lanes(wide, j, => _sum_lanes(wide, np.int64(0),
+@ gradients/conversion.py gradients/test_sparse_product.py
+- grad.rows is not None and grad.rows != len(var) => False
+- rows.weights = readable(grad.weights, occupied) => rows.weights = readable(grad.weights[::-1], occupied)
+- len(rows.sources) != len(rows.indices) or inspect_rows => inspect_rows
+- readable(values).reshape(len(values) => readable(values).reshape(len(indices)
+@ gradients/rows.py gradients/test_sparse_product.py::test_what_is_not_finite_is_named
+- self.refuse_infinite(values, begin, var, name) => self.refuse_infinite(values, 0, var, name)
+- values = values * self.weights[part, np.newaxis] => values = values * 1
+@ gradients/sparse_product.py gradients/test_sparse_product.py
+- grads = grads / counts.reshape => grads = grads * counts.reshape
+- origins.min() >= 0 and origins.max() < len(grads) => origins.max() < len(grads)
+- origins.min() >= 0 and origins.max() < len(grads) => origins.min() >= 0
+@ state/slots.py gradients/test_sparse_product.py::test_a_sparse_matrix_times_rows_that_are_behind
+- carry_out(self._add_catch_up, bags.indices, None)
+@ base_optimizer.py gradients/test_sparse_product.py
+- rows != len(var): => False:
+@ torch/fused.py torch/test_fused.py
+- if torch.is_grad_enabled():\n        raise => if False:\n        raise
+- if is_captured(ctx.next_functions[0][0]): => if False:
+- return np.array(inputs.detach().numpy().reshape(-1), np.int64) => return inputs.detach().numpy().reshape(-1)
+- indices, sources = indices[kept], np.flatnonzero(kept).astype(np.int32) => sources = None
+- indices, sources = indices[kept], sources[kept]
+- grad = grad / torch.from_numpy(counts) => grad = grad * torch.from_numpy(counts)
+- minlength=len(offsets) - 1), 1) => minlength=len(offsets) - 1), 2)
+- return None if padding is None else padding % len(weight) => return padding
+- check_ends(ends.numpy(), inputs.numel(), include_last_offset=include_last_offset)
+- if before is None else sum(made, before) => if before is None else before
+@ torch/gradients.py torch/test_fused.py
+- begin + (np.arange(len(part[0])) if => 0 * begin + (np.arange(len(part[0])) if
+- values.dtype is not own.dtype or values.shape[1:] => values.shape[1:]
+@ torch/rmsprop.py torch/test_fused.py
+- parameter.grad = None
+@ torch/steps.py torch/test_fused.py
+- grad = None if waiting else parameter.grad => grad = parameter.grad
+= reading it makes the tensor, which takes longer and comes to the same
+@ torch/embedding_collection.py torch/test_fused.py
+- ends[::bags] if bags => ends[::1] if bags
+@ kernels/bags.py torch/test_fused.py
+- indices[i] < 0 or indices[i] >= rows => indices[i] >= rows + 1
+- stacked[i] = indices[i] + starts[feature] => stacked[i] = indices[i]
 
 # clipping
 @ kernels/clipping.py stepping/test_norm_clipping.py::test_mixed_gradients
@@ -261,7 +326,7 @@ LIST = r"""
 @ distributed/saved_tables.py distributed/test_table_checkpoints.py::test_damaged_checkpoints_are_refused
 - if file.identity != identity: => if not file.identity:
 @ distributed/shard.py distributed/test_sharded_table.py::test_clipped_norms_are_those_of_one_process
-- if self.clips_norms:\n            rows, sums = coalesce(entries)
+- if self.clips_norms or sources is not None: => if sources is not None:
 @ mpi/ranks.py mpi/test_ranks.py::test_a_call_that_one_rank_refuses_does_nothing_on_any
 - if refusals: => if refusals and error is not None:
 @ mpi/replicas.py mpi/test_replicas.py::test_ranks_that_disagree_are_told_and_nothing_is_written
