@@ -153,7 +153,7 @@ LIST = r"""
 - origins.min() >= 0 and origins.max() < len(grads) => origins.min() >= 0
 @ state/slots.py gradients/test_sparse_product.py::test_a_sparse_matrix_times_rows_that_are_behind
 - carry_out(self._add_catch_up, bags.indices, None)
-@ base_optimizer.py gradients/test_sparse_product.py
+@ stepping/gathering.py gradients/test_sparse_product.py
 - rows != len(var): => False:
 @ torch/fused.py torch/test_fused.py
 - if torch.is_grad_enabled():\n        raise => if False:\n        raise
