@@ -102,6 +102,7 @@ class Optimizer(Stepping, Gathering):
 
         Examples
         --------
+        >>> import numpy as np
         >>> from numba_rmsprop import IndexedSlices, RMSprop
         >>> table = np.zeros((1000, 2), np.float32)
         >>> opt = RMSprop(learning_rate=0.1)
