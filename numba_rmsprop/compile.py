@@ -20,6 +20,7 @@ from .fitting.curve_fit_many import curve_fit_many
 from .fitting.minimize_many import minimize_many
 from .fitting.progress_bar import progress_bar
 from .gradients.indexed_slices import IndexedSlices
+from .gradients.sparse_product import SparseProduct
 from .kernels.rows import step_rows
 from .optimizer import RMSprop
 from .runtime.launching import compile_loop
@@ -49,6 +50,10 @@ def numpy_steps(dtype: str, options: dict[str, Any]) -> Iterator[Step]:
         yield f"small{name}", opt.apply_gradients, (small,)
         yield f"CSR{name}", opt.apply_gradients, ([(scipy.sparse.csr_array(ones), table)],)
         yield f"rows{name}", opt.apply_gradients, ([(IndexedSlices(ones[indices], indices), table)],)
+    for name, weights in (("products", None), ("weighted products", ones[indices, 0])):
+        product = SparseProduct.from_entries(ones, indices, indices, weights)
+        yield name, plain.apply_gradients, ([(product, table)],)
+        yield f"sums for {name}", plain.gather_sum, (table, indices, np.arange(len(indices)), weights)
     yield "gather", plain.gather, (table, indices + 1)
     yield "flush", plain.flush, ()
 

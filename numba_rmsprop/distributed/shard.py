@@ -15,6 +15,7 @@ from ..gradients.conversion import Gradient
 from ..gradients.gradient import BaseGradient
 from ..gradients.indexed_slices import IndexedSlices
 from ..gradients.rows import Entries
+from ..gradients.sparse_product import SparseProduct
 from ..kernels.norms import TERMS, row_squares
 from ..mpi.ranks import Ranks
 from ..optimizer import RMSprop
@@ -79,9 +80,11 @@ class ShardOptimizer(RMSprop):
 
     def step(self, shard: FloatArray, entries: Entries, numbers: StepNumbers) -> int:
         """Take one step with gradients of rows of the shard."""
-        rows, sums, sources, _ = entries
-        if self.clips_norms or sources is not None:
+        rows, sums, sources, weights = entries
+        if self.clips_norms:
             rows, sums = coalesce(entries)
+        elif sources is not None:
+            return self.take_step([(SparseProduct.from_entries(sums, rows, sources, weights), shard)], numbers)
         return self.take_step([(IndexedSlices(sums, rows), shard)], numbers)
 
     def check_gradient(self, gradient: Gradient, own: Slots) -> None:

@@ -217,7 +217,7 @@ class ShardedTable:
         ----------
         indices : array_like of int, any shape, or SparseProduct
             Rows of the whole table, in any order; equal ones are added up. Indices that were gathered since the last
-            step are remembered, and need not be sent. A product stands for indices and values.
+            step are remembered, and need not be sent. Or a product, which has its own values.
         values : array_like, shape (\*indices.shape, columns), optional
             A gradient for each, of the table's dtype; None with a product.
 

@@ -57,7 +57,9 @@ def as_bags(
     else:
         ends = _as_ends(offsets, rows, include_last_offset)
     if rows.size > MAX_ENTRIES or len(ends) > MAX_ENTRIES:
-        raise ValueError(f"indices: expected at most {MAX_ENTRIES:,}, in as many bags, got {rows.size:,}")
+        raise ValueError(
+            f"indices: expected at most {MAX_ENTRIES:,}, in as many bags, got {rows.size:,} in {len(ends) - 1:,}"
+        )
     factors = None if weights is None else as_weights(weights, rows.shape, dtype)
     return Bags(rows.reshape(-1).astype(np.int64, copy=False), ends, factors, mode == "mean")
 
@@ -122,7 +124,10 @@ def as_bags_of_matrix(matrix: Any, name: str, dtype: np.dtype[Any]) -> tuple[Bag
     if matrix.ndim != 2:
         raise ValueError(f"{name}: expected shape (examples, rows), got {matrix.shape}")
     check_stored(matrix, name)
-    rows = matrix.asformat("csr")
+    try:
+        rows = matrix.asformat("csr")
+    except OverflowError as error:  # lists and dicts may hold any number
+        raise ValueError(f"{name}: expected numbers that fit its dtype, {matrix.dtype}") from error
     if rows.nnz > MAX_ENTRIES:
         raise ValueError(f"{name}: expected at most {MAX_ENTRIES:,} entries, got {rows.nnz:,}")
     ends = np.array(rows.indptr, np.int64)

@@ -16,7 +16,7 @@ from .dense import Dense
 from .indexed_slices import MAX_ENTRIES, IndexedSlices, check_rows
 from .other_libraries import read
 from .rows import Rows
-from .scipy_sparse import NO_VALUES, NOWHERE, check_stored, readable
+from .scipy_sparse import check_stored, readable
 from .sparse_product import SparseProduct
 
 INT64 = np.dtype(np.int64)
@@ -164,23 +164,25 @@ def _rows(values: FloatArray, indices: NDArray[np.integer], var: FloatArray, lab
 
 
 def _from_product(grad: SparseProduct, var: FloatArray, label: Label, occupied: Occupied) -> Rows:
-    if var.ndim == 0 or (grad.rows is not None and grad.rows != len(var)):
-        raise ValueError(
-            f"{label}: expected a matrix with a column for each row of the variable, got {grad.rows} columns"
-            if var.ndim
-            else f"{label}: expected an array, since a 0-d variable has no rows; got SparseProduct"
-        )
+    if var.ndim == 0:
+        raise ValueError(f"{label}: expected an array, since a 0-d variable has no rows; got SparseProduct")
+    if grad.rows is not None and grad.rows != len(var):
+        raise ValueError(f"{label}: expected a matrix with a column for each of {len(var)} rows, got {grad.rows}")
     expected = (len(grad.values), *var.shape[1:])
     if grad.values.shape != expected:
         raise ValueError(f"{label}: expected values of shape {expected}, got {grad.values.shape}")
+    # Whoever has the arrays can have written into them, or changed their shapes, since they were checked.
+    sources, weights = grad.sources, grad.weights
+    shapes = {array.shape for array in (grad.indices, sources, weights) if array is not None}
+    if len(shapes) > 1 or grad.indices.ndim != 1:
+        raise ValueError(f"{label}: expected arrays of one shape (n,), got {sorted(shapes)}; make the product anew")
+    if sources.size and not (sources.min() >= 0 and sources.max() < len(grad.values)):
+        raise IndexError(f"{label}: expected 0 <= source < {expected[0]}; sources were changed: make the product anew")
     rows = _rows(grad.values, grad.indices, var, label, occupied)
-    rows.sources = readable(grad.sources, occupied)
-    if grad.weights is not None:
-        rows.weights = readable(grad.weights, occupied)
-        _check_dtype(rows.weights, var, label)
-    # Whoever has the arrays can have written into them since they were checked.
-    if len(rows.sources) != len(rows.indices) or inspect_rows(rows.sources, NO_VALUES, len(rows.values), NOWHERE.array):
-        raise IndexError(f"{label}: sources of the SparseProduct were changed; expected 0 <= source < {expected[0]}")
+    rows.sources = readable(sources, occupied)
+    if weights is not None:
+        _check_dtype(weights, var, label)
+        rows.weights = readable(weights, occupied)
     return rows
 
 

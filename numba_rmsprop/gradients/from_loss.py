@@ -12,6 +12,7 @@ from ..settings.hyperparameters import needs_arguments
 from .conversion import as_known
 from .finite_differences import central_difference_gradient
 from .indexed_slices import IndexedSlices
+from .sparse_product import SparseProduct
 
 FINITE_DIFFERENCE_LIMIT = 1000
 """Most elements, over all variables, whose gradient is taken by finite differences: two calls of the loss for each."""
@@ -76,6 +77,8 @@ def _times(gradient: Any, factor: float, var: FloatArray) -> Any:
         return None
     if isinstance(gradient, IndexedSlices):
         return IndexedSlices(gradient.values * factor, gradient.indices, gradient.dense_shape)
+    if isinstance(gradient, SparseProduct):
+        return gradient.with_values(gradient.values * factor)
     if hasattr(gradient, "dtype"):
         return gradient * factor
     return np.asarray(gradient, var.dtype) * factor

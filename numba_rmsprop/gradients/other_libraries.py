@@ -13,7 +13,7 @@ from ..arrays.variables import as_array, type_name
 SliceParts: TypeAlias = tuple[NDArray[Any], NDArray[Any], tuple[int, ...] | None]
 """Values, indices, and the shape of the dense array."""
 
-EXPECTED = "an array, IndexedSlices(values, indices) or a scipy.sparse array"
+EXPECTED = "an array, IndexedSlices(values, indices), a SparseProduct or a scipy.sparse array"
 
 PROTOCOLS = ("dtype", "__array__", "__array_interface__", "__array_struct__", "__dlpack__")
 

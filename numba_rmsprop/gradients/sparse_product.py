@@ -19,7 +19,7 @@ class SparseProduct:
 
     Most sparse gradients are such products. Where example ``b`` has read the sum of rows ``matrix[b]`` of a table, and
     ``values[b]`` is the gradient of that sum, this is the gradient of the table. Its step has the bits of a step with
-    ``IndexedSlices(weights[:, None] * values[sources], indices)``, and needs neither the time nor the memory for that.
+    ``IndexedSlices(weights[:, None] * values[sources], indices)``, whose array of a row for each entry is never made.
 
     Parameters
     ----------
@@ -177,6 +177,12 @@ class SparseProduct:
             entries = entries * self.weights.reshape(-1, *[1] * (entries.ndim - 1))
         return IndexedSlices(entries, self.indices)
 
+    def with_values(self, values: FloatArray) -> Self:
+        """Return the product of the same matrix and other values."""
+        made = self.__class__.__new__(self.__class__)
+        made._set(values, self.indices, self.sources, self.weights, rows=self.rows, examples=len(self.values))
+        return made
+
     def _set(
         self,
         values: ArrayLike,
@@ -201,14 +207,19 @@ class SparseProduct:
                 f"of shape {places.shape}"
             )
         if max(len(places), len(grads)) > MAX_ENTRIES:
-            raise ValueError(f"indices of SparseProduct: expected at most {MAX_ENTRIES:,}, got {len(places):,}")
+            raise ValueError(
+                f"SparseProduct: expected at most {MAX_ENTRIES:,} entries and examples, got {len(places):,} and "
+                f"{len(grads):,}"
+            )
         if origins.size and not (origins.min() >= 0 and origins.max() < len(grads)):
             first = int(np.argmax((origins < 0) | (origins >= len(grads))))
             raise IndexError(f"sources[{first}] is {origins[first]}; expected 0 <= source < {len(grads)}")
         factors = None if weights is None else as_weights(weights, places.shape, grads.dtype)
-        parts = grads, places.astype(np.int64, copy=False), origins.astype(np.int32, copy=False), factors, rows
-        for name, part in zip(self.__slots__, parts, strict=True):
-            object.__setattr__(self, name, part)
+        object.__setattr__(self, "values", grads)
+        object.__setattr__(self, "indices", places.astype(np.int64, copy=False))
+        object.__setattr__(self, "sources", origins.astype(np.int32, copy=False))
+        object.__setattr__(self, "weights", factors)
+        object.__setattr__(self, "rows", rows)
 
     def __repr__(self) -> str:
         """Return sizes and dtypes, and not the numbers."""

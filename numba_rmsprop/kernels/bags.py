@@ -121,7 +121,7 @@ def _sum_bag(bag: Integer, begin: Integer, end: Integer, ahead: Integer, bags: A
         j += count
     line, count = lanes_of(LINE, var)
     while 0 < count <= columns and j < columns:
-        j = min(j, columns - count)  # the last ones again, which come to the same
+        j = min(j, columns - count)  # some once more: they are summed anew, and so come to the same
         _sum_lanes(line, j, bag, begin, end, ahead, bags, var, out)
         j += count
     if j < columns:

@@ -149,7 +149,7 @@ def add_duplicates(worker: Integer, first: Integer, second: Integer, entries: An
         j += count
     line, count = lanes_of(LINE, entries[1])
     while 0 < count <= columns and j < columns:
-        j = min(j, columns - count)  # the last ones again, which come to the same
+        j = min(j, columns - count)  # some once more: they are summed anew, and so come to the same
         _add_lanes(line, j, worker, first, second, entries, following, sums)
         j += count
     if j < columns:

@@ -19,7 +19,7 @@ from .aliased_access import STATE, pointer_to, tag
 from .prefetch import CACHE_LINE_BYTES, emit_prefetch
 
 WIDE, LINE = 256, 64
-"""Bytes: four vectors of 512 bits, or one; processors with shorter ones take several for each."""
+"""Bytes. A vector of AVX-512 has 64; where vectors are shorter, LLVM takes several for each."""
 
 
 class Lanes(types.Type):

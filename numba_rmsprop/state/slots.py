@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays.variables import FloatArray, as_table
-from ..kernels.bags import Bags
+from ..kernels.bags import Bags, sum_bags
 from ..kernels.compile_for_rule import kernels_of
 from ..kernels.rule import Rule
 from ..runtime.interrupts import Call, call_in_one_go
@@ -326,15 +326,32 @@ class Slots(SlotArrays):
     def pool(self, bags: Bags, out: FloatArray, *, in_place: bool = True) -> None:
         """Write the sum or mean of each bag's current rows into ``out``, shape (bags, columns); as :meth:`gather`."""
         self.read_at = self.steps if in_place else CLOCK_LIMIT
+        if not (in_place and self.has_values_behind):
+            whole(self._pool, bags, out)
+        elif self.table is not None:
+            carry_out(self._add_pool, bags, out)
+        else:
+            copies = self._room_for(bags)
+            carry_out(self._add_catch_up, bags.indices, copies)
+            pool_rows(copies, bags._replace(indices=np.arange(len(copies))), out)
+
+    def _add_pool(self, calls: list[Call], bags: Bags, out: FloatArray) -> bool:
+        assert self.table is not None
+        held = self._add_catch_up(calls, bags.indices, None)
+        calls.append((sum_bags, team_for(len(bags.indices) * self.columns, fine=True), bags, self.table[0], out))
+        return self.may_compile(calls, (sum_bags, bags.weights is None)) or held
+
+    def _pool(self, bags: Bags, out: FloatArray) -> None:
+        """Sum up what rows are, or will be once they are caught up."""
         if not self.has_values_behind:
             pool_rows(self.var, bags, out)
-        elif in_place:
-            carry_out(self._add_catch_up, bags.indices, None)
-            pool_rows(self.var, bags, out)
-        else:
-            copies = np.empty((len(bags.indices), self.columns), self.dtype)
-            whole(self._copy, bags.indices, copies)
-            pool_rows(copies, bags._replace(indices=np.arange(len(copies))), out)
+            return
+        copies = self._room_for(bags)
+        self._copy(bags.indices, copies)
+        pool_rows(copies, bags._replace(indices=np.arange(len(copies))), out)
+
+    def _room_for(self, bags: Bags) -> FloatArray:
+        return np.empty((len(bags.indices), self.columns), self.dtype)
 
     def _add_catch_up(self, calls: list[Call], indices: NDArray[np.int64], out: FloatArray | None) -> bool:
         if self.folder is not None:

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..arrays.variables import FloatArray, Label, Occupied, as_variable, describe, memory_key
 from ..gradients.bags import as_bags, as_bags_of_matrix
 from ..gradients.indexed_slices import as_indices, check_rows
+from ..gradients.scipy_sparse import readable
 from ..kernels.bags import Bags
 from ..runtime.whole_calls import in_turn
 from ..state.reading import copy_rows, pool_rows
@@ -122,7 +123,7 @@ class Gathering(WeightStore):
         array([[4., 6.],
                [2., 3.]])
         """
-        dtype = getattr(var, "dtype", np.dtype(np.float32))
+        dtype = as_variable(var, "variable", written=False).dtype
         bags = as_bags(indices, offsets, weights, mode, include_last_offset=include_last_offset, dtype=dtype)
         return in_turn(self._gather_sum, var, bags, out)
 
@@ -158,8 +159,8 @@ class Gathering(WeightStore):
         >>> RMSprop().multiply(scipy.sparse.eye_array(2, 3, format="csr"), np.arange(3.0))
         array([0., 1.])
         """
-        bags, rows = as_bags_of_matrix(matrix, "matrix", getattr(var, "dtype", np.dtype(np.float32)))
-        if getattr(var, "ndim", 0) and rows != len(var):
+        bags, rows = as_bags_of_matrix(matrix, "matrix", as_variable(var, "variable", written=False).dtype)
+        if var.ndim and rows != len(var):
             raise ValueError(f"matrix: expected a column for each of {len(var)} rows of the variable, got {rows}")
         return in_turn(self._gather_sum, var, bags, out)
 
@@ -175,7 +176,13 @@ class Gathering(WeightStore):
     def _gather_sum(self, var: FloatArray, bags: Bags, out: FloatArray | None) -> FloatArray:
         count = len(bags.offsets) - 1
         slots, rows, out, in_place = self._look_to_read(var, bags.indices, (count,), out)
-        flat, bags = out.reshape(count, math.prod(var.shape[1:])), bags._replace(indices=rows)
+        flat, weights = out.reshape(count, math.prod(var.shape[1:])), bags.weights
+        if weights is not None:
+            # A kernel that writes must not read from there; and it would be compiled anew for a read-only array.
+            weights = readable(weights, self.known.occupied)
+            apart = weights.flags.writeable and not np.may_share_memory(weights, out)
+            weights = weights if apart else weights.copy()
+        bags = bags._replace(indices=rows, weights=weights)
         if slots is None:
             pool_rows(var, bags, flat)
         else:

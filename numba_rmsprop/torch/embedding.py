@@ -32,12 +32,19 @@ class _CurrentTable(nn.Module):
             fuse(self._parameters.get("weight"))
 
     @staticmethod
-    def _check_fused(*, fused: bool, **refused: Any) -> None:
+    def _check_fused(*, fused: bool, sparse: bool, **refused: Any) -> None:
+        if fused and not sparse:
+            raise ValueError("sparse: expected True with fused=True, got False; make the module with fused=False")
         for name, value in refused.items():
             if fused and value:
                 raise ValueError(
                     f"{name}: expected none with fused=True, got {value!r}; make the module with fused=False"
                 )
+
+    @property
+    def _is_fused(self) -> bool:
+        """Whether gradients may wait, also if options have been changed since the module was made."""
+        return self.fused and bool(self.sparse) and self.max_norm is None and not self.scale_grad_by_freq
 
     def __getattr__(self, name: str) -> Any:
         found = super().__getattr__(name)
@@ -144,7 +151,7 @@ device, dtype
         *,
         fused: bool = False,
     ) -> None:
-        self._check_fused(fused=fused, max_norm=max_norm, scale_grad_by_freq=scale_grad_by_freq)
+        self._check_fused(fused=fused, sparse=sparse, max_norm=max_norm, scale_grad_by_freq=scale_grad_by_freq)
         super().__init__(
             num_embeddings,
             embedding_dim,
@@ -174,7 +181,7 @@ device, dtype
         fused: bool = False,
     ) -> Self:
         """Return an embedding of these rows, as torch.nn.Embedding.from_pretrained does."""
-        cls._check_fused(fused=fused, max_norm=max_norm, scale_grad_by_freq=scale_grad_by_freq)
+        cls._check_fused(fused=fused, sparse=sparse, max_norm=max_norm, scale_grad_by_freq=scale_grad_by_freq)
         made: Self = super().from_pretrained(
             embeddings, freeze, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse
         )
@@ -185,7 +192,7 @@ device, dtype
         """Return the rows at the indices ``input``."""
         weight = self._table()
         with stale_rows.forward(weight, input, writes=self.max_norm is not None):
-            if self.fused and may_wait(weight, input):
+            if self._is_fused and may_wait(weight, input):
                 return look_up(weight, input, self.padding_idx)
             return functional.embedding(
                 input, weight, self.padding_idx, self.max_norm, self.norm_type, self.scale_grad_by_freq, self.sparse
@@ -232,8 +239,8 @@ include_last_offset, padding_idx, device, dtype
         *,
         fused: bool = False,
     ) -> None:
-        refused = "max" if mode == "max" else None
-        self._check_fused(fused=fused, max_norm=max_norm, scale_grad_by_freq=scale_grad_by_freq, mode=refused)
+        refused = {"scale_grad_by_freq": scale_grad_by_freq, "mode": "max" if mode == "max" else None}
+        self._check_fused(fused=fused, sparse=sparse, max_norm=max_norm, **refused)
         super().__init__(
             num_embeddings,
             embedding_dim,
@@ -266,8 +273,8 @@ include_last_offset, padding_idx, device, dtype
         fused: bool = False,
     ) -> Self:
         """Return bags of these rows, as torch.nn.EmbeddingBag.from_pretrained does."""
-        refused = "max" if mode == "max" else None
-        cls._check_fused(fused=fused, max_norm=max_norm, scale_grad_by_freq=scale_grad_by_freq, mode=refused)
+        refused = {"scale_grad_by_freq": scale_grad_by_freq, "mode": "max" if mode == "max" else None}
+        cls._check_fused(fused=fused, sparse=sparse, max_norm=max_norm, **refused)
         made: Self = super().from_pretrained(
             embeddings, freeze, max_norm, norm_type, scale_grad_by_freq, mode, sparse, include_last_offset, padding_idx
         )
@@ -284,7 +291,8 @@ include_last_offset, padding_idx, device, dtype
         weight = self._table()
         with stale_rows.forward(weight, input, writes=self.max_norm is not None):
             factors = per_sample_weights
-            if self.fused and may_wait(weight, input) and (factors is None or not factors.requires_grad):
+            wants_gradient = factors is not None and factors.requires_grad
+            if self._is_fused and self.mode != "max" and not wants_gradient and may_wait(weight, input):
                 last, padding = self.include_last_offset, self.padding_idx
                 return pool(weight, input, offsets, self.mode, factors, include_last_offset=last, padding=padding)
             return functional.embedding_bag(

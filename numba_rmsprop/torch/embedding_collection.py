@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..gradients.bags import check_ends
 from ..kernels.bags import stack_tables
 from .embedding import EmbeddingBag
+from .fused import INTEGERS
 
 
 class EmbeddingBagCollection(nn.Module):
@@ -31,13 +33,13 @@ class EmbeddingBagCollection(nn.Module):
         Whether ``offsets`` have one item more, the number of indices.
     fused : bool, default True
         As in :class:`~numba_rmsprop.torch.EmbeddingBag`.
-    device, dtype
+    dtype : torch.dtype, optional
         As in torch.nn.EmbeddingBag.
 
     Raises
     ------
     ValueError
-        If there is no table.
+        If there is no table, or one has no row.
 
     Examples
     --------
@@ -54,19 +56,16 @@ class EmbeddingBagCollection(nn.Module):
         include_last_offset: bool = False,
         *,
         fused: bool = True,
-        device: Any = None,
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        if not len(num_embeddings):
-            raise ValueError("num_embeddings: expected the rows of at least one table, got none")
+        if not len(num_embeddings) or min(num_embeddings) < 1:
+            raise ValueError(f"num_embeddings: expected at least one table, of one row or more, got {num_embeddings}")
         self.num_embeddings = [int(rows) for rows in num_embeddings]
         self.include_last_offset = include_last_offset
         self._starts = np.cumsum([0, *self.num_embeddings])
         rows = int(self._starts[-1])
-        self.table = EmbeddingBag(
-            rows, embedding_dim, mode=mode, include_last_offset=True, fused=fused, device=device, dtype=dtype
-        )
+        self.table = EmbeddingBag(rows, embedding_dim, mode=mode, include_last_offset=True, fused=fused, dtype=dtype)
 
     def tables(self) -> list[Tensor]:
         """Return each feature's table, current: views of the parameter."""
@@ -96,37 +95,38 @@ class EmbeddingBagCollection(nn.Module):
         IndexError
             If an index is negative, or beyond its feature's table.
         """
-        features = len(self.num_embeddings)
+        features, weights = len(self.num_embeddings), per_sample_weights
+        if weights is not None and weights.shape != input.shape:
+            raise ValueError(f"per_sample_weights: expected shape {tuple(input.shape)}, got {tuple(weights.shape)}")
         if offsets is None and input.ndim == 3 and len(input) == features:
-            offsets = torch.arange(0, input.numel() + 1, max(input.shape[2], 1))
-            offsets = offsets if input.shape[2] else torch.zeros(features * input.shape[1] + 1, dtype=torch.int64)
-        elif offsets is not None and input.ndim == 1 and not self.include_last_offset:
+            offsets = torch.arange(features * input.shape[1] + 1) * input.shape[2]
+        elif offsets is not None and input.ndim == offsets.ndim == 1 and not self.include_last_offset:
             offsets = torch.cat([offsets, offsets.new_tensor([len(input)])])
-        if offsets is None or offsets.ndim != 1 or not len(offsets) or (len(offsets) - 1) % features:
-            got = None if offsets is None else tuple(offsets.shape)
+        elif offsets is None or input.ndim != 1 or offsets.ndim != 1:
+            offsets = torch.empty(0, dtype=torch.int64)
+        if len(offsets) % features != 1 % features or not len(offsets):
             raise ValueError(
-                f"offsets: expected one for each bag, as many bags for each of {features} features, got {got} for an "
-                f"input of shape {tuple(input.shape)}"
+                f"offsets: expected one for each bag, as many bags for each of {features} features, for an input of "
+                f"shape (n,); or none for one of {features} features, bags, and rows of each; got {len(offsets)} for "
+                f"shape {tuple(input.shape)}"
             )
-        weights = None if per_sample_weights is None else per_sample_weights.reshape(-1)
+        for name, tensor in (("input", input), ("offsets", offsets)):
+            if tensor.dtype not in INTEGERS:
+                raise TypeError(f"{name}: expected int32 or int64, got {tensor.dtype}")
         bags = (len(offsets) - 1) // features
-        sums: Tensor = self.table(self._stacked(input, offsets, bags), offsets, weights)
+        stacked = self._stacked(input, offsets, bags)
+        sums: Tensor = self.table(stacked, offsets, None if weights is None else weights.reshape(-1))
         return sums.reshape(features, bags, sums.shape[1])
 
     def _stacked(self, inputs: Tensor, offsets: Tensor, bags: int) -> Tensor:
         """Return rows counted from the beginning of the first table."""
-        indices, ends = (tensor.detach().reshape(-1).to(torch.int64).numpy() for tensor in (inputs, offsets))
-        if not ((np.diff(ends) >= 0).all() and ends[0] == 0 and ends[-1] == len(indices)):
-            raise ValueError(
-                f"offsets: expected numbers from 0 to {len(indices)}, none less than the one before it, got {offsets}"
-            )
-        stacked, ends = (
-            np.empty(len(indices), np.int64),
-            ends[::bags] if bags else np.zeros(len(self._starts), np.int64),
-        )
-        bad = int(stack_tables(np.ascontiguousarray(indices), np.ascontiguousarray(ends), self._starts, stacked))
+        indices, ends = (np.array(tensor.detach().reshape(-1).numpy(), np.int64) for tensor in (inputs, offsets))
+        check_ends(ends, len(indices), include_last_offset=True)
+        starts = np.ascontiguousarray(ends[::bags]) if bags else np.zeros(len(self._starts), np.int64)
+        stacked = np.empty(len(indices), np.int64)
+        bad = int(stack_tables(indices, starts, self._starts, stacked))
         if bad >= 0:
-            feature = int(np.searchsorted(ends, bad, side="right")) - 1
+            feature = int(np.searchsorted(starts, bad, side="right")) - 1
             raise IndexError(
                 f"input[{bad}] is {indices[bad]}; expected 0 <= index < {self.num_embeddings[feature]}, the rows of "
                 f"feature {feature}"

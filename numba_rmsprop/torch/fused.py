@@ -17,9 +17,10 @@ from torch.nn import functional
 
 from ..gradients.bags import check_ends
 from ..kernels.bags import number_entries
-from .undocumented import is_captured
+from .tensor_views import REAL
+from .undocumented import has_hooks, is_captured, is_transformed, version_of
 
-REAL = torch.float32, torch.float64
+INTEGERS = torch.int32, torch.int64
 
 
 class Waiting(NamedTuple):
@@ -31,6 +32,8 @@ class Waiting(NamedTuple):
         Rows of the table.
     values : Tensor, shape (m, columns)
         The gradient of what the module returned.
+    version : int or None
+        How many writes to the values had been counted then.
     sources : ndarray of int32, shape (n,), or None
         None where each entry has a value of its own.
     weights : ndarray, shape (n,), or None
@@ -39,6 +42,7 @@ class Waiting(NamedTuple):
 
     indices: NDArray[np.int64]
     values: Tensor
+    version: int | None
     sources: NDArray[np.int32] | None
     weights: NDArray[np.floating] | None
 
@@ -55,18 +59,19 @@ class FusedWeight(nn.Parameter):
     @property
     def grad(self) -> Tensor | None:
         """The gradient as a sparse tensor; None where there is none."""
-        if self.waiting:
-            made = [_as_tensor(one, self) for one in self.waiting]
+        taken = len(self.waiting)
+        if taken:
+            made = [_as_tensor(one, self) for one in self.waiting[:taken]]
             before = nn.Parameter.grad.__get__(self)
             total = sum(made[1:], made[0]) if before is None else sum(made, before)
-            self.waiting.clear()
             nn.Parameter.grad.__set__(self, total)
+            del self.waiting[:taken]
         return nn.Parameter.grad.__get__(self)
 
     @grad.setter
     def grad(self, value: Tensor | None) -> None:
-        self.waiting.clear()
         nn.Parameter.grad.__set__(self, value)
+        self.waiting.clear()
 
     @grad.deleter
     def grad(self) -> None:
@@ -82,7 +87,9 @@ class FusedWeight(nn.Parameter):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Return a plain parameter, as PyTorch's files hold them; a module that is loaded makes it one of these."""
-        return nn.Parameter(self.data, self.requires_grad).__reduce_ex__(protocol)
+        plain = nn.Parameter(self.data, self.requires_grad)
+        plain.__dict__.update({name: value for name, value in self.__dict__.items() if name != "_waiting"})
+        return plain.__reduce_ex__(protocol)
 
 
 def _no_gradient(what: str) -> str:
@@ -93,16 +100,27 @@ def _no_gradient(what: str) -> str:
 
 
 def _as_tensor(one: Waiting, weight: Tensor) -> Tensor:
+    check_unchanged(one)
     values = one.values if one.sources is None else one.values[torch.from_numpy(one.sources).long()]
     if one.weights is not None:
         values = values * torch.from_numpy(one.weights).unsqueeze(1)
     return torch.sparse_coo_tensor(
-        torch.from_numpy(one.indices).unsqueeze(0), values, weight.shape, check_invariants=False, is_coalesced=False
+        torch.from_numpy(one.indices).unsqueeze(0), values, weight.shape, check_invariants=True, is_coalesced=False
     )
 
 
+def check_unchanged(one: Waiting) -> None:
+    """Raise RuntimeError if the gradient that was passed to backward has been written to since."""
+    rows = len(one.indices) if one.sources is None else one.sources.max(initial=-1) + 1
+    if version_of(one.values) != one.version or len(one.values) < rows:
+        raise RuntimeError(
+            "the gradient that a module with fused=True got in backward() was written to before the optimizer's step, "
+            "which needs it; pass a copy: output.backward(gradient.clone())"
+        )
+
+
 def waiting_of(parameter: Tensor) -> list[Waiting]:
-    """Return the gradients that wait for a step of this parameter, if there is no tensor that they add up to."""
+    """Return the gradients that wait for a step; none if there is a tensor too, to which they must be added."""
     if type(parameter) is not FusedWeight or nn.Parameter.grad.__get__(parameter) is not None:
         return []
     return parameter.waiting
@@ -110,14 +128,15 @@ def waiting_of(parameter: Tensor) -> list[Waiting]:
 
 def fuse(weight: Any) -> None:
     """Make a parameter one whose gradients wait; it stays the same object, so that optimizers go on with it."""
-    if type(weight) is nn.Parameter:
+    if type(weight) is nn.Parameter and not has_hooks(weight):
         weight.__class__ = FusedWeight
 
 
 def may_wait(weight: Any, inputs: Tensor) -> bool:
     """Return whether the gradient of a forward pass may wait; if not, PyTorch makes it as ever.
 
-    It may not under torch.compile and torch.func, nor with processes that share gradients, which look for the tensor.
+    It may not while PyTorch compiles, traces or transforms the pass, nor with torch.distributed, which sends the tensor
+    to other processes.
     """
     return (
         type(weight) is FusedWeight
@@ -129,6 +148,8 @@ def may_wait(weight: Any, inputs: Tensor) -> bool:
         and weight.is_contiguous()
         and inputs.is_cpu
         and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and not is_transformed()
         and not (torch.distributed.is_available() and torch.distributed.is_initialized())
     )
 
@@ -149,8 +170,8 @@ class _Rows(torch.autograd.Function):
             if ctx.padding is not None:
                 kept = indices != ctx.padding
                 indices, sources = indices[kept], np.flatnonzero(kept).astype(np.int32)
-            values = grad.reshape(-1, grad.shape[-1]).contiguous()
-            ctx.weight.waiting.append(Waiting(indices, values, sources, None))
+            values = grad.detach().reshape(-1, ctx.weight.shape[1]).contiguous()
+            ctx.weight.waiting.append(Waiting(indices, values, version_of(values), sources, None))
         return None, None, None
 
 
@@ -177,7 +198,8 @@ class _Bags(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[None, None, None, None, None, None]:
         if _may_add_gradient(ctx):
             inputs, ends, factors = ctx.saved_tensors
-            indices, offsets = _as_indices(inputs), ends.to(torch.int64).numpy()
+            indices, offsets = _as_indices(inputs), np.array(ends.numpy(), np.int64)
+            check_ends(offsets, len(indices), include_last_offset=True)  # NumPy may have written to them since
             sources, weights = np.empty(len(indices), np.int32), None
             number_entries(offsets, sources)
             if factors is not None:
@@ -189,13 +211,14 @@ class _Bags(torch.autograd.Function):
             if ctx.mode == "mean":
                 counts = np.maximum(np.bincount(sources, minlength=len(offsets) - 1), 1)
                 grad = grad / torch.from_numpy(counts).to(grad.dtype).unsqueeze(1)
-            ctx.weight.waiting.append(Waiting(indices, grad.contiguous(), sources, weights))
+            values = grad.detach().contiguous()
+            ctx.weight.waiting.append(Waiting(indices, values, version_of(values), sources, weights))
         return None, None, None, None, None, None
 
 
 def _may_add_gradient(ctx: Any) -> bool:
     """Return whether a backward pass is to leave a gradient; raise where it would have to be a tensor."""
-    if not ctx.needs_input_grad[0]:
+    if not (ctx.needs_input_grad[0] and ctx.weight.requires_grad):  # which may have been frozen since
         return False
     if torch.is_grad_enabled():
         raise RuntimeError(_no_gradient("create_graph"))
@@ -230,21 +253,27 @@ def pool(
     Raises
     ------
     ValueError
-        If offsets do not fit the input, or are not given with an input of one axis.
+        If offsets or factors do not fit the input, or are not given with an input of one axis.
+    TypeError
+        If offsets are not integers.
     """
+    if factors is not None and factors.shape != inputs.shape:
+        raise ValueError(f"per_sample_weights: expected shape {tuple(inputs.shape)}, got {tuple(factors.shape)}")
+    if offsets is not None and offsets.dtype not in INTEGERS:
+        raise TypeError(f"offsets: expected int32 or int64, got {offsets.dtype}")
     if inputs.ndim == 2 and offsets is None:
         offsets, include_last_offset = torch.arange(len(inputs) + 1) * inputs.shape[1], True
-        factors = None if factors is None else factors.reshape(-1)
     elif inputs.ndim != 1 or offsets is None or offsets.ndim != 1:
         raise ValueError(
             f"offsets: expected where each bag begins, shape (bags,), and an input of shape (n,), got "
             f"{None if offsets is None else tuple(offsets.shape)} and {tuple(inputs.shape)}; or an input of two axes"
         )
     ends = offsets if include_last_offset else torch.cat([offsets, offsets.new_tensor([len(inputs)])])
-    check_ends(ends.numpy(), inputs.numel(), include_last_offset=include_last_offset)
-    found: Tensor = _Bags.apply(
-        weight, inputs.reshape(-1), ends.to(inputs.dtype), mode, factors, _counted(padding, weight)
-    )
+    used = min(int(ends[-1]), inputs.numel()) if include_last_offset and len(ends) else inputs.numel()
+    check_ends(ends.numpy(), used, include_last_offset=include_last_offset)
+    flat = inputs.reshape(-1)[:used]  # what comes after the last offset belongs to no bag
+    factors = None if factors is None else factors.reshape(-1)[:used]
+    found: Tensor = _Bags.apply(weight, flat, ends.to(inputs.dtype), mode, factors, _counted(padding, weight))
     return found
 
 

@@ -14,11 +14,9 @@ from ..gradients.dense import Dense
 from ..gradients.indexed_slices import MAX_ENTRIES, check_rows
 from ..gradients.rows import Rows
 from ..kernels.numpy_layout import inspect_rows
-from .fused import Waiting
+from .fused import Waiting, check_unchanged
 from .parameter_state import ParameterState
-from .tensor_views import STORED_AS, as_array, check_storage, describe, in_order
-
-REAL = torch.float32, torch.float64
+from .tensor_views import REAL, STORED_AS, as_array, check_storage, describe, in_order
 
 
 def as_gradient(grad: Tensor, own: ParameterState, written: Occupied | None = None) -> Dense | Rows:
@@ -73,12 +71,18 @@ def as_product(waiting: Sequence[Waiting], own: ParameterState, written: Occupie
     Raises
     ------
     TypeError, ValueError
-        If the parameter's dtype or shape has changed meanwhile.
+        If the parameter's dtype or shape has changed meanwhile, or there are too many entries.
+    RuntimeError
+        If a gradient was written to.
     IndexError
         If it has fewer rows now.
     """
     name, var = f"gradient of {own.name}", own.slots.var
-    parts = [(indices, _in_table(values, own, name), sources, weights) for indices, values, sources, weights in waiting]
+    for one in waiting:
+        check_unchanged(one)
+    parts = [(one.indices, _in_table(one.values, own, name), one.sources, one.weights) for one in waiting]
+    if max(sum(len(one.indices) for one in waiting), sum(len(one.values) for one in waiting)) > MAX_ENTRIES:
+        raise ValueError(f"{name}: expected at most {MAX_ENTRIES:,} entries before a step; take steps more often")
     indices, values, sources, weights = parts[0]
     if len(parts) > 1:
         indices, values = (np.concatenate([part[k] for part in parts]) for k in (0, 1))

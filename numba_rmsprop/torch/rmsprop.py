@@ -157,7 +157,13 @@ class RMSprop(torch.optim.Optimizer):
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clear the gradients of all parameters, as torch.optim.Optimizer does, without making those that wait."""
+        """Clear the gradients of all parameters, as torch.optim.Optimizer does.
+
+        Gradients of fused embeddings are dropped without their tensors being made, unless these are to be set to 0.
+        """
+        if not set_to_none:
+            super().zero_grad(set_to_none)
+            return
         others = False
         for group in self.param_groups:
             for parameter in group["params"]:

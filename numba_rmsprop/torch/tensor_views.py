@@ -16,6 +16,10 @@ STORED_AS = {torch.bfloat16: torch.uint16, torch.float16: torch.int16}
 DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128, *STORED_AS)
 
 
+REAL = torch.float32, torch.float64
+"""Dtypes that sparse gradients are read in without a conversion."""
+
+
 def describe(name: str, tensor: Tensor) -> str:
     """Return the name of a tensor for messages.
 

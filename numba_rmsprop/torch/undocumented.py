@@ -17,6 +17,8 @@ HOOKS_OF_ALL = ("_global_optimizer_pre_hooks", "_global_optimizer_post_hooks")
 OWN_HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
 VERSION = "_version"
 WILL_RUN = "_will_engine_execute_node"
+TRANSFORMS = "_are_functorch_transforms_active"
+HOOKS = "_backward_hooks", "_post_accumulate_grad_hooks"
 
 
 def without_idle_hooks(step: Step) -> Step:
@@ -61,6 +63,16 @@ def version_of(parameter: Tensor) -> int | None:
 def tells_captures() -> bool:
     """Return whether :func:`is_captured` can tell; if not, no gradient may wait."""
     return hasattr(torch._C, WILL_RUN)
+
+
+def is_transformed() -> bool:
+    """Return whether torch.func or torch.vmap transforms what runs, or may."""
+    return bool(getattr(torch._C, TRANSFORMS, lambda: True)())
+
+
+def has_hooks(parameter: Tensor) -> bool:
+    """Return whether somebody wants to be handed the gradients of a parameter, or may."""
+    return any(getattr(parameter, name, True) for name in HOOKS)
 
 
 def is_captured(node: Any) -> bool:

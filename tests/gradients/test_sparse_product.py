@@ -209,7 +209,7 @@ REFUSED = {
         lambda v: SparseProduct(scipy.sparse.eye_array(3, 9, dtype=np.float32), v),
         r"matrix of SparseProduct: expected dtype float64, got float32; convert it, with .astype\(float64\)",
     ),
-    "fewer columns": (lambda v: SparseProduct(scipy.sparse.eye_array(3, 8), v), "a column for each row .* got 8"),
+    "fewer columns": (lambda v: SparseProduct(scipy.sparse.eye_array(3, 8), v), "a column for each of 9 rows, got 8"),
     "fewer examples": (lambda v: SparseProduct(scipy.sparse.eye_array(2, 9), v), r"expected shape \(2, ...\)"),
     "an index beyond": (lambda v: SparseProduct.from_bags(v, [1, 9], [0, 1, 1]), r"indices\[1\] is 9; .* index < 9"),
     "rows of another length": (lambda v: SparseProduct.from_bags(v[:, :1], [1], [0, 1, 1]), r"shape \(3, 2\), got"),
@@ -233,9 +233,15 @@ def test_what_does_not_fit_is_named_and_nothing_is_written(case):
 def test_arrays_that_were_changed_since_are_refused():
     product = SparseProduct.from_entries(np.ones((2, 2)), [1, 2], np.array([0, 1], np.int32))
     product.sources[1] = 2
-    opt, var = RMSprop(), np.ones((9, 2))
-    with pytest.raises(IndexError, match="sources of the SparseProduct were changed"):
+    opt, var, other = RMSprop(), np.ones((9, 2)), np.ones(3)
+    with pytest.raises(IndexError, match="sources were changed: make the product anew"):
         opt.apply_gradients([(product, var)])
+    for name in ("indices", "sources", "weights"):
+        changed = SparseProduct.from_entries(np.ones((2, 2)), np.array([1, 2]), np.array([0, 1], np.int32), np.ones(2))
+        object.__setattr__(changed, name, getattr(changed, name).reshape(2, 1))
+        with pytest.raises(ValueError, match=r"expected arrays of one shape \(n,\)"):
+            opt.apply_gradients([(np.ones(3), other), (changed, var)])
+        assert (other == 1).all()
     with pytest.raises(ValueError, match="0-d variable has no rows"):
         opt.apply_gradients([(SparseProduct.from_bags(np.ones(1), [0], [0]), np.array(1.0))])
     assert (var == 1).all()
@@ -293,6 +299,41 @@ def test_a_sparse_matrix_times_rows_that_are_behind():
         opt.gather_sum(var, [0, 6], [0])
     with pytest.raises(ValueError, match="out: expected a C-contiguous array"):
         opt.gather_sum(var, [0, 1], [0], out=np.empty((2, 2), np.float32))
+
+
+def test_weights_where_the_sums_go_and_where_rows_are_caught_up():
+    opt, var = RMSprop(0.1, momentum=0.9), np.ones((6, 2))
+    for row in (0, 1):
+        opt.apply_gradients([(IndexedSlices(np.ones((1, 2)), [row]), var)])
+    weights = var.reshape(-1)[:2]  # of row 0, which is behind
+    before = weights.copy()
+    found = opt.gather_sum(var, [0, 0], [0], weights)
+    np.testing.assert_allclose(found[0], var[0] * before.sum())
+    out, expected = np.ones((2, 2)), np.array([var[3], var[3]])
+    assert (opt.gather_sum(var, [3, 3], [0, 1], out.reshape(-1)[1:3], out=out) == expected).all()
+    read_only = np.ones(2)
+    read_only.flags.writeable = False
+    assert (opt.gather_sum(var, [3, 3], [0, 1], read_only) == expected).all()
+    with pytest.raises(TypeError, match="must be a NumPy array"):
+        opt.gather_sum([[1.0]], [0], [0])
+
+
+def test_a_strided_table_of_three_axes_is_summed_when_it_is_behind():
+    opt, var = RMSprop(0.1, momentum=0.9), np.ones((8, 4, 4))[::2, ::2, ::2]
+    for row in (0, 1):
+        opt.apply_gradients([(IndexedSlices(np.ones((1, 2, 2)), [row]), var)])
+    found = opt.gather_sum(var, [0, 1, 0], [0, 2])
+    opt.flush()
+    np.testing.assert_allclose(found, [var[0] + var[1], var[0]])
+
+
+def test_a_loss_that_is_scaled_takes_a_product():
+    var, expected = np.ones((6, 2)), np.ones((6, 2))
+    matrix = scipy.sparse.eye_array(3, 6, format="csr")
+    product = SparseProduct(matrix, np.ones((3, 2)))
+    RMSprop(0.1).minimize(lambda: 0.0, [var], grad_loss=2.0, jac=lambda: [product])
+    RMSprop(0.1).apply_gradients([(SparseProduct(matrix, np.full((3, 2), 2.0)), expected)])
+    assert (var == expected).all()
 
 
 def test_rows_that_another_optimizer_has_left_behind_are_caught_up():

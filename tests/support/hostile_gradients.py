@@ -118,6 +118,10 @@ def product(source, shape, dtype):
     target = source.choose([made.sources, made.indices])
     if source.rarely(8) and target.size and target.flags.writeable:
         target[source.integer(0, target.size - 1)] = source.choose([-1, 7, 2**31 - 1])
+    if source.rarely(16):
+        with contextlib.suppress(AttributeError, ValueError):
+            target = source.choose([made.sources, made.indices, made.values, made.weights])
+            target.resize(source.shape(), refcheck=False) if source.flag() else setattr(target, "shape", (-1, 1))
     return made
 
 
