@@ -71,7 +71,7 @@ def draw(panel: Any, name: str, microseconds: dict[str, float]) -> None:
     panel.axvline(1, color="black", linewidth=1)
     panel.set_xscale("log")
     panel.set_xlim(0.5, 3 * max(2.0, *ratios.values()) if ratios else 2)
-    panel.set_title(f"{name}: {micros(ours)} here", fontsize=9, loc="left", fontweight="bold")
+    panel.set_title(f"{name}: {micros(ours)} here", fontsize=8.5, loc="left", fontweight="bold")
     panel.set_yticks([])
     panel.minorticks_off()
     panel.xaxis.set_major_formatter("{x:,.0f}")
