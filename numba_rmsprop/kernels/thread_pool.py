@@ -15,6 +15,7 @@ The memory of a pool is an array of int64, whose words the constants here name. 
 from __future__ import annotations
 
 import os
+import sys
 import time
 from typing import Any
 
@@ -41,8 +42,9 @@ ASLEEP = 3 * LINE
 """How many helpers sleep, and have not been woken yet."""
 JOBS = 4 * LINE
 """How many jobs there were."""
-TAKEN, BEGUN, DONE = JOBS + 1, JOBS + 2, JOBS + 3
-"""1 while a thread is the caller; when it began to take shares on Numba's threads, and when it found no more."""
+TAKEN, BEGUN, DONE, CORE = JOBS + 1, JOBS + 2, JOBS + 3, JOBS + 4
+"""1 while a thread is the caller; when it began to take shares on Numba's threads, and when it found no more; and the
+core that it was on when the job was opened."""
 STOP = 5 * LINE
 """1 when helpers are to end."""
 BELL = 6 * LINE
@@ -57,6 +59,8 @@ LOST, ALONE, UNTIL, TAKES = range(4)
 long a job takes alone."""
 PARTS = ACCOUNTS + KINDS * 4
 """For each thread, how many shares of its own part were taken: see :func:`next_part`."""
+LEFT = 1
+"""Behind that, the number of the core that it stays away from, plus 1."""
 
 UNSHARED = -1
 """A kind without an account."""
@@ -76,6 +80,7 @@ FACTOR = 50
 PATIENCE = 1_000_000_000
 """Nanoseconds after which sharing is tried again in any case."""
 
+LINUX = sys.platform == "linux"
 POSIX = os.name == "posix"
 """Elsewhere nothing is measured, and all threads share all jobs."""
 MONOTONIC = getattr(time, "CLOCK_MONOTONIC", 0)
@@ -86,8 +91,11 @@ WORD = INT64.as_pointer()
 
 
 def words(threads: int) -> int:
-    """Return how many words the memory of a pool has."""
-    return PARTS + threads * LINE
+    """Return how many words the memory of a pool has.
+
+    The last ones are for the cores that each thread may be on, a bit for each.
+    """
+    return PARTS + 2 * threads * LINE
 
 
 def _libc(builder: Any, name: str, *arguments: Any) -> Any:
@@ -168,6 +176,35 @@ def let_others_run(typing_context: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(), emit
+
+
+@intrinsic
+def core_now(typing_context: Any) -> Any:
+    """Return the number of the core that this thread is on."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.sext(_libc(builder, "sched_getcpu"), INT64) if LINUX else INT64(-1)
+
+    return types.int64(), emit
+
+
+def _with_cores(name: str) -> Any:
+    """Return a function that reads or sets the cores that this thread may be on, in words ``k`` and on of a pool."""
+
+    @intrinsic
+    def call(typing_context: Any, pool: Any, k: Any) -> Any:
+        def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            if not LINUX:
+                return INT64(-1)
+            place = _word(builder, *arguments)
+            return builder.sext(_libc(builder, name, INT32(0), INT64(8 * LINE), place), INT64)
+
+        return types.int64(types.int64, types.int64), emit
+
+    return call
+
+
+read_cores, set_cores = _with_cores("sched_getaffinity"), _with_cores("sched_setaffinity")
 
 
 def _at_the_bell(name: str) -> Any:
@@ -259,6 +296,25 @@ def take_shares_as_helper(pool: Integer, thread: Integer) -> None:
         add(pool, WORKED, worked)
 
 
+@compiled_inside
+def leave_core_of_caller(pool: Integer, thread: Integer) -> None:
+    """Move to another core, and stay away from this one, if this thread has been woken on that of the caller.
+
+    Linux looks for an idle core only so far, and then wakes a thread where the caller is. After both had slept, helpers
+    shared its core, and launches were no faster, as long as they came soon after one another.
+    """
+    core, threads = core_now(), get(pool, THREADS)
+    words, left = PARTS + (threads + thread) * LINE, PARTS + thread * LINE + LEFT
+    if core < 0 or core >= 64 * LINE or core != get(pool, CORE) or read_cores(pool, words) < 0:
+        return
+    before = get(pool, left) - 1
+    if before >= 0:
+        put(pool, words + before // 64, get(pool, words + before // 64) | (np.int64(1) << (before % 64)))
+    put(pool, words + core // 64, get(pool, words + core // 64) & ~(np.int64(1) << (core % 64)))
+    if set_cores(pool, words) == 0:  # it refuses to leave none
+        put(pool, left, core + 1)
+
+
 @inlined
 def help_with_job(pool: Integer, thread: Integer, job: Integer) -> None:
     """Take shares of a job, if it is still open."""
@@ -266,6 +322,7 @@ def help_with_job(pool: Integer, thread: Integer, job: Integer) -> None:
     # The caller closes a job first, and then looks who is inside; so it waits for this thread, or this one sees it.
     if get(pool, OPEN) == job:
         wake_some(pool)
+        leave_core_of_caller(pool, thread)
         take_shares_as_helper(pool, thread)
     add(pool, INSIDE, -1)
 
@@ -337,6 +394,7 @@ def share_out(share: Integer, shares: Integer, place: Integer, pool: Integer, ki
     note_job(pool, share, shares, place, kind)
     job = get(pool, JOBS) + 1
     put(pool, JOBS, job)
+    put(pool, CORE, core_now())
     put(pool, OPEN, job)
     wake_some(pool)
     opened = nanoseconds(MONOTONIC)

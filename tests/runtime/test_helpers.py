@@ -1,5 +1,6 @@
 """Helpers: each share is taken once, nobody waits for those that do not come, and an account says whether they pay."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -212,3 +213,56 @@ def test_a_wrong_environment_names_the_variable(monkeypatch):
     monkeypatch.setenv("NUMBA_RMSPROP_THREADS", "many")
     done = subprocess.run([sys.executable, "-c", "import numba_rmsprop"], capture_output=True, text=True, check=False)
     assert "ValueError: NUMBA_RMSPROP_THREADS: expected" in done.stderr
+
+
+@compiled
+def _leave(pool, thread):
+    thread_pool.leave_core_of_caller(pool, thread)
+
+
+@compiled
+def _core_now():
+    return thread_pool.core_now()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not tell cores")
+def test_a_helper_leaves_the_core_of_the_caller_and_stays_away():
+    pool, allowed, seen = helpers.Pool(2, helped=False), os.sched_getaffinity(0), []
+    if len(allowed) < 2:
+        pytest.skip("there is one core")
+    first, second = sorted(allowed)[:2]
+
+    def stand_on(core):
+        """Let this thread be on a core, from which it may go."""
+        before = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {core})
+        os.sched_setaffinity(0, before | {core})
+        pool.memory[thread_pool.CORE] = core
+
+    def move():
+        os.sched_setaffinity(0, allowed)
+        pool.memory[thread_pool.CORE] = -1
+        _leave(pool.address, 1)
+        seen.append(os.sched_getaffinity(0) == allowed)  # the caller is elsewhere
+        stand_on(first)
+        while _core_now() != first:  # it may have been moved already
+            stand_on(first)
+        _leave(pool.address, 1)
+        seen.append(os.sched_getaffinity(0) == allowed - {first} and _core_now() != first)
+        os.sched_setaffinity(0, {second})
+        pool.memory[thread_pool.CORE] = second
+        os.sched_setaffinity(0, allowed - {first} if len(allowed) > 2 else {second})
+        while len(allowed) > 2 and _core_now() != second:
+            os.sched_setaffinity(0, {second})
+            os.sched_setaffinity(0, allowed - {first})
+        _leave(pool.address, 1)
+        seen.append(os.sched_getaffinity(0) == allowed - {second})  # and may be on the first one again
+        os.sched_setaffinity(0, {first})
+        pool.memory[thread_pool.CORE], pool.memory[thread_pool.PARTS + thread_pool.LINE + thread_pool.LEFT] = first, 0
+        _leave(pool.address, 1)
+        seen.append(os.sched_getaffinity(0) == {first})  # there is no other
+
+    thread = threading.Thread(target=move)  # whose cores are its own
+    thread.start()
+    thread.join()
+    assert seen == [True] * 4

@@ -391,6 +391,10 @@ LIST = r"""
 - put(pool, account + LOST, max(lost, -CREDIT)) => put(pool, account + LOST, lost)
 - put(pool, account + UNTIL, ended + PATIENCE)
 - takes = min(takes, before * 9 // 8 + 1000)
+@ kernels/thread_pool.py runtime/test_helpers.py::test_a_helper_leaves_the_core_of_the_caller_and_stays_away
+- put(pool, left, core + 1)
+- or core != get(pool, CORE) or => or
+- & ~(np.int64(1) << (core % 64)) => & ~np.int64(0)
 @ runtime/interrupts.py runtime/test_interrupts.py::test_a_handler_that_was_set_meanwhile_stays
 - if _signal.getsignal(number) is _note: => if callable(handler):
 @ runtime/interrupts.py runtime/test_signal_handlers.py::test_two_signals_amid_a_step_are_both_handled
