@@ -32,8 +32,8 @@ class Waiting(NamedTuple):
         Rows of the table.
     values : Tensor, shape (m, columns)
         The gradient of what the module returned.
-    version : int or None
-        How many writes to the values had been counted then.
+    rows, version : int, int or None
+        How many rows the values had then, and how many writes to them had been counted.
     sources : ndarray of int32, shape (n,), or None
         None where each entry has a value of its own.
     weights : ndarray, shape (n,), or None
@@ -42,6 +42,7 @@ class Waiting(NamedTuple):
 
     indices: NDArray[np.int64]
     values: Tensor
+    rows: int
     version: int | None
     sources: NDArray[np.int32] | None
     weights: NDArray[np.floating] | None
@@ -111,8 +112,7 @@ def _as_tensor(one: Waiting, weight: Tensor) -> Tensor:
 
 def check_unchanged(one: Waiting) -> None:
     """Raise RuntimeError if the gradient that was passed to backward has been written to since."""
-    rows = len(one.indices) if one.sources is None else one.sources.max(initial=-1) + 1
-    if version_of(one.values) != one.version or len(one.values) < rows:
+    if version_of(one.values) != one.version or one.values.shape[0] != one.rows:
         raise RuntimeError(
             "the gradient that a module with fused=True got in backward() was written to before the optimizer's step, "
             "which needs it; pass a copy: output.backward(gradient.clone())"
@@ -171,7 +171,7 @@ class _Rows(torch.autograd.Function):
                 kept = indices != ctx.padding
                 indices, sources = indices[kept], np.flatnonzero(kept).astype(np.int32)
             values = grad.detach().reshape(-1, ctx.weight.shape[1]).contiguous()
-            ctx.weight.waiting.append(Waiting(indices, values, version_of(values), sources, None))
+            ctx.weight.waiting.append(Waiting(indices, values, len(values), version_of(values), sources, None))
         return None, None, None
 
 
@@ -200,6 +200,7 @@ class _Bags(torch.autograd.Function):
             inputs, ends, factors = ctx.saved_tensors
             indices, offsets = _as_indices(inputs), np.array(ends.numpy(), np.int64)
             check_ends(offsets, len(indices), include_last_offset=True)  # NumPy may have written to them since
+            assert len(grad) == len(offsets) - 1, "PyTorch gives a gradient of the output's shape"
             sources, weights = np.empty(len(indices), np.int32), None
             number_entries(offsets, sources)
             if factors is not None:
@@ -212,7 +213,7 @@ class _Bags(torch.autograd.Function):
                 counts = np.maximum(np.bincount(sources, minlength=len(offsets) - 1), 1)
                 grad = grad / torch.from_numpy(counts).to(grad.dtype).unsqueeze(1)
             values = grad.detach().contiguous()
-            ctx.weight.waiting.append(Waiting(indices, values, version_of(values), sources, weights))
+            ctx.weight.waiting.append(Waiting(indices, values, len(values), version_of(values), sources, weights))
         return None, None, None, None, None, None
 
 
@@ -269,11 +270,14 @@ def pool(
             f"{None if offsets is None else tuple(offsets.shape)} and {tuple(inputs.shape)}; or an input of two axes"
         )
     ends = offsets if include_last_offset else torch.cat([offsets, offsets.new_tensor([len(inputs)])])
-    used = min(int(ends[-1]), inputs.numel()) if include_last_offset and len(ends) else inputs.numel()
-    check_ends(ends.numpy(), used, include_last_offset=include_last_offset)
-    flat = inputs.reshape(-1)[:used]  # what comes after the last offset belongs to no bag
-    factors = None if factors is None else factors.reshape(-1)[:used]
-    found: Tensor = _Bags.apply(weight, flat, ends.to(inputs.dtype), mode, factors, _counted(padding, weight))
+    numbers, used = ends.numpy(), inputs.numel()
+    if include_last_offset and len(numbers):
+        used = min(int(numbers[-1]), used)
+    check_ends(numbers, used, include_last_offset=include_last_offset)
+    if inputs.ndim > 1 or used < inputs.numel():  # what comes after the last offset belongs to no bag
+        inputs = inputs.reshape(-1)[:used]
+        factors = None if factors is None else factors.reshape(-1)[:used]
+    found: Tensor = _Bags.apply(weight, inputs, ends.to(inputs.dtype), mode, factors, _counted(padding, weight))
     return found
 
 

@@ -170,11 +170,11 @@ LIST = r"""
 - grad = grad / torch.from_numpy(counts) => grad = grad * torch.from_numpy(counts)
 - minlength=len(offsets) - 1), 1) => minlength=len(offsets) - 1), 2)
 - return None if padding is None else padding % len(weight) => return padding
-- check_ends(ends.numpy(), used, include_last_offset=include_last_offset)
+- check_ends(numbers, used, include_last_offset=include_last_offset)
 - check_ends(offsets, len(indices), include_last_offset=True)  # NumPy => pass  # NumPy
 - ctx.needs_input_grad[0] and ctx.weight.requires_grad => ctx.needs_input_grad[0]
-- version_of(one.values) != one.version or len => len
-- flat = inputs.reshape(-1)[:used] => flat = inputs.reshape(-1)
+- version_of(one.values) != one.version or =>
+- if inputs.ndim > 1 or used < inputs.numel(): => if inputs.ndim > 1:
 - and not is_transformed() =>
 - check_invariants=True, is_coalesced => check_invariants=False, is_coalesced
 - if before is None else sum(made, before) => if before is None else before
