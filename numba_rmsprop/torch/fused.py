@@ -235,7 +235,7 @@ def _as_indices(inputs: Tensor) -> NDArray[np.int64]:
 
 def look_up(weight: FusedWeight, inputs: Tensor, padding: int | None) -> Tensor:
     """Return the rows at ``inputs``, as torch.nn.functional.embedding does."""
-    rows: Tensor = _Rows.apply(weight, inputs, _counted(padding, weight))
+    rows: Tensor = _Rows.apply(weight, inputs, padding)
     return rows
 
 
@@ -277,10 +277,5 @@ def pool(
     if inputs.ndim > 1 or used < inputs.numel():  # what comes after the last offset belongs to no bag
         inputs = inputs.reshape(-1)[:used]
         factors = None if factors is None else factors.reshape(-1)[:used]
-    found: Tensor = _Bags.apply(weight, inputs, ends.to(inputs.dtype), mode, factors, _counted(padding, weight))
+    found: Tensor = _Bags.apply(weight, inputs, ends.to(inputs.dtype), mode, factors, padding)
     return found
-
-
-def _counted(padding: int | None, weight: Tensor) -> int | None:
-    """Return a row's number counted from the first row."""
-    return None if padding is None else padding % len(weight)

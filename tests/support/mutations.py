@@ -169,7 +169,6 @@ LIST = r"""
 - indices, sources = indices[kept], sources[kept]
 - grad = grad / torch.from_numpy(counts) => grad = grad * torch.from_numpy(counts)
 - minlength=len(offsets) - 1), 1) => minlength=len(offsets) - 1), 2)
-- return None if padding is None else padding % len(weight) => return padding
 - check_ends(numbers, used, include_last_offset=include_last_offset)
 - check_ends(offsets, len(indices), include_last_offset=True)  # NumPy => pass  # NumPy
 - ctx.needs_input_grad[0] and ctx.weight.requires_grad => ctx.needs_input_grad[0]

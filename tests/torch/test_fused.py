@@ -321,9 +321,10 @@ def test_a_table_of_another_dtype_or_one_that_was_put_in_place():
     module.weight.data = torch.ones(5, COLUMNS, dtype=torch.float64)
     with pytest.raises(IndexError, match="expected 0 <= index < 5"):
         optimizer.step()
-    module.weight.data = torch.ones(ROWS, 2)
-    with pytest.raises(TypeError, match="call zero_grad after the parameter has changed"):
-        optimizer.step()
+    for changed in (torch.ones(ROWS, 2, dtype=torch.float64), torch.ones(ROWS, COLUMNS)):
+        module.weight.data = changed
+        with pytest.raises(TypeError, match="call zero_grad after the parameter has changed"):
+            optimizer.step()
 
 
 def test_without_a_gradient_it_only_reads():
