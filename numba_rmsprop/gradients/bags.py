@@ -94,15 +94,15 @@ def _what_is_wrong(bad: int, ends: NDArray[np.integer], entries: int, include_la
     return f"{got}; expected at least offsets[{bad - 1}], {least}, and at most the number of indices, {entries}"
 
 
-def as_weights(weights: ArrayLike, shape: tuple[int, ...], dtype: np.dtype[Any]) -> FloatArray:
+def as_weights(weights: ArrayLike, shape: tuple[int, ...], dtype: np.dtype[Any], name: str = "weights") -> FloatArray:
     """Return the factors of entries, one for each, of ``dtype``; integers and booleans are converted."""
-    factors = as_array(weights, "weights")
+    factors = as_array(weights, name)
     if factors.shape != shape:
-        raise ValueError(f"weights: expected shape {shape}, one for each index, got {factors.shape}")
+        raise ValueError(f"{name}: expected shape {shape}, one for each index, got {factors.shape}")
     if factors.dtype.kind in "iub" or not factors.size:
         factors = factors.astype(dtype)
     if factors.dtype != dtype:
-        raise TypeError(f"weights: expected dtype {dtype}, got {factors.dtype}; convert them, with .astype({dtype})")
+        raise TypeError(f"{name}: expected dtype {dtype}, got {factors.dtype}; convert them, with .astype({dtype})")
     return factors.reshape(-1)
 
 
@@ -132,9 +132,5 @@ def as_bags_of_matrix(matrix: Any, name: str, dtype: np.dtype[Any]) -> tuple[Bag
         raise ValueError(f"{name}: expected at most {MAX_ENTRIES:,} entries, got {rows.nnz:,}")
     ends = np.array(rows.indptr, np.int64)
     stored = slice(0, int(ends[-1]))  # what lies behind the last row belongs to none
-    factors = rows.data[stored]
-    if factors.dtype.kind in "iub":
-        factors = factors.astype(dtype)
-    if factors.dtype != dtype:
-        raise TypeError(f"{name}: expected dtype {dtype}, got {factors.dtype}; convert it, with .astype({dtype})")
+    factors = as_weights(rows.data[stored], (int(ends[-1]),), dtype, name)
     return Bags(rows.indices[stored].astype(np.int64), ends, factors, mean=False), rows.shape[1]

@@ -207,7 +207,7 @@ REFUSED = {
     "a vector": (lambda v: SparseProduct(scipy.sparse.coo_array(np.ones(3)), v), r"\(examples, rows\), got \(3,\)"),
     "a matrix of another dtype": (
         lambda v: SparseProduct(scipy.sparse.eye_array(3, 9, dtype=np.float32), v),
-        r"matrix of SparseProduct: expected dtype float64, got float32; convert it, with .astype\(float64\)",
+        r"matrix of SparseProduct: expected dtype float64, got float32; convert them, with .astype\(float64\)",
     ),
     "fewer columns": (lambda v: SparseProduct(scipy.sparse.eye_array(3, 8), v), "a column for each of 9 rows, got 8"),
     "fewer examples": (lambda v: SparseProduct(scipy.sparse.eye_array(2, 9), v), r"expected shape \(2, ...\)"),
