@@ -7,6 +7,8 @@ import os
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
+import numpy as np
+
 from .base_optimizer import Optimizer
 from .kernels.rmsprop import RMSPROP
 from .kernels.rule import Rule
@@ -65,6 +67,19 @@ class RMSprop(Settings, Optimizer):
         Scale all gradients of a call together to a norm of at most this; not together with ``clipnorm``.
     check_finite : bool, default False
         Refuse gradients that hold NaN or infinity. Without it they pass through, to the elements that they touch.
+    state : {"elementwise", "rowwise"}, default "elementwise"
+        With "rowwise", a row of a variable of two axes or more has one mean square, rms <- rho·rms + (1 - rho)·mean of
+        g² over the row, by which the whole row is divided. The slot ``rms`` then has the shape (rows,): in exact mode
+        without momentum a row of 64 float32 takes 264 bytes with its clock, and not 516. Momentum stays elementwise. A
+        row of a variable of one axis is one element.
+    state_dtype : {"bfloat16"}, optional
+        Keep rms and momentum in 16 bits, and not in the dtype of the arithmetic; with ``rounding="stochastic"``.
+    rounding : {"nearest", "stochastic"}, default "nearest"
+        How numbers of 16 bits are rounded when they are written, once for each step that touches a row: to the nearest,
+        or at random, up with the probability that makes the expectation exact. To the nearest, steps of less than half
+        a unit in the last place, 0.2 % of a bfloat16, are lost.
+    seed : int, default 0
+        Where the random bits come from: the same seed, the same bits, at any number of threads and ranks.
     lr : float, LearningRateSchedule or callable, optional
         Another name of ``learning_rate``, which it overrides.
     slots_folder : path-like, optional
@@ -92,7 +107,13 @@ class RMSprop(Settings, Optimizer):
     -----
     A number may be any library's: what has ``__float__`` and no axes. So may a schedule: a callable of the step.
 
-    A variable is a writable NumPy array of float32 or float64 and is updated in place. In exact mode with momentum or
+    A variable is a writable NumPy array of float32, float64, float16 or ml_dtypes.bfloat16, and is updated in place.
+    For those of 16 bits, arithmetic and slots are float32, gradients float32 or of the variable's dtype, and
+    :meth:`gather` returns float32. Sparse steps then equal dense ones as far as the rows are rounded at the same steps:
+    without momentum and weight decay all bits are the same; with them, a dense step rounds each row and a sparse one
+    only those that it touches, each with all steps that it has missed, at once.
+
+    In exact mode with momentum or
     weight decay, rows that a step did not touch move too, but only when they are needed: read rows through
     :meth:`gather`, or call :meth:`flush` before you read the array, or write to it, or drop the optimizer. A step for
     rows that nobody can have read so is told by a warning, once. Several optimizers may train one array: each step, and
@@ -142,6 +163,10 @@ class RMSprop(Settings, Optimizer):
         clipnorm: float | None = None,
         global_clipnorm: float | None = None,
         check_finite: bool = False,
+        state: str = "elementwise",
+        state_dtype: str | None = None,
+        rounding: str = "nearest",
+        seed: int = 0,
         lr: Any = None,
         slots_folder: str | os.PathLike[str] | None = None,
         communicator: Any = None,
@@ -170,6 +195,10 @@ class RMSprop(Settings, Optimizer):
             clipnorm=clipnorm,
             global_clipnorm=global_clipnorm,
             check_finite=check_finite,
+            state=state,
+            state_dtype=state_dtype,
+            rounding=rounding,
+            seed=seed,
         )
         self.communicator = communicator  # last, since ranks count those who have one, and not those who were refused
 
@@ -187,6 +216,39 @@ class RMSprop(Settings, Optimizer):
     def drifts(self) -> bool:
         """True if the value of a row moves in a step with gradient 0."""
         return self.has_momentum or self.weight_decay > 0
+
+    def as_rowwise(self) -> Self:
+        """Return an optimizer with row-wise state that goes on where this one is, with the same variables.
+
+        The mean square of a row is the mean of its elements' ones, which is what it would be had the state been
+        row-wise from the beginning and the gradients the same. Every row is brought up to date first. Forget the old
+        one: two optimizers on one table each take steps of their own.
+
+        Raises
+        ------
+        ValueError
+            If it is centered.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> table, opt = np.zeros((2, 2)), RMSprop()
+        >>> step_count = opt.apply_gradients([(np.array([[3.0, 1.0], [0.0, 0.0]]), table)])
+        >>> opt.as_rowwise().get_slot(table, "rms").round(2)
+        array([0.5, 0. ])
+        """
+        made = type(self).from_config(self.get_config() | {"state": "rowwise"})
+        self.flush()
+        made._take_over(self, state="rowwise")
+        made.build({own.name: own.var for own in self.known.slots})
+        for own, new in zip(self.known.slots, made.known.slots, strict=True):
+            for slot, array in own.slots.items():
+                by_row = new.slots[slot].shape != array.shape
+                new.slots[slot][...] = array.reshape(len(array), -1).mean(axis=1, dtype=np.float64) if by_row else array
+            new.custom = {slot: array.copy() for slot, array in own.custom.items()}
+        made.own_weights = {name: array.copy() for name, array in self.own_weights.items()}
+        made.known.iterations = self.iterations
+        return made
 
     def __repr__(self) -> str:
         """Return the learning rate, what else is not the default, and how far training has come."""

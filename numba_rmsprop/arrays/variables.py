@@ -12,10 +12,9 @@ from numpy.lib.array_utils import byte_bounds
 from numpy.typing import NDArray
 
 from .noted_layouts import refuse_closed
+from .storage import DTYPES, NAMES
 
 FloatArray: TypeAlias = NDArray[np.floating]
-
-DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 OVERLAP_WORK = 100_000
 """Limit of the search for an element that two interleaved views share; beyond it, they count as overlapping."""
@@ -59,17 +58,15 @@ def as_variable(var: Any, name: str, *, written: bool = True) -> FloatArray:
     Raises
     ------
     TypeError
-        If it is not a NumPy array (or np.memmap) of float32 or float64.
+        If it is not a NumPy array (or np.memmap) of one of the dtypes of :mod:`~numba_rmsprop.arrays.storage`.
     ValueError
         If it is read-only, not aligned, its elements share memory with one another, or its file was closed.
     """
     # A matrix or a masked array has its own idea of indexing.
     if not isinstance(var, np.ndarray) or type(var) not in (np.ndarray, np.memmap):
-        raise TypeError(
-            f"{name} must be a NumPy array of float32 or float64, which is updated in place; got {in_place_of(var)}"
-        )
+        raise TypeError(f"{name} must be a NumPy array of {NAMES}, which is updated in place; got {in_place_of(var)}")
     if var.dtype not in DTYPES:
-        raise TypeError(f"{describe(name, var)}: expected dtype float32 or float64 in native byte order")
+        raise TypeError(f"{describe(name, var)}: expected dtype {NAMES}, in native byte order")
     check_memory(var, name, written=written)
     return var
 

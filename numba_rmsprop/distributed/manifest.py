@@ -8,6 +8,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+from ..arrays.storage import DTYPES
 from ..files.atomic_file import check_regular
 from ..files.safetensors_file import DamagedCheckpointError
 from ..optimizer import RMSprop
@@ -103,7 +104,7 @@ def _table_makes_sense(table: Any, ranks: int) -> bool:
         and _has_kinds(table, TABLE_KINDS)
         and table["rows"] >= 0
         and table["columns"] > 0
-        and table["dtype"] in ("float32", "float64")
+        and table["dtype"] in map(str, DTYPES)
         and table["sum_order"] in ORDERS
         and len(table["identities"]) == ranks
         and all(type(identity) is str for identity in table["identities"])

@@ -19,6 +19,7 @@ from ..gradients.sparse_product import SparseProduct
 from ..kernels.norms import TERMS, row_squares
 from ..mpi.ranks import Ranks
 from ..optimizer import RMSprop
+from ..settings.form import Form
 from ..settings.step_numbers import StepNumbers
 from ..state.slots import Slots
 from ..stepping.norm_clipping import limited
@@ -32,6 +33,11 @@ class ShardOptimizer(RMSprop):
     def __init__(self, ranks: Ranks, **options: Any) -> None:
         self._ranks = ranks
         super().__init__(**options)
+
+    @property
+    def form(self) -> Form:
+        """The form in which state is kept; random bits go by the rows of the whole table."""
+        return super().form._replace(ranks=self._ranks.size, rank=self._ranks.rank)
 
     @property
     def limits(self) -> tuple[float, float]:

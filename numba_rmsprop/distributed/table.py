@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from ..arrays.storage import as_stored, computed_in
 from ..arrays.variables import FloatArray
 from ..gradients.sparse_product import SparseProduct
 from ..mpi.messages import Counts
@@ -45,8 +46,8 @@ class ShardedTable:
         The ranks, such as ``mpi4py.MPI.COMM_WORLD``.
     rows, columns : int
         The shape of the whole table.
-    dtype : {float32, float64}, default float32
-        The dtype of values and state.
+    dtype : {float32, float64, float16, bfloat16}, default float32
+        The dtype of values. For the last two, rows that are gathered, gradients and state are float32.
     initializer : {"zeros", "ones"}, float or callable, default "zeros"
         First values. A callable is called with row numbers, shape (n,), and returns their values, shape (n, columns):
         :class:`Uniform`, or ``lambda rows: array[rows]``.
@@ -126,7 +127,7 @@ class ShardedTable:
         self.run: str | None = None
         """The training that it belongs to, once it was saved or loaded by :class:`TableCheckpoints`."""
         self._routes: list[Route] = []
-        self._buffers = Buffers(self.shard.shape[1], self.dtype)
+        self._buffers = Buffers(self.shard.shape[1], computed_in(self.dtype))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -159,7 +160,7 @@ class ShardedTable:
         indices : array_like of int, any shape
             Rows of the whole table, in [0, rows); may be empty.
         out : ndarray, shape (\*indices.shape, columns), optional
-            Where to put them: C-contiguous, of the table's dtype.
+            Where to put them: C-contiguous, of the table's dtype, or float32 for one of 16 bits.
 
         Returns
         -------
@@ -186,7 +187,7 @@ class ShardedTable:
         request = None
         with Refusal() as refusal:
             wanted = checked_indices(indices, self._layout.rows)
-            result = output(out, (*wanted.shape, self.shard.shape[1]), self.dtype, self._opt.occupied)
+            result = output(out, (*wanted.shape, self.shard.shape[1]), computed_in(self.dtype), self._opt.occupied)
             request = Request(wanted.reshape(-1), self._layout) if self.ranks.size > 1 else None
         with Uninterrupted():
             asked_counts, _ = self._agree(GATHER, request, error=refusal.error)
@@ -219,7 +220,7 @@ class ShardedTable:
             Rows of the whole table, in any order; equal ones are added up. Indices that were gathered since the last
             step are remembered, and need not be sent. Or a product, which has its own values.
         values : array_like, shape (\*indices.shape, columns), optional
-            A gradient for each, of the table's dtype; None with a product.
+            A gradient for each, of the table's dtype or float32 for one of 16 bits; None with a product.
 
         Returns
         -------
@@ -295,7 +296,7 @@ class ShardedTable:
             self.together(f"whole on rank {root}", make_room)
             self.flush()
             sent[root] = len(self.shard)
-            self.ranks.all_to_all(self.shard, sent, collected, received)
+            self.ranks.all_to_all(as_stored(self.shard), sent, as_stored(collected), received)
         if self.ranks.rank != root:
             return None
         table[np.concatenate([self._layout.rows_of(rank) for rank in range(self.ranks.size)])] = collected

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..arrays.variables import DTYPES, FloatArray, Occupied
+from ..arrays.storage import DTYPES, NAMES, computed_in
+from ..arrays.variables import FloatArray, Occupied
 from ..gradients.conversion import as_gradient, as_known
 from ..gradients.indexed_slices import as_indices, check_rows
 from ..gradients.rows import Entries, Rows
@@ -28,7 +29,7 @@ def check_table(rows: Any, columns: Any, dtype: np.dtype[Any], sum_order: str, r
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not least <= value <= most:
             raise ValueError(f"{name}: expected a whole number from {least} to {most}, got {value!r}")
     if dtype not in DTYPES:
-        raise TypeError(f"dtype: expected float32 or float64 in native byte order, got {dtype}")
+        raise TypeError(f"dtype: expected {NAMES}, in native byte order, got {dtype}")
     if sum_order not in ORDERS:
         raise ValueError(f"sum_order: expected one of {ORDERS}, got {sum_order!r}")
     if sum_order == "batch" and ranks > MOST_LINKED:
@@ -62,6 +63,7 @@ def checked_entries(
     table = np.broadcast_to(dtype.type(0), shape)
     gradient = as_gradient(indices, table, "the table", NOWHERE)
     assert isinstance(gradient, Rows)
+    gradient.values = gradient.values.astype(computed_in(dtype), copy=False)
     if finite:
         gradient.check_finite(table, "the table")
     return gradient.entries
@@ -82,9 +84,11 @@ def checked_values(
     known = as_known(values, "values")
     if not isinstance(known, (np.ndarray, list)):
         raise TypeError(f"values: expected an array, got {type(values).__name__}")
-    grads = known if isinstance(known, np.ndarray) else np.asarray(known, dtype)
-    if grads.dtype != dtype:
-        raise TypeError(f"values: expected dtype {dtype}, got {grads.dtype}")
+    computed = computed_in(dtype)
+    grads = known if isinstance(known, np.ndarray) else np.asarray(known, computed)
+    if grads.dtype not in (dtype, computed):
+        raise TypeError(f"values: expected dtype {computed}, got {grads.dtype}")
+    grads = grads.astype(computed, copy=False)
     expected = (*wanted.shape, shape[1])
     if grads.shape != expected:
         raise ValueError(f"values: expected shape {expected}, got {grads.shape}")

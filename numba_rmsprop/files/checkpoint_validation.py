@@ -17,6 +17,7 @@ from ..runtime.caller_warnings import warn
 from ..state.any_optimizer import AnyOptimizer
 from ..state.changed_rows import MAX_FLUSHES
 from ..state.skipped_steps import MAX_RUNS
+from ..state.slot_arrays import kind_of
 from ..state.slots import CLOCK_LIMIT
 from ..state.variable_names import is_text
 from ..state.variables_by_memory import AUTOMATIC
@@ -200,7 +201,8 @@ class _Variable:
         if list(np.shape(var)) != self.entry["shape"] or str(getattr(var, "dtype", None)) != self.entry["dtype"]:
             raise ValueError(
                 f"{file.path}: expected variables[{i}] ({self.entry['dtype']}, shape {tuple(self.entry['shape'])}), "
-                f"got {describe(f'variables[{i}]', np.asarray(var))}"
+                f"got {describe(f'variables[{i}]', np.asarray(var))}; to go on in another dtype, load into an array "
+                "of this one and call opt.rebind(array, array.astype(dtype))"
             )
 
     def has(self, name: str) -> bool:
@@ -230,8 +232,11 @@ class _Variable:
         shape = self.var.shape
         if self.has("rows"):
             shape = (self._check_rows(opt, before), *shape[1:])
-        for name in [*opt.slot_names, *["value"] * self.file.include_variables]:
-            self.tensor(name, self.var.dtype, shape)
+        for slot in opt.slot_names:
+            kind = kind_of(slot, opt.rule, self.var.shape, self.var.dtype, opt.form)
+            self.tensor(slot, kind[1], (*shape[: self.var.ndim and 1], *kind[0][1:]))
+        if self.file.include_variables:
+            self.tensor("value", self.var.dtype, shape)
         if self.has("clocks"):
             if not self.var.ndim:
                 self.refuse("clocks without rows")

@@ -22,6 +22,7 @@ from io import BufferedReader
 from itertools import chain
 from typing import Any, BinaryIO, TypeAlias
 
+import ml_dtypes
 import numpy as np
 import safetensors
 from numpy.typing import NDArray
@@ -38,6 +39,7 @@ DTYPES = {
     "U16": np.dtype("<u2"),
     "U32": np.dtype("<u4"),
     "U64": np.dtype("<u8"),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
     "F16": np.dtype("<f2"),
     "F32": np.dtype("<f4"),
     "F64": np.dtype("<f8"),

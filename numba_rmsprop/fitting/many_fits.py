@@ -130,7 +130,7 @@ class ManyFits:
                 relative_step=real(np.finfo(real).eps ** (1 / 3)),
             ),
             x=_padded(n, real),
-            state=(_padded(n, real)[np.newaxis], *slots),
+            state=(_padded(n, real)[np.newaxis], *slots, None),
             best=_padded(n, real),
             progress=_padded(3, np.float64),
             current=_padded(2, np.int64),

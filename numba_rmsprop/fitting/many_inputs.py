@@ -11,7 +11,8 @@ import numpy as np
 from numba.extending import is_jitted
 from numpy.typing import NDArray
 
-from ..arrays.variables import DTYPES, FloatArray
+from ..arrays.storage import COMPUTED
+from ..arrays.variables import FloatArray
 from ..kernels.fits.arguments import Lines
 from ..kernels.fits.slopes import central_differences, complex_steps
 
@@ -68,7 +69,7 @@ def as_starts(name: str, x0: Any, fits: int | None = None) -> FloatArray:
     If ``fits`` is given, ``x0`` may be one start for all of them.
     """
     array = as_native(name, x0)
-    if array.dtype not in DTYPES:
+    if array.dtype not in COMPUTED:
         if array.dtype.kind not in "iu":
             raise TypeError(f"{name}: expected float32, float64 or integers, got {array.dtype}")
         array = array.astype(np.float64)

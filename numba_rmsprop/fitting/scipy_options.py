@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays.variables import DTYPES, FloatArray
+from ..arrays.storage import COMPUTED
+from ..arrays.variables import FloatArray
 from .options import as_choice, as_count, as_real
 
 FIRST_RATE = 0.1
@@ -51,7 +52,7 @@ def as_start(x0: Any) -> FloatArray:
     if given.dtype.kind in "iub":
         given = given.astype(np.float64)
     native = given.dtype.newbyteorder("=")
-    if native not in DTYPES:
+    if native not in COMPUTED:
         raise TypeError(f"x0: expected float32, float64 or integers, got {given.dtype}")
     start = np.array(given, native)
     if not np.isfinite(start).all():

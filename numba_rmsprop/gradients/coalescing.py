@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arrays.storage import computed_in
 from ..arrays.variables import FloatArray
 from ..kernels.row_dealing import number_rows, sum_entries
 from ..runtime.launching import team_for
@@ -35,7 +36,7 @@ def coalesce(entries: Entries) -> tuple[NDArray[np.int64], FloatArray]:
     _, (firsts, following) = chain_rows(indices)
     rows = np.zeros((len(firsts), 3), np.int64)
     rows[:, 0] = rows[:, 1] = np.arange(len(firsts))
-    sums = np.empty((len(firsts), values.shape[1]), values.dtype)
+    sums = np.empty((len(firsts), values.shape[1]), computed_in(values.dtype))
     sum_rows(rows, entries, firsts.astype(np.int64), following, sums)
     return indices[firsts], sums
 

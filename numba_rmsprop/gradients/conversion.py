@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
+from ..arrays.storage import FLOAT32, computed_in
 from ..arrays.variables import FloatArray, Label, Occupied, type_name
 from ..kernels.numpy_layout import inspect_rows
 from .csr import CSR
@@ -42,7 +43,7 @@ def as_gradient(grad: Any, var: FloatArray, name: str, occupied: Occupied) -> Gr
     Raises
     ------
     TypeError
-        If the dtype is not the variable's, or the gradient of an unknown kind.
+        If the dtype is not the variable's, nor float32 for one of 16 bits, or the gradient of an unknown kind.
     ValueError
         If the shape does not fit.
     IndexError
@@ -62,7 +63,7 @@ def as_gradient(grad: Any, var: FloatArray, name: str, occupied: Occupied) -> Gr
     if scipy.sparse.issparse(grad):
         return _from_sparse(grad, var, label, occupied)
     # Numbers of Python have no dtype that could be wrong.
-    values = grad if isinstance(grad, np.ndarray) else np.asarray(grad, var.dtype)
+    values = grad if isinstance(grad, np.ndarray) else np.asarray(grad, computed_in(var.dtype))
     if values.shape != var.shape:
         raise ValueError(f"{label}: expected shape {var.shape}, got {values.shape}")
     _check_dtype(values, var, label)
@@ -115,9 +116,11 @@ def as_known(grad: Any, label: object) -> Any:
 
 
 def _check_dtype(values: FloatArray, var: FloatArray, label: Label) -> None:
-    if values.dtype is not var.dtype and values.dtype != var.dtype:
+    dtype = computed_in(var.dtype)
+    if values.dtype not in (var.dtype, dtype):
+        expected = var.dtype if var.dtype == dtype else f"{dtype} or {var.dtype}"
         raise TypeError(
-            f"{label}: expected dtype {var.dtype}, got {values.dtype}; convert it, as with grad.astype({var.dtype})"
+            f"{label}: expected dtype {expected}, got {values.dtype}; convert it, as with grad.astype({dtype})"
         )
 
 
@@ -126,7 +129,7 @@ def _lies_well(grad: IndexedSlices, var: FloatArray) -> bool:
     values, indices = grad.values, grad.indices
     return (
         grad.dense_shape is None
-        and values.dtype is var.dtype
+        and values.dtype is (var.dtype if var.itemsize > 2 else FLOAT32)
         and indices.dtype is INT64
         and var.ndim == 2
         and values.ndim == 2
@@ -181,7 +184,8 @@ def _from_product(grad: SparseProduct, var: FloatArray, label: Label, occupied: 
     rows = _rows(grad.values, grad.indices, var, label, occupied)
     rows.sources = readable(sources, occupied)
     if weights is not None:
-        _check_dtype(weights, var, label)
+        if weights.dtype != computed_in(var.dtype):
+            raise TypeError(f"{label}: expected weights of dtype {computed_in(var.dtype)}, got {weights.dtype}")
         rows.weights = readable(weights, occupied)
     return rows
 
@@ -198,7 +202,8 @@ def _from_sparse(grad: Any, var: FloatArray, label: Label, occupied: Occupied) -
     if grad.format == "lil":
         check_stored(matrix, label)  # the columns in lists are only seen here
     _check_dtype(matrix.data, var, label)
-    values, indices, indptr = (readable(array, occupied) for array in (matrix.data, matrix.indices, matrix.indptr))
+    data = matrix.data.astype(computed_in(matrix.data.dtype), copy=False)
+    values, indices, indptr = (readable(array, occupied) for array in (data, matrix.indices, matrix.indptr))
     if indices.dtype != indptr.dtype or indices.dtype not in (np.int32, np.int64):
         indices, indptr = indices.astype(np.int64), indptr.astype(np.int64)
     return CSR(values, indices, indptr)

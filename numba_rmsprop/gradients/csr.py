@@ -27,11 +27,11 @@ class CSR(BaseGradient):
 
     def add_step(self, calls: list[Call], own: Slots, numbers: StepNumbers, packed: FloatArray) -> bool:
         """Add the calls of a step to a list; return whether they may compile."""
-        _, state, ages, give_back = own.borrow(None)
+        _, state, ages, give_back = own.borrow(None, rests=numbers.rests)
         team = team_for(self.values.size, fine=True)
         common = (
             (self.indptr, self.indices, self.values),
-            own.at_work(state, numbers.rests),
+            state,
             ages,
             own.missed_steps,
             packed,

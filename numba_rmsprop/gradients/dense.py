@@ -6,12 +6,14 @@ from typing import ClassVar
 
 import numpy as np
 
+from ..arrays.storage import as_stored
 from ..arrays.variables import FloatArray, as_lines, as_table
 from ..kernels.norms import BLOCK, TERMS, dense_squares, flat_squares, strided_squares, total
 from ..runtime import launching
 from ..runtime.interrupts import Call
 from ..runtime.launching import team_for
 from ..settings.step_numbers import StepNumbers
+from ..state.slot_arrays import State
 from ..state.slots import Slots
 from .gradient import BaseGradient
 
@@ -24,17 +26,31 @@ class Dense(BaseGradient):
 
     def add_step(self, calls: list[Call], own: Slots, numbers: StepNumbers, packed: FloatArray) -> bool:
         """Add the calls of a step to a list; return whether they may compile."""
-        for grad, *state in as_lines(self.values, *own.at_work(own.state, numbers.rests)):
-            assert grad is not None
-            if grad.size:
-                calls.append((own.kernels.step_dense, team_for(grad.size, fine=True), grad, tuple(state), packed))
+        values = as_stored(self.values)
+        if own.goes_by_row:
+            state, give_back = own.borrow_all(numbers.rests)
+            grad = as_table(values)
+            if grad is None:
+                grad = as_table(np.ascontiguousarray(values))
+            self._add_launch(calls, own, grad, state, packed)
+            calls += give_back
+        else:
+            for grad, *lines in as_lines(values, *own.at_work(own.state, numbers.rests)):
+                self._add_launch(calls, own, grad, own.as_rounded(tuple(lines), 2 * own.steps), packed)
         own.add_dense_notes(calls)
-        kind = Dense, numbers.rests, self.values.flags.num
+        kind = Dense, numbers.rests, values.flags.num, values.dtype.char
         return own.may_compile(calls, kind)
+
+    def _add_launch(
+        self, calls: list[Call], own: Slots, grad: FloatArray | None, state: State, packed: FloatArray
+    ) -> None:
+        assert grad is not None
+        if grad.size:
+            calls.append((own.kernels.step_dense, team_for(grad.size, fine=True), grad, state, packed))
 
     def squared_norm(self, own: Slots, clipvalue: np.floating) -> float:
         """Return the sum of squares, values clipped, in float64."""
-        values = self.values
+        values = as_stored(self.values)
         partial = np.zeros((-(-values.size // BLOCK), TERMS))
         if values.size < launching.SERIAL_ITEMS:
             return flat_squares(np.ascontiguousarray(values).reshape(1, -1), clipvalue, partial)

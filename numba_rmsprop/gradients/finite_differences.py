@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arrays.storage import computed_in
 from ..arrays.variables import FloatArray
 
 METHODS = ("2-point", "3-point", "cs")
@@ -18,7 +20,7 @@ COMPLEX_STEP = 1e-20
 
 def best_step(dtype: np.dtype[Any], points: int) -> float:
     """Return the relative step at which the errors of rounding and of a formula of 2 or 3 points are about equal."""
-    step: float = float(np.finfo(dtype).eps) ** (1 / points)
+    step: float = float(ml_dtypes.finfo(dtype).eps) ** (1 / points)  # type: ignore[no-untyped-call]
     return step
 
 
@@ -46,8 +48,10 @@ def central_difference_gradient(value: Callable[[], float], var: FloatArray) -> 
     above, below, everywhere = var + step, var - step, range(var.size)
     with np.errstate(invalid="ignore", over="ignore"):
         rise = values_beside(value, var, above, everywhere) - values_beside(value, var, below, everywhere)
-        slopes = rise.reshape(var.shape) / (above.astype(np.float64) - below)  # by the steps as they were rounded
-    return np.asarray(slopes, var.dtype)
+        slopes = rise.reshape(var.shape) / (
+            above.astype(np.float64) - below.astype(np.float64)
+        )  # by the steps as they were rounded
+    return np.asarray(slopes, computed_in(var.dtype))
 
 
 @dataclass(frozen=True, eq=False)

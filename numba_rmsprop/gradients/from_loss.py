@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arrays.storage import computed_in
 from ..arrays.variables import FloatArray, Label, as_array
 from ..settings.hyperparameters import needs_arguments
 from .conversion import as_known
@@ -81,7 +82,7 @@ def _times(gradient: Any, factor: float, var: FloatArray) -> Any:
         return gradient.with_values(gradient.values * factor)
     if hasattr(gradient, "dtype"):
         return gradient * factor
-    return np.asarray(gradient, var.dtype) * factor
+    return np.asarray(gradient, computed_in(var.dtype)) * factor
 
 
 def _finite_differences(loss: Callable[..., Any], variables: Sequence[FloatArray], grad_loss: Any) -> list[Any]:

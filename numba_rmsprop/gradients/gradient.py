@@ -19,7 +19,7 @@ class BaseGradient:
     Attributes
     ----------
     values : ndarray
-        Its numbers, of the variable's dtype.
+        Its numbers, of the variable's dtype or the one that steps are computed in.
     touches_all : bool
         Whether it has something for every row, so that none may be behind.
     """

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..arrays.storage import as_stored
 from ..arrays.variables import FloatArray, Occupied, as_array
 from ..kernels.numpy_layout import INDICES_OCCUPIED, OCCUPIED, OUTSIDE, inspect_rows
 from .scipy_sparse import readable
@@ -103,7 +104,7 @@ def check_rows(
         If an index is negative or too large; the message names the first.
     """
     converted = readable(np.asarray(indices, np.int64))
-    found = inspect_rows(converted, values, rows, occupied.array)
+    found = inspect_rows(converted, as_stored(values), rows, occupied.array)
     if found & OUTSIDE:
         first = int(np.argmax((converted < 0) | (converted >= rows)))
         raise IndexError(f"{label}: indices[{first}] is {indices[first]}; expected 0 <= index < {rows}")

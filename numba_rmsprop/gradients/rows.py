@@ -7,6 +7,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arrays.storage import as_stored
 from ..arrays.variables import FloatArray
 from ..kernels.norms import TERMS, rows_squares, total
 from ..kernels.rows import CHUNK
@@ -26,7 +27,7 @@ class Rows(BaseGradient):
     """Gradient rows, ``values`` (n, columns), at ``indices`` (n,), int64; rows of equal index are summed.
 
     With ``sources``, int32 of shape (n,), row ``i`` is ``values[sources[i]]``; with ``weights``, of the dtype of the
-    values, times ``weights[i]``.
+    arithmetic, times ``weights[i]``.
     """
 
     __slots__ = ("indices", "sources", "weights")
@@ -46,14 +47,15 @@ class Rows(BaseGradient):
     @property
     def entries(self) -> Entries:
         """The gradient as kernels take it."""
-        return self.indices, self.values, self.sources, self.weights
+        return self.indices, as_stored(self.values), self.sources, self.weights
 
     def add_step(self, calls: list[Call], own: Slots, numbers: StepNumbers, packed: FloatArray) -> bool:
         """Add the calls of a step to a list; return whether they may compile."""
-        places, state, ages, give_back = own.borrow(self.indices)
+        places, state, ages, give_back = own.borrow(self.indices, rests=numbers.rests)
+        entries = self.entries
         common = (
-            (places, self.values, self.sources, self.weights),
-            state if numbers.rests is None else own.at_work(state, numbers.rests),
+            (places, *entries[1:]),
+            state,
             ages,
             own.missed_steps,
             packed,
@@ -61,7 +63,7 @@ class Rows(BaseGradient):
         )
         team = team_for(len(self.indices) * self.values.shape[1])
         launch = own.kernels.step_rows, team, *common, own.scratch.shares(team[0])
-        kind = Rows, numbers.rests, *(array if array is None else array.flags.num for array in self.entries)
+        kind = Rows, numbers.rests, entries[1].dtype.char, *(None if a is None else a.flags.num for a in entries)
         return own.add_sparse(calls, launch, give_back, numbers, kind)
 
     def squared_norm(self, own: Slots, clipvalue: np.floating) -> float:

@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..arrays.storage import computed_in
 from ..arrays.variables import FloatArray, as_array
 from .bags import as_bags, as_bags_of_matrix, as_weights, sources_of
 from .indexed_slices import MAX_ENTRIES, IndexedSlices, as_indices
@@ -76,7 +77,7 @@ class SparseProduct:
 
     def __init__(self, matrix: Any, values: ArrayLike) -> None:
         grads = as_array(values, "values of SparseProduct")
-        bags, rows = as_bags_of_matrix(matrix, "matrix of SparseProduct", grads.dtype)
+        bags, rows = as_bags_of_matrix(matrix, "matrix of SparseProduct", computed_in(grads.dtype))
         parts = bags.indices, sources_of(bags), bags.weights
         self._set(grads, *parts, rows=rows, examples=len(bags.offsets) - 1)
 
@@ -122,9 +123,10 @@ class SparseProduct:
         array([0, 0, 1], dtype=int32)
         """
         grads = as_array(values, "values of SparseProduct")
-        found = as_bags(indices, offsets, weights, mode, include_last_offset=include_last_offset, dtype=grads.dtype)
+        dtype = computed_in(grads.dtype)
+        found = as_bags(indices, offsets, weights, mode, include_last_offset=include_last_offset, dtype=dtype)
         if found.mean and len(grads) == len(found.offsets) - 1:
-            counts = np.maximum(np.diff(found.offsets), 1).astype(grads.dtype)
+            counts = np.maximum(np.diff(found.offsets), 1).astype(dtype)
             grads = grads / counts.reshape(-1, *[1] * (grads.ndim - 1))
         made = cls.__new__(cls)
         made._set(grads, found.indices, sources_of(found), found.weights, rows=None, examples=len(found.offsets) - 1)
@@ -214,7 +216,7 @@ class SparseProduct:
         if origins.size and not (origins.min() >= 0 and origins.max() < len(grads)):
             first = int(np.argmax((origins < 0) | (origins >= len(grads))))
             raise IndexError(f"sources[{first}] is {origins[first]}; expected 0 <= source < {len(grads)}")
-        factors = None if weights is None else as_weights(weights, places.shape, grads.dtype)
+        factors = None if weights is None else as_weights(weights, places.shape, computed_in(grads.dtype))
         object.__setattr__(self, "values", grads)
         object.__setattr__(self, "indices", places.astype(np.int64, copy=False))
         object.__setattr__(self, "sources", origins.astype(np.int32, copy=False))

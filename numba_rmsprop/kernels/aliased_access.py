@@ -4,11 +4,8 @@ The arrays of a step never share memory: that is checked before the launch. LLVM
 every row, whether one of them overlaps another before it vectorises (24 ns for a row of 16 elements; 14 ns without the
 tests). So each load and store carries the name of its array as an alias scope.
 
-A *state* is a tuple of arrays of one shape: a variable and its slots. None stands for a slot that a variant lacks:
-loading from it gives None, and storing into it does nothing.
-
 Elements of 16 bits are floats that Numba does not have: uint16 holds a bfloat16 and int16 a float16. They are read as
-float32, and written rounded to the nearest, to the even one of two that are as near.
+float32, and written rounded.
 
 Indices are not wrapped around: they must not be negative. Under ``NUMBA_BOUNDSCHECK=1`` they are checked.
 """
@@ -53,18 +50,23 @@ def pointer_to(context: Any, builder: Any, array_type: Any, array: Any, indices:
     )
 
 
-def _load(context: Any, builder: Any, array_type: Any, array: Any, indices: Any, scope: str) -> Any:
+def load_item(context: Any, builder: Any, array_type: Any, array: Any, indices: Any, scope: str) -> Any:
+    """Emit what reads an element, as it is computed with."""
     loaded = builder.load(pointer_to(context, builder, array_type, array, indices))
     tag(builder.module, loaded, scope)
     return widened(builder, loaded, array_type.dtype)
 
 
-def _store(context: Any, builder: Any, array_type: Any, array: Any, indices: Any, value: Any, scope: str) -> None:
+def store_item(
+    context: Any, builder: Any, array_type: Any, array: Any, indices: Any, value: Any, scope: str, noise: Any = None
+) -> None:
+    """Emit what writes an element, rounded at random where there is noise."""
     pointer = pointer_to(context, builder, array_type, array, indices)
-    tag(builder.module, builder.store(narrowed(builder, value, array_type.dtype), pointer), scope)
+    tag(builder.module, builder.store(narrowed(builder, value, array_type.dtype, noise), pointer), scope)
 
 
-def _element(kind: Any) -> Any:
+def element_of(kind: Any) -> Any:
+    """Return the type in which elements of an array are computed; None's own for None."""
     return kind if isinstance(kind, types.NoneType) else width(kind.dtype)
 
 
@@ -79,16 +81,6 @@ if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
                 array[i, j] = narrow(value, array)
 
         return load, store
-
-    def load_state(state: Any, i: Any, j: Any) -> Any:
-        """Return element ``[i, j]`` of each array of a state."""
-        return tuple(None if array is None else widen(array[i, j]) for array in state)
-
-    def store_state(state: Any, i: Any, j: Any, values: Any) -> None:
-        """Write element ``[i, j]`` of each array of a state; what stands for a slot that is lacking is ignored."""
-        for array, value in zip(state, values, strict=True):
-            if array is not None:
-                array[i, j] = narrow(value, array)
 
     def is_given(array: Any) -> bool:
         """Return whether an argument is not None."""
@@ -115,7 +107,7 @@ if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
         return np.ctypeslib.as_array((item * int(size)).from_address(int(address))).reshape(1, -1)
 
     def lines_at(addresses: Any, k: Any, size: Any, kinds: Any) -> Any:
-        """Return the state at ``addresses[k, 1:]``: a line for each of ``kinds``, of its dtype; None for None."""
+        """Return the arrays at ``addresses[k, 1:]``: a line for each of ``kinds``, of its dtype; None for None."""
         return tuple(None if kind is None else line_at(addresses[k, 1 + m], size, kind) for m, kind in enumerate(kinds))
 
 else:
@@ -126,7 +118,7 @@ else:
         @intrinsic
         def load(typing_context: Any, array: Any, i: Any, j: Any) -> Any:
             def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-                return _load(context, builder, signature.args[0], arguments[0], arguments[1:], scope)
+                return load_item(context, builder, signature.args[0], arguments[0], arguments[1:], scope)
 
             return width(array.dtype)(array, types.intp, types.intp), emit
 
@@ -134,43 +126,13 @@ else:
         def store(typing_context: Any, array: Any, i: Any, j: Any, value: Any) -> Any:
             def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
                 if not isinstance(array, types.NoneType):
-                    value = context.cast(builder, arguments[3], signature.args[3], _element(array))
-                    _store(context, builder, signature.args[0], arguments[0], arguments[1:3], value, scope)
+                    value = context.cast(builder, arguments[3], signature.args[3], element_of(array))
+                    store_item(context, builder, signature.args[0], arguments[0], arguments[1:3], value, scope)
                 return context.get_dummy_value()
 
             return types.void(array, types.intp, types.intp, value), emit
 
         return load, store
-
-    @intrinsic
-    def load_state(typing_context: Any, state: Any, i: Any, j: Any) -> Any:
-        """Return element ``[i, j]`` of each array of a state."""
-        result = types.BaseTuple.from_types([_element(kind) for kind in state])
-
-        def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            found = [
-                context.get_dummy_value()
-                if isinstance(kind, types.NoneType)
-                else _load(context, builder, kind, builder.extract_value(arguments[0], k), arguments[1:], STATE[k])
-                for k, kind in enumerate(state)
-            ]
-            return context.make_tuple(builder, result, found)
-
-        return result(state, types.intp, types.intp), emit
-
-    @intrinsic
-    def store_state(typing_context: Any, state: Any, i: Any, j: Any, values: Any) -> Any:
-        """Write element ``[i, j]`` of each array of a state; what stands for a slot that is lacking is ignored."""
-
-        def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            for k, kind in enumerate(state):
-                if not isinstance(kind, types.NoneType):
-                    array, value = (builder.extract_value(arguments[n], k) for n in (0, 3))
-                    value = context.cast(builder, value, values[k], _element(kind))
-                    _store(context, builder, kind, array, arguments[1:3], value, STATE[k])
-            return context.get_dummy_value()
-
-        return types.void(state, types.intp, types.intp, values), emit
 
     @intrinsic
     def is_given(typing_context: Any, array: Any) -> Any:
@@ -222,7 +184,7 @@ else:
 
     @intrinsic
     def lines_at(typing_context: Any, addresses: Any, k: Any, size: Any, kinds: Any) -> Any:
-        """Return the state at ``addresses[k, 1:]``: a line for each of ``kinds``, of its dtype; None for None."""
+        """Return the arrays at ``addresses[k, 1:]``: a line for each of ``kinds``, of its dtype; None for None."""
         result = types.BaseTuple.from_types([_line(kind) for kind in kinds])
 
         def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

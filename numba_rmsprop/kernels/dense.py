@@ -23,7 +23,7 @@ def _step_lines(worker: Integer, workers: Integer, grad: Any, state: Any, packed
     for line in range(worker * lines // workers, (worker + 1) * lines // workers):
         prefetch_row(grad, line + LINES_AHEAD)
         prefetch_state(state, line + LINES_AHEAD)
-        step_elements(np.int64(line), grad, np.int64(line), state, packed[1], packed)
+        step_elements(np.int64(line), grad, np.int64(line), state, None, packed[1], packed)
 
 
 @compiled
@@ -34,8 +34,8 @@ def step_dense(team: Any, grad: Any, state: Any, packed: Any) -> None:
 
 @compiled_inside
 def _step_variable(k: Integer, addresses: Any, sizes: Any, kinds: Any, scales: Any, packed: Any) -> None:
-    grads, state = line_at(addresses[k, 0], sizes[k], packed), lines_at(addresses, k, sizes[k], kinds)
-    step_elements(np.int64(0), grads, np.int64(0), state, scales[k], packed)
+    grads, state = line_at(addresses[k, 0], sizes[k], packed), (*lines_at(addresses, k, sizes[k], kinds), None)
+    step_elements(np.int64(0), grads, np.int64(0), state, None, scales[k], packed)
 
 
 @compiled_inside

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from .aliased_access import load_state, load_var, store_out, store_state
+from .aliased_access import load_var, store_out
 from .duplicates import unsigned
 from .jit import Integer, compiled, compiled_inline, compiled_inside, inlined
 from .parallel_loop import run_shares
 from .prefetch import prefetch_item, prefetch_row, prefetch_state
-from .rmsprop import catch_up_any
-from .rows import ROWS_AHEAD
+from .rows import ROWS_AHEAD, catch_up_elements
 from .skip_factors import factors_of
+from .state import noise_of
 
 CLOCKS_AHEAD = 16
 
@@ -31,9 +31,7 @@ def catch_up_row(row: Integer, state: Any, ages: Any, history: Any) -> None:
     clocks, floor, now = ages
     start = max(np.int64(clocks[row]), floor)
     if start < now:
-        factors = factors_of(start, now, history)
-        for j in range(state[0].shape[1]):
-            store_state(state, row, j, catch_up_any(factors, *load_state(state, row, j)))
+        catch_up_elements(row, state, factors_of(start, now, history), noise_of(state, row))
         clocks[row] = now
 
 

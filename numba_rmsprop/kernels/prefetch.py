@@ -39,6 +39,9 @@ def _address(context: Any, builder: Any, array_type: Any, array: Any, indices: A
 
 def _prefetch_row(context: Any, builder: Any, array_type: Any, array: Any, row: Any, *, to_write: bool) -> None:
     unpacked = context.make_array(array_type)(context, builder, array)
+    if array_type.ndim == 1:
+        emit_prefetch(builder, _address(context, builder, array_type, unpacked, [row]), to_write=to_write)
+        return
     columns = cgutils.unpack_tuple(builder, unpacked.shape, 2)[1]
     zero, line = (ir.Constant(columns.type, number) for number in (0, CACHE_LINE_BYTES))
     start = _address(context, builder, array_type, unpacked, [row, zero])
@@ -88,7 +91,7 @@ else:
 
         def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             for k, kind in enumerate(state):
-                if not isinstance(kind, types.NoneType):
+                if isinstance(kind, types.Array):
                     array = builder.extract_value(arguments[0], k)
                     _prefetch_row(context, builder, kind, array, arguments[1], to_write=True)
             return context.get_dummy_value()

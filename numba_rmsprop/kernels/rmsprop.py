@@ -75,10 +75,17 @@ def unpack(packed: Any) -> Numbers:
 
 
 @compiled_inline
-def update(grad: Any, numbers: Any, var: Any, rms: Any, momentum: Any, mg: Any) -> Any:
-    """Return ``(var, rms, momentum, mg)`` after one step with the clipped gradient ``grad``."""
+def entering(grad: Any, numbers: Any, var: Any, rms: Any, momentum: Any, mg: Any) -> Any:
+    """Return the gradient that enters the mean square."""
     if numbers.coupled_decay != 0:  # without it, the value does not enter, which may be infinite
         grad = grad + numbers.coupled_decay * var
+    return grad
+
+
+@compiled_inline
+def update(grad: Any, numbers: Any, var: Any, rms: Any, momentum: Any, mg: Any) -> Any:
+    """Return ``(var, rms, momentum, mg)`` after one step with the clipped gradient ``grad``."""
+    grad = entering(grad, numbers, var, rms, momentum, mg)
     rms = numbers.rho * rms + numbers.one_minus_rho * grad * grad
     if mg is None:
         new_mg = None
@@ -90,12 +97,37 @@ def update(grad: Any, numbers: Any, var: Any, rms: Any, momentum: Any, mg: Any) 
         if variance < 0:
             variance = rms * 0
     step = numbers.learning_rate * grad / (np.sqrt(variance + numbers.epsilon_inside) + numbers.epsilon_outside)
+    var, momentum = _moved(step, numbers, var, momentum)
+    return var, rms, momentum, new_mg
+
+
+@compiled_inline
+def update_row(square: Any, numbers: Any, var: Any, rms: Any, momentum: Any, mg: Any) -> Any:
+    """Return by what the gradients of a row are multiplied, and its values with the new ``rms``, which all share.
+
+    ``square`` is the mean of their squares.
+    """
+    rms = numbers.rho * rms + numbers.one_minus_rho * square
+    rate = numbers.learning_rate / (np.sqrt(rms + numbers.epsilon_inside) + numbers.epsilon_outside)
+    return rate, (var, rms, momentum, mg)
+
+
+@compiled_inline
+def update_in_row(grad: Any, rate: Any, numbers: Any, var: Any, rms: Any, momentum: Any, mg: Any) -> Any:
+    """Return ``(var, rms, momentum, mg)`` of one element of a row, of which :func:`update_row` has found ``rate``."""
+    var, momentum = _moved(rate * entering(grad, numbers, var, rms, momentum, mg), numbers, var, momentum)
+    return var, rms, momentum, mg
+
+
+@compiled_inline
+def _moved(step: Any, numbers: Any, var: Any, momentum: Any) -> Any:
+    """Return ``(var, momentum)`` after a step."""
     if momentum is None:
         new_momentum = None
     else:
         new_momentum = numbers.momentum * momentum + step
         step = numbers.outer_rate * new_momentum
-    return var * numbers.shrink - step, rms, new_momentum, new_mg
+    return var * numbers.shrink - step, new_momentum
 
 
 @compiled_inline
@@ -203,12 +235,16 @@ def _times(x: Any, factor: Any, sign: Any) -> Any:
 RMSPROP = Rule(
     name=f"{__name__}.RMSPROP",
     slots=("rms", "momentum", "mg"),
+    slots_by_row=("rms",),
     factors=Factors,
     # The shrink, 1 - rate times decay, may overflow; the outer rate is PyTorch's, whose files are not ours.
     skipped={"rho": (0.0, 1.0), "momentum": (0.0, 1.0), "shrink": (-inf, 1.0), "outer_rate": (1.0, 1.0)},
     at_rest={"momentum": {"momentum": 1.0, "outer_rate": 0.0}},
     unpack=unpack,
     update=update,
+    entering=entering,
+    update_row=update_row,
+    update_in_row=update_in_row,
     skip_once=skip_once,
     skip_none=skip_none,
     skip_both=skip_both,

@@ -19,21 +19,10 @@ import numpy as np
 
 from .aliased_access import load_grad, load_var, store_var
 from .duplicates import source_of, unsigned, weight_of
-from .jit import Integer, compiled, compiled_inside, inlined
+from .hashing import hashed, owner_of_first
+from .jit import Integer, compiled, compiled_inside
 from .parallel_loop import run_shares
 from .prefetch import prefetch_row
-
-LOW = unsigned(0xFFFFFFFF)
-
-
-@inlined
-def _hashed(number: Any) -> Any:
-    """Return 32 bits of a number, mixed as at the end of MurmurHash3; no product passes 64 bits, also in Python."""
-    mixed = unsigned(number)
-    mixed = (mixed ^ (mixed >> unsigned(32))) & LOW
-    mixed = ((mixed ^ (mixed >> unsigned(16))) * unsigned(0x85EBCA6B)) & LOW
-    mixed = ((mixed ^ (mixed >> unsigned(13))) * unsigned(0xC2B2AE35)) & LOW
-    return mixed ^ (mixed >> unsigned(16))
 
 
 @compiled
@@ -41,8 +30,7 @@ def find_owners(rows: Any, ranks: Integer, owners: Any) -> None:
     """Write the rank that owns each row into ``owners``."""
     for i in range(rows.size):
         block = rows[i] // ranks
-        first = np.int64((_hashed(block) * unsigned(ranks)) >> unsigned(32))
-        owners[i] = (rows[i] - block * ranks + first) % ranks
+        owners[i] = (rows[i] - block * ranks + owner_of_first(block, ranks)) % ranks
 
 
 @compiled
@@ -70,7 +58,7 @@ def number_rows(indices: Any, buckets: Any, numbers: Any, firsts: Any, following
     for i in range(indices.size):
         row = indices[i]
         following[i] = -1
-        bucket = _hashed(row) & mask
+        bucket = hashed(row) & mask
         number = np.int64(buckets[bucket])
         while number >= 0 and indices[firsts[number]] != row:
             bucket = (bucket + unsigned(1)) & mask
@@ -176,7 +164,7 @@ def sum_entries(team: Any, rows: Any, entries: Any, order: Any, following: Any, 
 def uniform_rows(indices: Any, seed: Integer, low: float, width: float, out: Any) -> None:
     """Write random numbers from ``low`` to ``low + width``, which depend on row, column and seed alone."""
     for i in range(indices.size):
-        row = _hashed(unsigned(indices[i])) ^ _hashed((unsigned(indices[i]) >> unsigned(32)) + unsigned(0x9E3779B9))
+        row = hashed(unsigned(indices[i])) ^ hashed((unsigned(indices[i]) >> unsigned(32)) + unsigned(0x9E3779B9))
         for j in range(out.shape[1]):
-            bits = _hashed(_hashed(_hashed(unsigned(j) + unsigned(1)) ^ row) + unsigned(seed))
+            bits = hashed(hashed(hashed(unsigned(j) + unsigned(1)) ^ row) + unsigned(seed))
             out[i, j] = low + width * (np.float64(bits >> unsigned(8)) * 2.0**-24)

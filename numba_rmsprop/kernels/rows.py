@@ -10,7 +10,8 @@ and each of these takes up to a second.
 Arguments that travel together
 ------------------------------
 state
-    The variable and its slots, each of shape (rows, columns) or None, in the order of the rule.
+    The variable and its slots, each of shape (rows, columns), or (rows,), or None: see
+    :mod:`~numba_rmsprop.kernels.state`.
 ages
     ``(clocks, floor, now)``: row ``r`` is current after step ``max(clocks[r], floor)``; ``now`` is this step's number.
     Clocks are relative to the variable's own first step, and >= 0 between launches.
@@ -34,14 +35,15 @@ from typing import Any
 
 import numpy as np
 
-from .aliased_access import is_given, load_grad, load_state, store_state
+from .aliased_access import is_given, load_grad
 from .clipping import clip
 from .duplicates import add_duplicates, mark_duplicates, source_of, unsigned
 from .jit import Integer, compiled, compiled_inline, compiled_inside, inlined
 from .parallel_loop import run_shares
 from .prefetch import prefetch_item, prefetch_state
-from .rmsprop import catch_up, catch_up_any, is_plain, unpack, update
+from .rmsprop import catch_up, catch_up_any, entering, is_plain, unpack, update, update_in_row, update_row
 from .skip_factors import factors_of
+from .state import by_row_of, load_state, noise_of, slots_of, store_row_state, store_state
 from .work_stealing import give_none_away, next_share
 
 ROWS_AHEAD = 6
@@ -51,30 +53,93 @@ CHUNK, SMALL_CHUNK, CHUNKS_EACH = 256, 64, 512
 """Entries that a worker takes at a time: at most and at least, and what it aims at between. The most frequent rows come
 first, all in a few chunks: small ones let the other workers take over what the one at work on these leaves."""
 
+TERMS = 8
+"""Squares of a row that are added up side by side: LLVM then takes them as one vector."""
+
+
+TERMS = 8
+"""Squares that are added up side by side, so that LLVM takes them as one vector."""
+
+
+@compiled_inline
+def catch_up_elements(row: Integer, state: Any, factors: Any, noise: Any) -> None:
+    """Catch up one row, of which any element may be infinite."""
+    if state[0].shape[1] > 0:
+        own = catch_up_any(factors, *load_state(state, row, 0))
+        for j in range(state[0].shape[1]):
+            store_state(state, row, j, catch_up_any(factors, *load_state(state, row, j)), noise)
+        store_row_state(state, row, own, noise)
+
 
 @compiled_inside
-def catch_up_elements(row: Integer, state: Any, factors: Any) -> None:
-    """Catch up one row, of which any element may be infinite."""
-    for j in range(state[0].shape[1]):
-        store_state(state, row, j, catch_up_any(factors, *load_state(state, row, j)))
+def _catch_up_elements(row: Integer, state: Any, factors: Any, noise: Any) -> None:
+    catch_up_elements(row, state, factors, noise)  # not in line: nearly every row has plain factors
 
 
 @compiled_inline
-def step_elements(row: Integer, grads: Any, i: Integer, state: Any, scale: Any, packed: Any) -> None:
-    """Step one row, which is current, with the gradient ``grads[i]`` times ``scale``."""
-    clipvalue, numbers = packed[0], unpack(packed)
-    for j in range(grads.shape[1]):
-        grad = clip(load_grad(grads, i, j), clipvalue) * scale
-        store_state(state, row, j, update(grad, numbers, *load_state(state, row, j)))
+def _caught_up(factors: Any, *values: Any) -> Any:
+    """Return values after the steps that ``factors``, which are plain, stand for; None stands for no steps."""
+    if factors is None:
+        return values
+    return catch_up(factors, *values)
 
 
 @compiled_inline
-def _step_elements_behind(row: Integer, grads: Any, i: Integer, state: Any, factors: Any, packed: Any) -> None:
-    clipvalue, scale, numbers = packed[0], packed[1], unpack(packed)
-    for j in range(grads.shape[1]):
-        current = catch_up(factors, *load_state(state, row, j))
-        grad = clip(load_grad(grads, i, j), clipvalue) * scale
-        store_state(state, row, j, update(grad, numbers, *current))
+def _square(row: Integer, j: Integer, grads: Any, i: Integer, state: Any, factors: Any, scale: Any, packed: Any) -> Any:
+    """Return what an element adds to the mean square of its row."""
+    grad = clip(load_grad(grads, i, j), packed[0]) * scale
+    grad = entering(grad, unpack(packed), *_caught_up(factors, *load_state(state, row, j)))
+    return grad * grad
+
+
+@compiled_inline
+def _mean_square(row: Integer, grads: Any, i: Integer, state: Any, factors: Any, scale: Any, packed: Any) -> Any:
+    """Return the mean square of a row's gradients; the order of the sum is the same whatever their layout."""
+    columns = grads.shape[1]
+    a = b = c = d = e = f = g = h = packed.dtype.type(0)
+    whole = columns - columns % TERMS
+    for j in range(0, whole, TERMS):
+        a += _square(row, j, grads, i, state, factors, scale, packed)
+        b += _square(row, j + 1, grads, i, state, factors, scale, packed)
+        c += _square(row, j + 2, grads, i, state, factors, scale, packed)
+        d += _square(row, j + 3, grads, i, state, factors, scale, packed)
+        e += _square(row, j + 4, grads, i, state, factors, scale, packed)
+        f += _square(row, j + 5, grads, i, state, factors, scale, packed)
+        g += _square(row, j + 6, grads, i, state, factors, scale, packed)
+        h += _square(row, j + 7, grads, i, state, factors, scale, packed)
+    total = ((a + b) + (c + d)) + ((e + f) + (g + h))
+    for j in range(whole, columns):
+        total += _square(row, j, grads, i, state, factors, scale, packed)
+    return total / packed.dtype.type(columns)
+
+
+@compiled_inline
+def _step_elements(
+    by_row: Any, row: Integer, grads: Any, i: Integer, state: Any, factors: Any, scale: Any, packed: Any
+) -> None:
+    clipvalue, numbers, noise = packed[0], unpack(packed), noise_of(state, row)
+    if by_row is None:
+        for j in range(grads.shape[1]):
+            current = _caught_up(factors, *load_state(state, row, j))
+            grad = clip(load_grad(grads, i, j), clipvalue) * scale
+            store_state(state, row, j, update(grad, numbers, *current), noise)
+    elif grads.shape[1] > 0:
+        square = _mean_square(row, grads, i, state, factors, scale, packed)
+        rate, own = update_row(square, numbers, *_caught_up(factors, *load_state(state, row, 0)))
+        for j in range(grads.shape[1]):
+            current = _caught_up(factors, *load_state(state, row, j))
+            grad = clip(load_grad(grads, i, j), clipvalue) * scale
+            store_state(state, row, j, update_in_row(grad, rate, numbers, *current), noise)
+        store_row_state(state, row, own, noise)
+
+
+@compiled_inline
+def step_elements(row: Integer, grads: Any, i: Integer, state: Any, factors: Any, scale: Any, packed: Any) -> None:
+    """Step one row with the gradient ``grads[i]`` times ``scale``, after the steps that plain ``factors`` stand for.
+
+    ``factors`` is None where the row is current.
+    """
+    _step_elements(by_row_of(state), row, grads, i, state, factors, scale, packed)
 
 
 @compiled_inline
@@ -84,11 +149,11 @@ def step_row(
     """Catch up one row from step ``start``, and step it with the gradient ``grads[i]``."""
     if start < now:
         factors = factors_of(start, now, history)
-        if is_plain(factors, *state):
-            _step_elements_behind(row, grads, i, state, factors, packed)
+        if is_plain(factors, *slots_of(state)):
+            step_elements(row, grads, i, state, factors, packed[1], packed)
             return
-        catch_up_elements(row, state, factors)
-    step_elements(row, grads, i, state, packed[1], packed)
+        _catch_up_elements(row, state, factors, noise_of(state, row))
+    step_elements(row, grads, i, state, None, packed[1], packed)
 
 
 @inlined

@@ -13,8 +13,28 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
+from .jit import compiled_inline
+
 MAX_SLOTS = 7
 """The most slots of a rule: :mod:`~numba_rmsprop.kernels.aliased_access` names as many arrays."""
+
+
+@compiled_inline
+def not_entering(grad: Any, numbers: Any, *values: Any) -> Any:
+    """Stand for ``entering`` in a rule without row-wise state: kernels compile it, and never call it."""
+    return grad
+
+
+@compiled_inline
+def not_by_row(square: Any, numbers: Any, *values: Any) -> Any:
+    """Stand for ``update_row``, in the same way."""
+    return square, values
+
+
+@compiled_inline
+def not_in_row(grad: Any, rate: Any, numbers: Any, *values: Any) -> Any:
+    """Stand for ``update_in_row``, in the same way."""
+    return values
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +57,13 @@ class Rule:
         The numbers on which a skipped step depends, each with its least and greatest value.
     at_rest : mapping of str to mapping of str to float
         For each slot that a step may leave out, the ``skipped`` numbers of such a step.
+    slots_by_row : tuple of str
+        Slots that may have one number for each row (row-wise state).
+    entering, update_row, update_in_row : callable
+        For row-wise state. ``entering(grad, numbers, *values)`` returns the gradient whose square is averaged over the
+        row. ``update_row(square, numbers, *values)`` returns ``(rate, values)``: whatever is the same for the whole
+        row, and the values with the row's own ones after the step. ``update_in_row(grad, rate, numbers, *values)``
+        returns the values of one element after the step.
     unpack : callable
         ``unpack(packed)`` returns the numbers of a step, as a NamedTuple, from the array that a launch takes:
         ``packed[0]`` and ``packed[1]`` are clipvalue and scale, and the rule's numbers follow.
@@ -68,6 +95,10 @@ class Rule:
     catch_up: Callable[..., Any]
     catch_up_any: Callable[..., Any]
     at_rest: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    slots_by_row: tuple[str, ...] = ()
+    entering: Callable[..., Any] = not_entering
+    update_row: Callable[..., Any] = not_by_row
+    update_in_row: Callable[..., Any] = not_in_row
 
     def __post_init__(self) -> None:
         if len(self.slots) > MAX_SLOTS:
@@ -87,4 +118,16 @@ def _rule_called(name: str) -> Any:
     return getattr(import_module(module), constant)
 
 
-FUNCTIONS = ("unpack", "update", "skip_once", "skip_none", "skip_both", "is_plain", "catch_up", "catch_up_any")
+FUNCTIONS = (
+    "unpack",
+    "update",
+    "entering",
+    "update_row",
+    "update_in_row",
+    "skip_once",
+    "skip_none",
+    "skip_both",
+    "is_plain",
+    "catch_up",
+    "catch_up_any",
+)

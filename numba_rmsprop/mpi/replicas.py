@@ -206,11 +206,13 @@ def _kind_and_entries(ours: Any) -> tuple[int, int]:
 def _key(opt: AnyOptimizer, found: Sequence[Slots], numbers: StepNumbers) -> tuple[float, ...]:
     """Return numbers that are equal on all ranks if these are about to take the same step."""
     limits = (-1.0 if limit is None else limit for limit in (opt.clipnorm, opt.global_clipnorm))
-    modes = opt.exact, "mg" in opt.slot_names, opt.check_finite
+    form = opt.form
+    rounding = -1.0 if form.seed is None else form.seed
+    modes = opt.exact, "mg" in opt.slot_names, opt.check_finite, form.by_row, form.dtype is None, rounding
     variables = (
         # Names and not numbers, since each rank lets a variable go when nobody holds it there any more.
         (
-            *(crc32(own.name.encode()) if own in opt.known.registry else -1, own.dtype.itemsize),
+            *(crc32(own.name.encode()) if own in opt.known.registry else -1, ord(own.var.dtype.char)),
             *(len(own.shape), *own.shape, own.steps, own.floor),
         )
         for own in found

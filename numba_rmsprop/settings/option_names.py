@@ -9,7 +9,7 @@ from typing import Any
 ARGUMENTS = (
     *("learning_rate", "rho", "momentum", "epsilon", "centered", "name", "sparse_update", "epsilon_in_sqrt"),
     *("weight_decay", "decay", "clipvalue", "clipnorm", "global_clipnorm", "check_finite", "lr", "slots_folder"),
-    "communicator",
+    *("communicator", "state", "state_dtype", "rounding", "seed"),
 )
 """The arguments of RMSprop."""
 

@@ -5,13 +5,24 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from ..kernels.rmsprop import RMSPROP, Numbers
+from .form import Form
 from .hyperparameters import Hyperparameter, LearningRate, check, check_number, evaluate, evaluate_learning_rate
 from .option_names import refuse_misspelt
 from .step_numbers import StepNumbers
 
 MODES = ("exact", "lazy")
+STATES, STATE_DTYPES, ROUNDINGS = ("elementwise", "rowwise"), (None, "bfloat16"), ("nearest", "stochastic")
 CLIPS = ("clipvalue", "clipnorm", "global_clipnorm")
+
+
+FIXED = (
+    *("centered", "sparse_update", "epsilon_in_sqrt", "weight_decay"),
+    *("state", "state_dtype", "rounding", "seed"),
+)
+"""Settings that cannot be set."""
 
 
 def _settable(name: str, doc: str) -> Any:
@@ -44,9 +55,14 @@ class Settings:
         clipnorm: float | None,
         global_clipnorm: float | None,
         check_finite: bool,
+        state: str = "elementwise",
+        state_dtype: str | None = None,
+        rounding: str = "nearest",
+        seed: int = 0,
     ) -> None:
-        if sparse_update not in MODES:
-            raise ValueError(f"sparse_update: expected one of {MODES}, got {sparse_update!r}")
+        _check_choice("sparse_update", sparse_update, MODES)
+        state_dtype = None if state_dtype is None else str(np.dtype(state_dtype))
+        _check_form(state, state_dtype, rounding, seed, centered=bool(centered))
         if not isinstance(name, str):
             raise TypeError(f"name: expected a string, got {name!r}")
         shrinks = check_number("weight_decay", 0.0 if weight_decay is None else weight_decay)
@@ -65,6 +81,10 @@ class Settings:
             "sparse_update": sparse_update,
             "epsilon_in_sqrt": None if epsilon_in_sqrt is None else bool(epsilon_in_sqrt),
             "weight_decay": shrinks,
+            "state": state,
+            "state_dtype": state_dtype,
+            "rounding": rounding,
+            "seed": int(seed),
             **clips,
         }
         self.has_momentum = callable(momentum) or self._values["momentum"] > 0
@@ -110,14 +130,40 @@ class Settings:
         """True if epsilon is added inside the root, None if only with momentum; fixed when the optimizer was made."""
         return self._values["epsilon_in_sqrt"]  # type: ignore[no-any-return]
 
+    @property
+    def state(self) -> str:
+        """Either "elementwise" or "rowwise"; fixed when the optimizer was made."""
+        return str(self._values["state"])
+
+    @property
+    def state_dtype(self) -> str | None:
+        """The dtype of the slots, "bfloat16", or None for that of the arithmetic; fixed when the optimizer was made."""
+        return self._values["state_dtype"]  # type: ignore[no-any-return]
+
+    @property
+    def rounding(self) -> str:
+        """How numbers of 16 bits are rounded, "nearest" or "stochastic"; fixed when the optimizer was made."""
+        return str(self._values["rounding"])
+
+    @property
+    def seed(self) -> int:
+        """Where the random bits of stochastic rounding come from; fixed when the optimizer was made."""
+        return int(self._values["seed"])
+
+    @property
+    def form(self) -> Form:
+        """The form in which state is kept."""
+        dtype = None if self.state_dtype is None else np.dtype(self.state_dtype)
+        return Form(self.state == "rowwise", dtype, self.seed if self.rounding == "stochastic" else None)
+
     def _settings(self) -> dict[str, Any]:
         """Return the arguments of the constructor."""
-        fixed = {name: getattr(self, name) for name in ("centered", "sparse_update", "epsilon_in_sqrt", "weight_decay")}
+        fixed = {name: getattr(self, name) for name in FIXED}
         return {"name": self.name, **self._values, **fixed, "check_finite": self.check_finite}
 
-    def _take_over(self, other: Settings) -> None:
-        """Take all settings of another optimizer; ``self`` has no slots yet."""
-        Settings.__init__(self, **other._settings())
+    def _take_over(self, other: Settings, **others: Any) -> None:
+        """Take all settings of another optimizer, but for ``others``; ``self`` has no slots yet."""
+        Settings.__init__(self, **other._settings() | others)
 
     def _set(self, name: str, given: Any) -> None:
         value = given
@@ -169,6 +215,30 @@ class Settings:
         if values["decay"] == 0 and not any(map(callable, values.values())):
             self._constant_numbers = numbers
         return numbers
+
+
+def _check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {choices}, got {value!r}")
+
+
+def _check_form(state: Any, state_dtype: Any, rounding: Any, seed: Any, *, centered: bool) -> None:
+    """Raise ValueError or TypeError for a form of the state that is not to be had."""
+    _check_choice("state", state, STATES)
+    _check_choice("state_dtype", state_dtype, STATE_DTYPES)
+    _check_choice("rounding", rounding, ROUNDINGS)
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+        raise TypeError(f"seed: expected a whole number, got {seed!r}")
+    if state == "rowwise" and centered:
+        raise ValueError(
+            "state: expected 'elementwise' with centered=True, got 'rowwise': a row's gradients have no common mean to "
+            "subtract; leave centered out"
+        )
+    if state_dtype is not None and rounding != "stochastic":
+        raise ValueError(
+            f"rounding: expected 'stochastic' with state_dtype={state_dtype!r}, got {rounding!r}: rounded to the "
+            "nearest, a mean square that decays by rho=0.999 would stay what it is for ever"
+        )
 
 
 def _refuse_both(values: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ..arrays.variables import FloatArray
 from ..kernels.rule import Rule
 from ..runtime.whole_calls import carry_out, in_turn
+from ..settings.form import USUAL, Form
 from ..settings.step_numbers import StepNumbers
 from .known_variables import KnownVariables
 from .slots import Slots
@@ -69,10 +70,22 @@ class AnyOptimizer:
         """True if the value of a row moves in a step with gradient 0."""
         return False
 
+    @property
+    def form(self) -> Form:
+        """The form in which state is kept."""
+        return USUAL
+
     def new_slots(self, var: FloatArray, name: str) -> Slots:
         """Return the slots of a new variable."""
         return Slots(
-            var, name, self.rule, self.slot_names, exact=self.exact, drifts=self.drifts, folder=self.slots_folder
+            var,
+            name,
+            self.rule,
+            self.slot_names,
+            exact=self.exact,
+            drifts=self.drifts,
+            folder=self.slots_folder,
+            form=self.form,
         )
 
     def numbers_at(self, step: int) -> StepNumbers:
@@ -124,8 +137,9 @@ class AnyOptimizer:
         variable : ndarray, int or str
             The variable: the array that it was, its number in the order of :attr:`weights`, or its name.
         array : ndarray
-            Where it goes on: of its shape and dtype. Its values are taken as they are; rows that are behind (in exact
-            mode with momentum or weight decay) stay as far behind, so compute them from an array that was flushed.
+            Where it goes on: of its shape and dtype; float32 and the dtypes of 16 bits may also take one another's
+            place, since the state is the same. Its values are taken as they are; rows that are behind (in exact mode
+            with momentum or weight decay) stay as far behind, so compute them from an array that was flushed.
 
         Raises
         ------

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from ..arrays.storage import computed_in
 from ..arrays.variables import FloatArray, Occupied, as_variable, describe, memory_key
 from ..runtime.interrupts import Call, Uninterrupted
 from ..runtime.whole_calls import carry_out
@@ -159,7 +160,7 @@ class KnownVariables:
         """Add what lets a variable go on at another array."""
         own = self.called(variable)
         as_variable(array, "array")
-        if array.shape != own.shape or array.dtype != own.dtype:
+        if array.shape != own.shape or computed_in(array.dtype) != own.dtype:
             raise ValueError(f"array: expected {describe(own.name, own.var)}, got {describe('an array', array)}")
         other = self.registry.find(array)
         if other is not None and other is not own:

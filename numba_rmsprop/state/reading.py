@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arrays.storage import as_stored
 from ..arrays.variables import FloatArray, as_table
 from ..kernels.bags import Bags, sum_bags
 from ..kernels.gather_and_flush import gather_rows
@@ -18,7 +19,7 @@ def copy_rows(var: FloatArray, indices: NDArray[np.int64], out: FloatArray) -> N
     if table is None or not var.flags.writeable:  # for which the kernel would be compiled anew
         out[...] = var[indices].reshape(out.shape)
         return
-    in_turn(gather_rows, team_for(out.size, fine=True), indices, out, table)
+    in_turn(gather_rows, team_for(out.size, fine=True), indices, as_stored(out), as_stored(table))
 
 
 def pool_rows(var: FloatArray, bags: Bags, out: FloatArray) -> None:
@@ -27,4 +28,4 @@ def pool_rows(var: FloatArray, bags: Bags, out: FloatArray) -> None:
     if table is None or not var.flags.writeable:  # for which the kernel would be compiled anew
         table, indices = var[indices].reshape(len(indices), out.shape[1]), np.arange(len(indices))
     team = team_for(len(indices) * out.shape[1], fine=True)
-    in_turn(sum_bags, team, bags._replace(indices=indices), table, out)
+    in_turn(sum_bags, team, bags._replace(indices=indices), as_stored(table), out)

@@ -13,18 +13,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays.noted_layouts import Layouts, refuse_read_only
+from ..arrays.storage import HALVES, as_stored, computed_in
 from ..arrays.variables import FloatArray, as_table, describe
 from ..kernels.numpy_layout import MOVED, READ_ONLY
 from ..kernels.rule import Rule
 from ..runtime import launching
+from ..settings.form import USUAL, Form
 
-State: TypeAlias = tuple[FloatArray | None, ...]
-"""The variable and its slots, in the order of the rule; None for a slot that there is not."""
+State: TypeAlias = tuple[Any, ...]
+"""The variable and its slots, in the order of the rule; None for a slot that there is not. As kernels take it, there is
+one more item: see :mod:`numba_rmsprop.kernels.state`."""
 
 SMALL_ITEMS = 16_384
 """Up to this many elements, variables are stepped together in one launch, for a copy of their gradients."""
 
-DERIVED = ("state", "table", "layouts", "part_of")
+DERIVED = ("state", "table", "layouts", "part_of", "rounds_at_random")
 """Attributes that are left out of copies and pickles."""
 
 
@@ -44,7 +47,9 @@ class SlotArrays:
     folder : path-like or None
         Where files hold the slots; None for memory.
     arrays : mapping of str to ndarray, optional
-        The slots themselves, where they are another's: writable, of the variable's shape.
+        The slots themselves, where they are another's: writable, of the variable's shape, or (rows,).
+    form : Form, optional
+        The form of the slots.
 
     Attributes
     ----------
@@ -53,9 +58,13 @@ class SlotArrays:
     state : tuple
         The variable and its slots, as kernels take them.
     table : tuple or None
-        The same as views of shape (rows, columns); None where an array has no such view.
+        The same as views of shape (rows, columns), or (rows,); None where an array has no such view.
     dtype : numpy dtype
-        What steps are computed in, which is the slots'. The variable may be stored in another.
+        What steps are computed in. The variable and its slots may be stored in others.
+    by_row : bool
+        Whether a slot has one number for each row.
+    rounds_at_random : bool
+        Whether numbers are rounded at random when they are written.
     custom : dict of str to ndarray
         Slots that the program has added.
     part_of : weak reference to ndarray, or None
@@ -72,6 +81,7 @@ class SlotArrays:
         slots: tuple[str, ...],
         folder: str | os.PathLike[str] | None = None,
         arrays: Mapping[str, FloatArray] | None = None,
+        form: Form = USUAL,
     ) -> None:
         self.var = var
         self.name = name
@@ -80,11 +90,15 @@ class SlotArrays:
         self.columns = math.prod(var.shape[1:])
         self.folder = None if var.size <= SMALL_ITEMS else folder
         self._forks = launching.forks
+        self.form = form
+        self.dtype: np.dtype[Any] = computed_in(var.dtype)
+        # A row of a variable of one axis is one element, so there is no difference.
+        self.by_row = form.by_row and var.ndim > 1
         if arrays is None:
             order: Literal["C", "F"] = "F" if var.flags.f_contiguous and not var.flags.c_contiguous else "C"
-            arrays = {slot: zeros(self.folder, var.shape, var.dtype, order) for slot in slots}
+            kinds = {slot: kind_of(slot, rule, var.shape, var.dtype, form) for slot in slots}
+            arrays = {slot: zeros(self.folder, shape, dtype, order) for slot, (shape, dtype) in kinds.items()}
         self.slots: dict[str, FloatArray] = {slot: arrays[slot] for slot in rule.slots if slot in slots}
-        self.dtype: np.dtype[Any] = next((array.dtype for array in self.slots.values()), var.dtype)
         self.custom: dict[str, NDArray[Any]] = {}
         self._note_arrays()
 
@@ -98,11 +112,14 @@ class SlotArrays:
 
     def _note_arrays(self) -> None:
         """Take views of the arrays, and note where they lie."""
-        self.state: State = (self.var, *(self.slots.get(slot) for slot in self.rule.slots))
-        tables = [None if array is None else as_table(array) for array in self.state]
+        present = (self.var, *(self.slots.get(slot) for slot in self.rule.slots))
+        self.state: State = tuple(None if array is None else as_stored(array) for array in present)
+        tables = [None if array is None else self.rows_in(array) for array in self.state]
         has_views = all(array is None or table is not None for array, table in zip(self.state, tables, strict=True))
         self.table: State | None = tuple(tables) if has_views else None
         self.layouts = Layouts(**self.held)
+        halves = any(array is not None and array.dtype in HALVES for array in self.state)
+        self.rounds_at_random = self.form.seed is not None and halves
 
     @property
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -122,7 +139,8 @@ class SlotArrays:
     @property
     def fits_batch(self) -> bool:
         """True if the variable is small and contiguous, so that dense steps are taken together with those of others."""
-        return is_small(self.var) and all(map(is_small, self.slots.values()))
+        arrays = self.var, *self.slots.values()
+        return not self.by_row and all(is_small(array) and array.dtype == self.dtype for array in arrays)
 
     def lie_at(self, var: FloatArray, slots: Mapping[str, FloatArray] | None = None) -> None:
         """Go on with the same numbers at another place in memory."""
@@ -133,8 +151,21 @@ class SlotArrays:
 
     def own_references(self) -> list[Any]:
         """Return what this object holds of the variable's memory, each as often as it does."""
-        table = [] if self.table is None or self.table[0] is None else [self.table[0].base]
-        return [self.var, self.state[0], *([] if self.var.base is None else [self.var.base]), *table]
+        views = [self.var, *([] if self.state[0] is self.var else [self.state[0]]), *(self.table or ())[:1]]
+        return [self.var, self.state[0], *(view.base for view in views if view.base is not None)]
+
+    def rows_in(self, array: FloatArray) -> FloatArray | None:
+        """Return an array of the state as a view of shape (rows, columns), or (rows,); None if it has no such view."""
+        return array if self.by_row and array.ndim == 1 else as_table(array)
+
+    @property
+    def goes_by_row(self) -> bool:
+        """True if a dense step must go row by row: since rows have numbers of their own, or are rounded by them."""
+        return self.by_row or (self.rounds_at_random and self.var.ndim > 0)
+
+    def as_rounded(self, state: State, number: int) -> State:
+        """Return a state as kernels take it, to be rounded in launch ``number``."""
+        return (*state, self.form.rounding(number) if self.rounds_at_random else None)
 
     def check_memory(self, *, written: bool) -> None:
         """Raise ValueError if an array was changed in place since, or may not be ``written`` and is to be."""
@@ -162,6 +193,14 @@ class SlotArrays:
             return state
         k = 1 + self.rule.slots.index(rests)
         return (*state[:k], None, *state[k + 1 :])
+
+
+def kind_of(
+    slot: str, rule: Rule, shape: tuple[int, ...], dtype: np.dtype[Any], form: Form
+) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Return the shape and dtype of a slot of a variable of this shape and dtype."""
+    by_row = form.by_row and len(shape) > 1 and slot in rule.slots_by_row
+    return shape[:1] if by_row else shape, computed_in(dtype) if form.dtype is None else form.dtype
 
 
 def is_small(array: NDArray[Any]) -> bool:

@@ -10,13 +10,15 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arrays.variables import FloatArray, as_table
+from ..arrays.storage import as_stored
+from ..arrays.variables import FloatArray
 from ..kernels.bags import Bags, sum_bags
 from ..kernels.compile_for_rule import kernels_of
 from ..kernels.rule import Rule
 from ..runtime.interrupts import Call, call_in_one_go
 from ..runtime.launching import team_for
 from ..runtime.whole_calls import carry_out, in_turn, whole
+from ..settings.form import USUAL, Form
 from ..settings.step_numbers import StepNumbers
 from .changed_rows import Changes
 from .reading import copy_rows, pool_rows
@@ -49,7 +51,7 @@ class Slots(SlotArrays):
 
     Parameters
     ----------
-    var, name, rule, slots, folder, arrays
+    var, name, rule, slots, folder, arrays, form
         As in :class:`~numba_rmsprop.state.slot_arrays.SlotArrays`.
     exact : bool
         Whether rows are caught up (exact mode) or left behind (lazy mode).
@@ -63,7 +65,7 @@ class Slots(SlotArrays):
     floor : int
         The step after which all rows were current, whatever their clocks say.
     steps : int
-        How many steps the variable has taken, since its first sparse one.
+        How many steps the variable has taken, since its first sparse one; or all, if numbers are rounded at random.
     since : int
         How many steps its optimizer had taken when the variable was first seen.
     read_at : int
@@ -92,8 +94,9 @@ class Slots(SlotArrays):
         drifts: bool,
         folder: str | os.PathLike[str] | None = None,
         arrays: Mapping[str, FloatArray] | None = None,
+        form: Form = USUAL,
     ) -> None:
-        super().__init__(var, name, rule, slots, folder, arrays)
+        super().__init__(var, name, rule, slots, folder, arrays, form)
         self.small = self.fits_batch
         self.exact = exact
         self.values_fall_behind = exact and drifts
@@ -193,8 +196,9 @@ class Slots(SlotArrays):
         """Add what notes a step on every row."""
         if not self.changes.everything:
             calls.append((setattr, self, "changes", Changes()))
-        if self.clocks is not None:  # every row is current, whatever its clock says
-            calls += [(setattr, self, "steps", self.steps + 1), (setattr, self, "floor", self.steps + 1)]
+        if self.clocks is not None or self.rounds_at_random:  # every row is current, whatever its clock says
+            steps = self.steps + 1 if self.steps + 1 < CLOCK_LIMIT else 0
+            calls += [(setattr, self, "steps", steps), (setattr, self, "floor", steps)]
 
     def add_sparse(
         self, calls: list[Call], launch: Call, give_back: Sequence[Call], numbers: StepNumbers, kind: tuple[Any, ...]
@@ -215,25 +219,50 @@ class Slots(SlotArrays):
 
     # Rows as kernels take them
 
-    def borrow(self, indices: NDArray[np.int64] | None, *, copied: bool = False) -> Borrowed:
+    def borrow(
+        self,
+        indices: NDArray[np.int64] | None,
+        *,
+        rests: str | None = None,
+        catches_up: bool = False,
+        copied: bool = False,
+    ) -> Borrowed:
         """Return rows as arrays of shape (n, columns), with what writes them back; None for all rows.
 
-        They are views of everything where there are such views, or else copies, or where ``copied`` are wanted.
+        They are views of everything where there are such views, or else copies, or where ``copied`` are wanted. The
+        slot that ``rests`` is left out. What a step and a launch that ``catches_up`` round at random is rounded by
+        different bits.
         """
         floor = self.floor if self.exact else self.steps  # in lazy mode no row is behind
+        number = 2 * self.steps + catches_up
         if self.table is not None and not copied:
-            return indices, self.table, (self.row_clocks(), floor, self.steps), ()
+            state = self.as_rounded(self.at_work(self.table, rests), number)
+            return indices, state, (self.row_clocks(), floor, self.steps), ()
         rows: slice | NDArray[np.int64] = slice(None)
         places = None
         if indices is not None:
             rows, places = np.unique(indices, return_inverse=True)
-        state = tuple(None if array is None else _copy_as_table(array[rows]) for array in self.state)
+        state, give_back = self._copies(rows, rests)
         clocks = self.row_clocks()[rows].copy()
-        give_back: list[Call] = [(setitem, self.row_clocks(), rows, clocks)]
-        for array, copy in zip(self.state, state, strict=True):
-            if array is not None and copy is not None:
-                give_back.append((setitem, array, rows, copy.reshape(len(copy), *array.shape[1:])))
-        return places, state, (clocks, floor, self.steps), give_back
+        give_back.append((setitem, self.row_clocks(), rows, clocks))
+        return places, self.as_rounded(state, number), (clocks, floor, self.steps), give_back
+
+    def borrow_all(self, rests: str | None) -> tuple[State, Sequence[Call]]:
+        """Return all rows for a dense step, as :meth:`borrow`."""
+        if self.table is not None:
+            return self.as_rounded(self.at_work(self.table, rests), 2 * self.steps), ()
+        state, give_back = self._copies(slice(None), rests)
+        return self.as_rounded(state, 2 * self.steps), give_back
+
+    def _copies(self, rows: slice | NDArray[np.int64], rests: str | None) -> tuple[State, list[Call]]:
+        """Return copies of rows, and what writes them back."""
+        copies: list[FloatArray | None] = []
+        give_back: list[Call] = []
+        for array in self.at_work(self.state, rests):
+            copy = None if array is None else np.array(array[rows], order="C")
+            copies.append(None if copy is None else self.rows_in(copy))
+            give_back += [] if copy is None else [(setitem, array, rows, copy)]
+        return tuple(copies), give_back
 
     @property
     def missed_steps(self) -> HistoryArrays:
@@ -356,11 +385,11 @@ class Slots(SlotArrays):
     def _add_catch_up(self, calls: list[Call], indices: NDArray[np.int64], out: FloatArray | None) -> bool:
         if self.folder is not None:
             self.check_process()
-        borrowed = self.borrow(indices)
+        borrowed = self.borrow(indices, catches_up=True)
         call = self._catching_up(borrowed, out)
         calls.append(call)
         calls += borrowed[3]
-        return self.may_compile(calls, (call[0], out is None))
+        return self.may_compile(calls, (call[0], None if out is None else out.dtype.char))
 
     def _copy(self, indices: NDArray[np.int64], out: FloatArray) -> None:
         """Copy what rows are, or will be once they are caught up."""
@@ -368,19 +397,20 @@ class Slots(SlotArrays):
             copy_rows(self.var, indices, out)
             return
         self.check_process()
-        call_in_one_go([self._catching_up(self.borrow(indices, copied=True), out)])
+        call_in_one_go([self._catching_up(self.borrow(indices, catches_up=True, copied=True), out)])
 
     def _catching_up(self, borrowed: Borrowed, out: FloatArray | None) -> Call:
         places, state, ages, _ = borrowed
         assert places is not None
         team = team_for(len(places) * self.columns)
-        return self.kernels.gather_catching_up, team, places, out, state, ages, self.missed_steps
+        written = None if out is None else as_stored(out)
+        return self.kernels.gather_catching_up, team, places, written, state, ages, self.missed_steps
 
     def _add_flush(self, calls: list[Call]) -> bool | None:
         if self.clocks is None or self.floor == self.steps or not self.exact:
             return None
         self.check_process()
-        _, state, ages, give_back = self.borrow(None)
+        _, state, ages, give_back = self.borrow(None, catches_up=True)
         team = team_for(self.var.size, fine=True)
         calls.append((self.kernels.flush_rows, team, state, ages, self.missed_steps))
         calls += give_back
@@ -389,9 +419,3 @@ class Slots(SlotArrays):
         calls.append((setattr, self, "floor", self.steps))
         calls.append((setattr, self, "history", self.history.fresh()))
         return True
-
-
-def _copy_as_table(array: FloatArray) -> FloatArray:
-    table = as_table(np.ascontiguousarray(array))
-    assert table is not None, "the rows of a contiguous array are contiguous"
-    return table

@@ -6,8 +6,9 @@ import math
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from ..arrays.storage import computed_in
 from ..arrays.variables import FloatArray, Label, Occupied, as_variable, describe, memory_key
 from ..gradients.bags import as_bags, as_bags_of_matrix
 from ..gradients.indexed_slices import as_indices, check_rows
@@ -27,7 +28,9 @@ class Gathering(WeightStore):
         """Whether rows that are behind are caught up where they lie, and not in copies."""
         return True
 
-    def gather(self, var: FloatArray, indices: ArrayLike, out: FloatArray | None = None) -> FloatArray:
+    def gather(
+        self, var: FloatArray, indices: ArrayLike, out: FloatArray | None = None, *, dtype: DTypeLike | None = None
+    ) -> FloatArray:
         r"""Return current rows of a variable, at the cost of those rows.
 
         In exact mode with momentum or weight decay, rows that are behind are caught up first, also those that another
@@ -44,7 +47,9 @@ class Gathering(WeightStore):
         indices : array_like of int, any shape
             Rows, in [0, rows); repeated ones are repeated.
         out : ndarray, shape (\*indices.shape, \*row_shape), optional
-            Where to put them: C-contiguous, of the variable's dtype.
+            Where to put them: C-contiguous, of the variable's dtype or float32 for one of 16 bits.
+        dtype : dtype, optional
+            The dtype of a new array: the variable's, or, as by default for variables of 16 bits, float32.
 
         Returns
         -------
@@ -56,9 +61,9 @@ class Gathering(WeightStore):
         IndexError
             If an index is negative or too large.
         TypeError, ValueError
-            If ``indices`` are not integers, or ``out`` does not fit; or rows are behind and the variable or a slot is
-            read-only, or was changed in place; or the array is unknown where one of its shape was restored, as for
-            :meth:`apply_gradients`.
+            If ``indices`` are not integers, or ``out`` or ``dtype`` does not fit; or rows are behind and the variable
+            or a slot is read-only, or was changed in place; or the array is unknown where one of its shape was
+            restored, as for :meth:`apply_gradients`.
 
         Examples
         --------
@@ -67,7 +72,7 @@ class Gathering(WeightStore):
         array([[4., 5.],
                [0., 1.]])
         """
-        return in_turn(self._gather, var, as_indices(indices, "indices"), out)
+        return in_turn(self._gather, var, as_indices(indices, "indices"), out, dtype)
 
     def gather_sum(
         self,
@@ -95,11 +100,11 @@ class Gathering(WeightStore):
         offsets : array_like of int, shape (bags,), optional
             Where each bag begins; None only where ``indices`` have two axes. The sum of an empty bag is 0.
         weights : array_like, of the shape of ``indices``, optional
-            A factor for each entry, of the variable's dtype; with the mode "sum".
+            A factor for each entry, of the variable's dtype, or float32 for one of 16 bits; with the mode "sum".
         mode : {"sum", "mean"}, default "sum"
             What is done with the rows of a bag.
         out : ndarray, shape (bags, \*row_shape), optional
-            Where to put the sums: C-contiguous, of the variable's dtype.
+            Where to put the sums: C-contiguous, of the variable's dtype, or float32 for one of 16 bits.
         include_last_offset : bool, default False
             Whether ``offsets`` have one item more, the number of indices, as ``indptr`` of a CSR matrix.
 
@@ -123,7 +128,7 @@ class Gathering(WeightStore):
         array([[4., 6.],
                [2., 3.]])
         """
-        dtype = as_variable(var, "variable", written=False).dtype
+        dtype = computed_in(as_variable(var, "variable", written=False).dtype)
         bags = as_bags(indices, offsets, weights, mode, include_last_offset=include_last_offset, dtype=dtype)
         return in_turn(self._gather_sum, var, bags, out)
 
@@ -135,11 +140,11 @@ class Gathering(WeightStore):
         Parameters
         ----------
         matrix : scipy.sparse array or matrix, shape (examples, rows)
-            Of the variable's dtype, or of integers or booleans.
+            Of the variable's dtype (float32 for one of 16 bits), or of integers or booleans.
         var : ndarray, shape (rows, \*row_shape)
             The variable, as for :meth:`gather`.
         out : ndarray, shape (examples, \*row_shape), optional
-            Where to put the result: C-contiguous, of the variable's dtype.
+            Where to put the result: C-contiguous, of the variable's dtype, or float32 for one of 16 bits.
 
         Returns
         -------
@@ -159,13 +164,16 @@ class Gathering(WeightStore):
         >>> RMSprop().multiply(scipy.sparse.eye_array(2, 3, format="csr"), np.arange(3.0))
         array([0., 1.])
         """
-        bags, rows = as_bags_of_matrix(matrix, "matrix", as_variable(var, "variable", written=False).dtype)
+        dtype = computed_in(as_variable(var, "variable", written=False).dtype)
+        bags, rows = as_bags_of_matrix(matrix, "matrix", dtype)
         if var.ndim and rows != len(var):
             raise ValueError(f"matrix: expected a column for each of {len(var)} rows of the variable, got {rows}")
         return in_turn(self._gather_sum, var, bags, out)
 
-    def _gather(self, var: FloatArray, wanted: NDArray[np.integer], out: FloatArray | None) -> FloatArray:
-        slots, rows, out, in_place = self._look_to_read(var, wanted, wanted.shape, out)
+    def _gather(
+        self, var: FloatArray, wanted: NDArray[np.integer], out: FloatArray | None, dtype: DTypeLike | None
+    ) -> FloatArray:
+        slots, rows, out, in_place = self._look_to_read(var, wanted, wanted.shape, out, dtype, as_they_are=True)
         flat = out.reshape(len(rows), math.prod(var.shape[1:]))
         if slots is None:
             copy_rows(var, rows, flat)
@@ -190,9 +198,19 @@ class Gathering(WeightStore):
         return out
 
     def _look_to_read(
-        self, var: FloatArray, wanted: NDArray[np.integer], leading: tuple[int, ...], out: FloatArray | None
+        self,
+        var: FloatArray,
+        wanted: NDArray[np.integer],
+        leading: tuple[int, ...],
+        out: FloatArray | None,
+        dtype: DTypeLike | None = None,
+        *,
+        as_they_are: bool = False,
     ) -> tuple[Slots | None, NDArray[np.int64], FloatArray, bool]:
-        """Check what reads rows, and let others catch up theirs; return slots, rows, ``out`` and whether to write."""
+        """Check what reads rows, and let others catch up theirs; return slots, rows, ``out`` and whether to write.
+
+        Rows that are read ``as_they_are`` may have the variable's dtype, and any the one that steps are computed in.
+        """
         slots = self.known.find(var)
         in_place = self.gathers_in_place
         if slots is None:
@@ -205,10 +223,14 @@ class Gathering(WeightStore):
             raise ValueError(f"{describe(name, var)} has no rows to gather")
         label = Label("indices of", name, var)
         shape = (*leading, *var.shape[1:])
+        computed = computed_in(var.dtype)
+        allowed = (computed, var.dtype) if as_they_are and var.dtype != computed else (computed,)
+        if dtype is not None and np.dtype(dtype) not in allowed:
+            raise TypeError(f"dtype: expected {' or '.join(map(str, allowed))}, got {np.dtype(dtype)}")
         if out is None:
-            out = np.empty(shape, var.dtype)
+            out = np.empty(shape, computed if dtype is None else dtype)
         else:
-            _check_output(out, shape, var)
+            _check_output(out, shape, allowed if dtype is None else (np.dtype(dtype),))
         occupied = Occupied([var]) if slots is None else self.known.occupied
         rows, apart = check_rows(wanted.reshape(-1), out, len(var), label, occupied)
         if not apart:
@@ -219,12 +241,12 @@ class Gathering(WeightStore):
         return slots, rows, out, in_place
 
 
-def _check_output(out: FloatArray, shape: tuple[int, ...], var: FloatArray) -> None:
+def _check_output(out: FloatArray, shape: tuple[int, ...], dtypes: tuple[np.dtype[Any], ...]) -> None:
     """Refuse an ``out`` of another form."""
-    if type(out) is not np.ndarray or not (out.flags.carray and out.dtype == var.dtype):
+    if type(out) is not np.ndarray or not (out.flags.carray and out.dtype in dtypes):
         as_variable(out, "out")
-    if out.shape != shape or out.dtype != var.dtype or not out.flags.c_contiguous:
+    if out.shape != shape or out.dtype not in dtypes or not out.flags.c_contiguous:
         raise ValueError(
-            f"out: expected a C-contiguous array ({var.dtype}, shape {shape}), got ({out.dtype}, "
+            f"out: expected a C-contiguous array ({' or '.join(map(str, dtypes))}, shape {shape}), got ({out.dtype}, "
             f"shape {out.shape}, C-contiguous: {out.flags.c_contiguous})"
         )

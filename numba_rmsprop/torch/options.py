@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..settings.settings import MODES
+from ..settings.settings import MODES, STATES
 from .parameter_state import check_entry
 
 NUMBERS = {
@@ -18,7 +18,7 @@ NUMBERS = {
     "weight_decay": "weight_decay value",
     "alpha": "alpha value",
 }
-OPTIONS = (*NUMBERS, "centered", "maximize", "sparse_update")
+OPTIONS = (*NUMBERS, "centered", "maximize", "sparse_update", "state")
 REQUIRED = ("lr", "eps", "weight_decay", "alpha")
 """Options that every state dict of torch.optim.RMSprop has, also those of old versions."""
 
@@ -54,6 +54,11 @@ def check_options(group: dict[str, Any], where: str = "") -> None:
             raise ValueError(f"{where}Invalid {name}: {value}")
     if group.get("sparse_update", MODES[0]) not in MODES:
         raise ValueError(f"{where}sparse_update: expected one of {MODES}, got {group['sparse_update']!r}")
+    state = group.get("state", STATES[0])
+    if state not in STATES:
+        raise ValueError(f"{where}state: expected one of {STATES}, got {state!r}")
+    if state == "rowwise" and group.get("centered"):
+        raise ValueError(f"{where}state: expected 'elementwise' with centered=True, got 'rowwise'; leave centered out")
 
 
 def check_names(options: Iterable[str]) -> None:
@@ -81,15 +86,19 @@ def check_state_dict(found: dict[str, Any], groups: list[dict[str, Any]]) -> Non
         name = f"state_dict['state'][{key!r}]"
         if key not in known:
             raise ValueError(f"{name}: expected the number of a parameter, one of {list(known)}")
-        check_entry(entry, known[key], name)
+        parameter, by_row = known[key]
+        check_entry(entry, parameter, name, by_row=by_row)
         missing = [each for each in ("step", "square_avg") if each not in entry]
         if entry and missing:
             raise ValueError(f"{name}: expected {missing} in it, as RMSprop has them; got {list(entry)}")
 
 
-def _check_groups(found: list[Any], groups: list[dict[str, Any]]) -> dict[int, Tensor]:
-    """Return the parameters by their numbers in the saved groups, after checking these groups."""
-    known: dict[int, Tensor] = {}
+def _check_groups(found: list[Any], groups: list[dict[str, Any]]) -> dict[int, tuple[Tensor, bool]]:
+    """Return the parameters by their numbers in the saved groups, after checking these groups.
+
+    With each comes whether its state is to be row-wise.
+    """
+    known: dict[int, tuple[Tensor, bool]] = {}
     for k, saved in enumerate(found):
         name = f"state_dict['param_groups'][{k}]"
         if not isinstance(saved, dict):
@@ -102,7 +111,8 @@ def _check_groups(found: list[Any], groups: list[dict[str, Any]]) -> dict[int, T
         if not isinstance(numbers, list) or not all(isinstance(number, int) for number in numbers):
             raise TypeError(f"{name}['params']: expected a list of numbers, got {numbers!r}")
         parameters = groups[k]["params"] if k < len(groups) else []
+        by_row = k < len(groups) and groups[k]["state"] == "rowwise"
         for number, parameter in zip(numbers, parameters, strict=False):
-            if known.setdefault(number, parameter) is not parameter:
+            if known.setdefault(number, (parameter, by_row))[0] is not parameter:
                 raise ValueError(f"{name}['params']: {number} stands for two parameters")
     return known

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ..arrays.variables import Occupied, check_memory, refuse_overlap
 from ..kernels.rmsprop import RMSPROP
-from ..settings.settings import MODES
+from ..settings.form import Form
+from ..settings.settings import MODES, STATES
 from ..state.slots import Slots
 from .stale_rows import Table
 from .tensor_views import (
@@ -98,14 +99,17 @@ class ParameterState:
             raise ValueError(f"sparse_update: expected one of {MODES}, got {group['sparse_update']!r}")
         self.exact = group["sparse_update"] == "exact"
         self.centered = bool(group["centered"])
-        check_entry(found, parameter, f"state[{name}]")
+        if group["state"] not in STATES:
+            raise ValueError(f"state: expected one of {STATES}, got {group['state']!r}")
+        self.by_row = group["state"] == "rowwise"
+        check_entry(found, parameter, f"state[{name}]", by_row=self.by_row)
         found = dict.copy(found)
         self.is_exposed = not found.keys().isdisjoint(SLOTS)
         self.tensors: dict[str, Tensor] = {"step": _as_step(found.get("step", 0.0))}
         for key in SLOTS:
             wanted = {"momentum_buffer": group["momentum"] > 0, "grad_avg": self.centered}.get(key, True)
             if wanted or key in found:
-                self.tensors[key] = _as_slot(found.get(key), parameter)
+                self.tensors[key] = _as_slot(found.get(key), parameter, by_row=_is_by_row(key, parameter, self.by_row))
         self._layouts = {key: layout(tensor) for key, tensor in self.tensors.items()}
         var = as_array(parameter)
         self.axes = order_of_axes(var)
@@ -125,6 +129,7 @@ class ParameterState:
             exact=self.exact,
             drifts="momentum" in arrays,
             arrays=arrays,
+            form=Form(by_row=_is_by_row("square_avg", parameter, self.by_row)),
         )
         tensors = {SLOTS[key]: tensor.detach() for key, tensor in self.tensors.items() if key in SLOTS}
         self.table = Table(self.slots, {"var": parameter.detach(), **tensors}, self.axes)
@@ -163,6 +168,7 @@ class ParameterState:
         return (
             group["centered"] == self.centered
             and (group["sparse_update"] == "exact") == self.exact
+            and (group["state"] == "rowwise") == self.by_row
             and ("momentum_buffer" in self.tensors or not group["momentum"] > 0)
         )
 
@@ -218,7 +224,12 @@ for _name in (*READS, "get", "items", "values", "copy", "pop", "popitem", "setde
     setattr(Entry, _name, _current(getattr(dict, _name)))
 
 
-def check_entry(found: Any, parameter: Tensor, name: str) -> None:
+def _is_by_row(key: str, parameter: Tensor, by_row: bool) -> bool:
+    """Return whether a slot has one number for each row: a row of a parameter of one axis is one element."""
+    return by_row and SLOTS[key] in RMSPROP.slots_by_row and parameter.ndim > 1
+
+
+def check_entry(found: Any, parameter: Tensor, name: str, *, by_row: bool) -> None:
     """Raise unless a parameter can go on with an entry of a state.
 
     Raises
@@ -232,11 +243,14 @@ def check_entry(found: Any, parameter: Tensor, name: str) -> None:
         raise TypeError(f"{name}: expected a dict of tensors, got {type(found).__name__}")
     for key in ("step", *SLOTS):
         if key in found:
-            check = _check_step if key == "step" else _check_slot
-            check(dict.get(found, key), parameter, f"{name}[{key!r}]")
+            value, label = dict.get(found, key), f"{name}[{key!r}]"
+            if key == "step":
+                _check_step(value, label)
+            else:
+                _check_slot(value, parameter, label, by_row=_is_by_row(key, parameter, by_row))
 
 
-def _check_step(step: Any, parameter: Tensor, name: str) -> None:
+def _check_step(step: Any, name: str) -> None:
     if isinstance(step, Tensor):
         if step.numel() != 1:
             raise ValueError(f"{name}: expected one number, got shape {tuple(step.shape)}")
@@ -250,12 +264,18 @@ def _check_step(step: Any, parameter: Tensor, name: str) -> None:
         raise ValueError(f"{name}: expected the number of steps, 0 or more, got {step}")
 
 
-def _check_slot(tensor: Any, parameter: Tensor, name: str) -> None:
+def _check_slot(tensor: Any, parameter: Tensor, name: str, *, by_row: bool) -> None:
+    shape = tuple(parameter.shape)[: 1 if by_row else None]
     if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name}: expected a tensor of shape {tuple(parameter.shape)}, got {type(tensor).__name__}")
-    if tensor.shape != parameter.shape:
-        raise ValueError(f"{name}: expected shape {tuple(parameter.shape)}, got {tuple(tensor.shape)}")
-    fits = tensor.is_complex() if parameter.is_complex() else tensor.is_floating_point()
+        raise TypeError(f"{name}: expected a tensor of shape {shape}, got {type(tensor).__name__}")
+    if tuple(tensor.shape) != shape:
+        remedy = ""
+        if {tuple(tensor.shape), shape} == {tuple(parameter.shape), tuple(parameter.shape)[:1]}:
+            remedy = (
+                "; one is elementwise state and the other row-wise: take the mean of each row, or the option state="
+            )
+        raise ValueError(f"{name}: expected shape {shape}, got {tuple(tensor.shape)}{remedy}")
+    fits = tensor.is_complex() if parameter.is_complex() and not by_row else tensor.is_floating_point()
     if not fits or tensor.layout is not torch.strided or tensor.device.type == "meta":
         raise TypeError(
             f"{describe(name, tensor)}: expected {state_dtype(parameter.dtype)} and strided, got {tensor.layout} on "
@@ -274,11 +294,14 @@ def _as_step(step: Any) -> Tensor:
     return torch.tensor(float(step), dtype=torch.float64 if in_double else torch.float32)
 
 
-def _as_slot(tensor: Tensor | None, parameter: Tensor) -> Tensor:
+def _as_slot(tensor: Tensor | None, parameter: Tensor, *, by_row: bool) -> Tensor:
     """Return a slot's tensor as kernels can step it: the same one where it can be."""
     if tensor is None:
-        return zeros_as(parameter)
+        return zeros_as(parameter, by_row=by_row)
     is_plain = tensor.is_cpu and not (tensor.is_conj() or tensor.is_neg())
-    if is_plain and tensor.dtype is state_dtype(parameter.dtype) and tensor.stride() == parameter.stride():
+    dtype, stride = state_dtype(parameter.dtype), parameter.stride()
+    if by_row:
+        dtype, stride = dtype.to_real(), (1,)
+    if is_plain and tensor.dtype is dtype and tensor.stride() == stride:
         return tensor
-    return zeros_as(parameter).copy_(tensor.detach())
+    return zeros_as(parameter, by_row=by_row).copy_(tensor.detach())

@@ -55,6 +55,10 @@ class RMSprop(torch.optim.Optimizer):
     sparse_update : {"exact", "lazy"}, default "exact"
         The effect of a sparse gradient on the rows that it leaves out. With "exact", their gradient is 0, and their
         step is computed when the row is next needed. With "lazy", they take no step. Parameter groups may differ in it.
+    state : {"elementwise", "rowwise"}, default "elementwise"
+        With "rowwise", each row of a parameter of two axes or more has one mean square, of the mean of g² over the row:
+        ``square_avg`` then has the shape (rows,), which torch.optim.RMSprop cannot load. Not with ``centered``.
+        Parameter groups may differ in it, so that tables have row-wise state and layers have not.
 
     Raises
     ------
@@ -110,6 +114,7 @@ class RMSprop(torch.optim.Optimizer):
         *,
         fused: bool | None = None,
         sparse_update: str = "exact",
+        state: str = "elementwise",
     ) -> None:
         self._steps = Steps()
         defaults = {
@@ -121,6 +126,7 @@ class RMSprop(torch.optim.Optimizer):
             "weight_decay": weight_decay,
             "maximize": maximize,
             "sparse_update": sparse_update,
+            "state": state,
         }
         check_options({**defaults, "capturable": capturable, "differentiable": differentiable, "fused": fused})
         super().__init__(params, defaults)
@@ -311,7 +317,8 @@ class RMSprop(torch.optim.Optimizer):
                 # If the model was loaded before the optimizer, its rows stay as they were loaded.
                 own.table.retire(own.parameter)
             for group, known in zip(state["param_groups"], before, strict=True):
-                group.setdefault("sparse_update", known["sparse_update"])  # torch.optim.RMSprop has no such option
+                for option in ("sparse_update", "state"):  # which torch.optim.RMSprop does not have
+                    group.setdefault(option, known[option])
         super().__setstate__(state)
         self._steps = Steps()
         for group in self.param_groups:

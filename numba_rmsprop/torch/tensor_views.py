@@ -72,13 +72,18 @@ def order_of_axes(array: NDArray[Any]) -> tuple[int, ...] | None:
 
 
 def in_order(array: NDArray[Any], axes: tuple[int, ...] | None) -> NDArray[Any]:
-    """Return an array with its axes in the order that :func:`order_of_axes` found for a parameter."""
-    return array if axes is None else array.transpose(axes)
+    """Return an array with its axes in the order that :func:`order_of_axes` found for a parameter.
+
+    A slot with one number for each row has no others.
+    """
+    return array if axes is None or array.ndim != len(axes) else array.transpose(axes)
 
 
-def zeros_as(parameter: Tensor) -> Tensor:
-    """Return zeros for a parameter's state, laid out as the parameter is."""
+def zeros_as(parameter: Tensor, *, by_row: bool = False) -> Tensor:
+    """Return zeros for a parameter's state, laid out as the parameter is, or one number for each row."""
     dtype = state_dtype(parameter.dtype)
+    if by_row:
+        return torch.zeros(len(parameter), dtype=dtype.to_real())
     if parameter.is_contiguous() and parameter.numel():
         # np.zeros gets pages from the system when they are first touched; torch.zeros would write all of them.
         size = math.prod(parameter.shape) * dtype.itemsize

@@ -84,7 +84,7 @@ class Scratch(NamedTuple):
     slopes: SlopeScratch
     x: Any
     state: Any
-    """The variable that RMSprop steps, ``x / scale``, and its slots."""
+    """The variable that RMSprop steps, ``x / scale``, and its slots: see :mod:`~numba_rmsprop.kernels.state`."""
     best: Any
     progress: Any
     """See :func:`~.stopping.judge`."""

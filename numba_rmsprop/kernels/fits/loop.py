@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from ..aliased_access import glance, store_state
+from ..aliased_access import glance
 from ..jit import Integer, compiled, compiled_inline, inlined
+from ..state import store_state
 from ..work_stealing import next_share
 from .arguments import COST, TRIANGLE
 from .evaluator import call_evaluator
@@ -73,7 +74,7 @@ def start_fit(x0: Any, scale: Any, lower: Any, upper: Any, scratch: Any) -> None
         scratch.slopes.scale[j] = 1.0 if scale[j] == 0.0 else abs(scale[j])
         scratch.slopes.lower[j] = lower[j]
         scratch.slopes.upper[j] = upper[j]
-        store_state(scratch.state, 0, j, (x0[j] / scratch.slopes.scale[j], 0.0, 0.0, 0.0))
+        store_state(scratch.state, 0, j, (x0[j] / scratch.slopes.scale[j], 0.0, 0.0, 0.0), None)
 
 
 @inlined

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from ..aliased_access import load_state, store_state
 from ..clipping import clip
 from ..jit import compiled_inline
 from ..rmsprop import Numbers, update
+from ..state import load_state, store_state
 
 
 @compiled_inline
@@ -34,7 +34,7 @@ def take_step(learning_rate: Any, numbers: Any, scratch: Any) -> int:
     if numbers.clipnorm < np.inf:
         clip_norm(gradient, numbers.clipnorm)
     for j in range(x.size):
-        store_state(scratch.state, 0, j, update(gradient[j], of_step, *load_state(scratch.state, 0, j)))
+        store_state(scratch.state, 0, j, update(gradient[j], of_step, *load_state(scratch.state, 0, j)), None)
     moved = 0
     for j in range(x.size):
         before = x[j]
