@@ -19,20 +19,22 @@ from numba_rmsprop.kernels.rows import ROWS_AHEAD, step_elements
 
 
 @compiled_inside
-def _step_slice(worker: Integer, workers: Integer, indices: Any, values: Any, state: Any, packed: Any) -> None:
+def _step_slice(
+    worker: Integer, workers: Integer, indices: Any, values: Any, state: Any, packed: Any, entered: Any
+) -> None:
     begin, end = worker * indices.size // workers, (worker + 1) * indices.size // workers
     for i in range(begin - ROWS_AHEAD, end):
         if i + ROWS_AHEAD < end:
             prefetch_state(state, indices[np.uint64(i + ROWS_AHEAD)])
         if i >= begin:
             row = indices[np.uint64(i)]
-            step_elements(row, values, np.int64(i), state, packed[1], packed)
+            step_elements(row, values, np.int64(i), state, None, packed[1], packed, worker, entered)
 
 
 @compiled
-def limit_rows(team: Any, indices: Any, values: Any, state: Any, packed: Any) -> None:
+def limit_rows(team: Any, indices: Any, values: Any, state: Any, packed: Any, entered: Any) -> None:
     """Update rows that are unique, each worker an equal part of them."""
-    run_shares(_step_slice, team, (indices, values, state, packed))
+    run_shares(_step_slice, team, (indices, values, state, packed, entered))
 
 
 @compiled_inside
@@ -62,7 +64,7 @@ def _product_slice(worker: Integer, workers: Integer, entries: Any, sums: Any, s
                 source = np.int64(sources[k])
                 for j in range(values.shape[1]):
                     store_out(sums, u, j, load_out(sums, u, j) + load_grad(values, source, j))
-            step_elements(rows[np.uint64(u)], sums, np.int64(u), state, packed[1], packed)
+            step_elements(rows[np.uint64(u)], sums, np.int64(u), state, None, packed[1], packed, worker, None)
 
 
 @compiled

@@ -36,6 +36,7 @@ class CSR(BaseGradient):
             own.missed_steps,
             packed,
             own.scratch.sums(team[0]),
+            own.scratch.entered(team[0]),
         )
         launch = own.kernels.step_csr, team, *common
         flags = (array.flags.num for array in (self.values, self.indices, self.indptr))

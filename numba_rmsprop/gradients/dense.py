@@ -46,7 +46,8 @@ class Dense(BaseGradient):
     ) -> None:
         assert grad is not None
         if grad.size:
-            calls.append((own.kernels.step_dense, team_for(grad.size, fine=True), grad, state, packed))
+            team = team_for(grad.size, fine=True)
+            calls.append((own.kernels.step_dense, team, grad, state, packed, own.scratch.entered(team[0])))
 
     def squared_norm(self, own: Slots, clipvalue: np.floating) -> float:
         """Return the sum of squares, values clipped, in float64."""

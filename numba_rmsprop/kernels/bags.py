@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from .aliased_access import load_out, load_var, store_out
 from .duplicates import unsigned, weight_of
 from .jit import Integer, compiled, compiled_inline, compiled_inside, inlined
-from .lanes import LINE, WIDE, lanes_of, load_var_lanes, plus, prefetch_lanes, scaled, store_out_lanes
+from .lanes import LINE, WIDE, lanes_of, load_var_lanes, prefetch_lanes, store_out_lanes
 from .parallel_loop import run_shares
 from .prefetch import prefetch_row
 
@@ -83,11 +83,11 @@ def _sum_lanes(
     indices, weights = bags.indices, bags.weights
     if begin + ROWS_AHEAD < ahead:
         prefetch_lanes(like, var, indices[unsigned(begin + ROWS_AHEAD)], j)
-    total = scaled(load_var_lanes(like, var, indices[unsigned(begin)], j), weight_of(weights, begin))
+    total = load_var_lanes(like, var, indices[unsigned(begin)], j) * weight_of(weights, begin)
     for i in range(begin + 1, end):
         if i + ROWS_AHEAD < ahead:
             prefetch_lanes(like, var, indices[unsigned(i + ROWS_AHEAD)], j)
-        total = plus(total, scaled(load_var_lanes(like, var, indices[unsigned(i)], j), weight_of(weights, i)))
+        total = total + load_var_lanes(like, var, indices[unsigned(i)], j) * weight_of(weights, i)
     store_out_lanes(out, bag, j, total)
 
 

@@ -39,6 +39,7 @@ def _step_blocks(
     history: Any,
     packed: Any,
     sums: Any,
+    entered: Any,
 ) -> None:
     """Step the touched rows in every ``workers``-th block."""
     indptr, indices, data = matrix
@@ -52,15 +53,16 @@ def _step_blocks(
                 prefetch_state(state, ahead)
             if indptr[row] < indptr[row + 1]:
                 add_entries(worker, row, indptr, indices, data, sums)
-                step_row(row, sums, worker, state, max(np.int64(clocks[row]), floor), now, history, packed)
+                start = max(np.int64(clocks[row]), floor)
+                step_row(row, sums, worker, state, start, now, history, packed, worker, entered)
                 clear_entries(worker, row, indptr, indices, sums)
                 clocks[row] = now + 1
 
 
 @compiled
-def step_csr(team: Any, matrix: Any, state: Any, ages: Any, history: Any, packed: Any, sums: Any) -> None:
+def step_csr(team: Any, matrix: Any, state: Any, ages: Any, history: Any, packed: Any, sums: Any, entered: Any) -> None:
     """Step the touched rows; ``matrix`` is ``(indptr, indices, data)``; ``sums`` is 0, before and after."""
-    run_shares(_step_blocks, team, (matrix, state, ages, history, packed, sums))
+    run_shares(_step_blocks, team, (matrix, state, ages, history, packed, sums, entered))
 
 
 @compiled

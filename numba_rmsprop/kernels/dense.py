@@ -18,24 +18,25 @@ LINES_AHEAD = 8
 
 
 @compiled_inside
-def _step_lines(worker: Integer, workers: Integer, grad: Any, state: Any, packed: Any) -> None:
+def _step_lines(worker: Integer, workers: Integer, grad: Any, state: Any, packed: Any, entered: Any) -> None:
     lines = grad.shape[0]
     for line in range(worker * lines // workers, (worker + 1) * lines // workers):
         prefetch_row(grad, line + LINES_AHEAD)
         prefetch_state(state, line + LINES_AHEAD)
-        step_elements(np.int64(line), grad, np.int64(line), state, None, packed[1], packed)
+        step_elements(np.int64(line), grad, np.int64(line), state, None, packed[1], packed, worker, entered)
 
 
 @compiled
-def step_dense(team: Any, grad: Any, state: Any, packed: Any) -> None:
-    """Step arrays of shape (lines, columns), of any strides."""
-    run_shares(_step_lines, team, (grad, state, packed))
+def step_dense(team: Any, grad: Any, state: Any, packed: Any, entered: Any) -> None:
+    """Step arrays of shape (lines, columns), of any strides; ``entered`` is that of the scratch of ``rows``."""
+    run_shares(_step_lines, team, (grad, state, packed, entered))
 
 
 @compiled_inside
 def _step_variable(k: Integer, addresses: Any, sizes: Any, kinds: Any, scales: Any, packed: Any) -> None:
     grads, state = line_at(addresses[k, 0], sizes[k], packed), (*lines_at(addresses, k, sizes[k], kinds), None)
-    step_elements(np.int64(0), grads, np.int64(0), state, None, scales[k], packed)
+    zero = np.int64(0)
+    step_elements(zero, grads, zero, state, None, scales[k], packed, zero, None)
 
 
 @compiled_inside

@@ -27,7 +27,7 @@ import numpy as np
 
 from .aliased_access import load_grad, load_out, store_out
 from .jit import Integer, compiled_inline, compiled_inside, inlined
-from .lanes import LINE, WIDE, lanes_of, load_grad_lanes, plus, prefetch_lanes, scaled, store_out_lanes
+from .lanes import LINE, WIDE, lanes_of, load_grad_lanes, prefetch_lanes, store_out_lanes
 from .prefetch import prefetch_row
 
 LAST = np.int32(-(2**31))
@@ -104,7 +104,7 @@ def _add_lanes(
 ) -> None:
     """Add up some columns from ``j``."""
     _, values, sources, weights = entries
-    total = scaled(load_grad_lanes(like, values, source_of(sources, first), j), weight_of(weights, first))
+    total = load_grad_lanes(like, values, source_of(sources, first), j) * weight_of(weights, first)
     i, ahead, lead = second, second, 0
     while i >= 0:
         if ahead >= 0:
@@ -112,7 +112,7 @@ def _add_lanes(
             ahead = _entry_after(ahead, following)
         lead += 1
         if lead > ENTRIES_AHEAD:
-            total = plus(total, scaled(load_grad_lanes(like, values, source_of(sources, i), j), weight_of(weights, i)))
+            total = total + load_grad_lanes(like, values, source_of(sources, i), j) * weight_of(weights, i)
             i = _entry_after(i, following)
     store_out_lanes(sums, worker, j, total)
 

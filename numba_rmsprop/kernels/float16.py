@@ -22,61 +22,81 @@ def width(dtype: Any) -> Any:
     return types.float32 if dtype in HALVES else dtype
 
 
-def _word(number: int) -> Any:
-    return ir.Constant(ir.IntType(32), number)
+def shaped(element: Any, like: Any) -> Any:
+    """Return the LLVM type of an element, or of as many as ``like`` has."""
+    return ir.VectorType(element, like.count) if isinstance(like, ir.VectorType) else element
 
 
-def _real(number: float) -> Any:
-    return ir.Constant(ir.FloatType(), number)
+def constant(element: Any, like: Any, number: Any) -> Any:
+    """Return a number, as many times as ``like`` has elements."""
+    kind = shaped(element, like)
+    return ir.Constant(kind, [number] * like.count if isinstance(kind, ir.VectorType) else number)
+
+
+def _word(value: Any, number: int) -> Any:
+    return constant(ir.IntType(32), value.type, number)
+
+
+def _real(value: Any, number: float) -> Any:
+    return constant(ir.FloatType(), value.type, number)
+
+
+def _cast(cast: Any, value: Any, element: Any) -> Any:
+    return cast(value, shaped(element, value.type))
 
 
 def widened(builder: Any, value: Any, dtype: Any) -> Any:
-    """Emit what turns a stored value into one to compute with."""
+    """Emit what turns a stored value, or a vector of them, into one to compute with."""
     if dtype == types.uint16:
-        return builder.bitcast(builder.shl(builder.zext(value, ir.IntType(32)), _word(16)), ir.FloatType())
+        word = _cast(builder.zext, value, ir.IntType(32))
+        return _cast(builder.bitcast, builder.shl(word, _word(value, 16)), ir.FloatType())
     if dtype == types.int16:
-        return builder.fpext(builder.bitcast(value, ir.HalfType()), ir.FloatType())
+        return _cast(builder.fpext, _cast(builder.bitcast, value, ir.HalfType()), ir.FloatType())
     return value
-
-
-def narrowed_at_random(builder: Any, value: Any, dtype: Any, noise: Any) -> Any:
-    """Emit what rounds a value to one of its neighbours; ``noise`` is 32 random bits."""
-    bits = builder.bitcast(value, ir.IntType(32))
-    if dtype == types.uint16:
-        upper = builder.lshr(bits, _word(16))
-        rounded = builder.lshr(builder.add(bits, builder.and_(noise, _word(0xFFFF))), _word(16))
-        is_nan = builder.fcmp_unordered("uno", value, value)
-        return builder.trunc(builder.select(is_nan, builder.or_(upper, _word(0x40)), rounded), ir.IntType(16))
-    # A float16 keeps 10 of the 23 bits behind the point; below 2**-14 its neighbours are 2**-24 apart.
-    magnitude = builder.and_(bits, _word(0x7FFFFFFF))
-    usual = builder.and_(builder.add(magnitude, builder.and_(noise, _word(0x1FFF))), _word(0xFFFFE000))
-    units = builder.fmul(builder.bitcast(magnitude, ir.FloatType()), _real(2.0**24))
-    share = builder.fmul(builder.uitofp(builder.and_(noise, _word(0xFFFF)), ir.FloatType()), _real(2.0**-16))
-    whole = builder.uitofp(builder.fptoui(builder.fadd(units, share), ir.IntType(32)), ir.FloatType())
-    small = builder.bitcast(builder.fmul(whole, _real(2.0**-24)), ir.IntType(32))
-    is_small = builder.icmp_unsigned("<", magnitude, _word(0x38800000))
-    is_finite = builder.icmp_unsigned("<", magnitude, _word(0x7F800000))
-    rounded = builder.select(is_small, small, builder.select(is_finite, usual, magnitude))
-    signed = builder.or_(rounded, builder.and_(bits, _word(0x80000000)))
-    half = builder.fptrunc(builder.bitcast(signed, ir.FloatType()), ir.HalfType())
-    return builder.bitcast(half, ir.IntType(16))
 
 
 def narrowed(builder: Any, value: Any, dtype: Any, noise: Any = None) -> Any:
-    """Emit what rounds a value to the one to be stored: at random where there is ``noise``, or to the nearest."""
-    if noise is not None and dtype in HALVES:
-        return narrowed_at_random(builder, value, dtype, noise)
+    """Emit what rounds a value, or a vector of them, to what is stored.
+
+    At random, where there are 32 bits of ``noise`` for each, or else to the nearest.
+    """
     if dtype == types.uint16:
-        bits = builder.bitcast(value, ir.IntType(32))
-        upper = builder.lshr(bits, _word(16))
-        up = builder.add(_word(0x7FFF), builder.and_(upper, _word(1)))
-        rounded = builder.lshr(builder.add(bits, up), _word(16))
-        quiet = builder.or_(upper, _word(0x40))  # adding to a NaN might make it an infinity
-        is_nan = builder.fcmp_unordered("uno", value, value)
-        return builder.trunc(builder.select(is_nan, quiet, rounded), ir.IntType(16))
-    if dtype == types.int16:
-        return builder.bitcast(builder.fptrunc(value, ir.HalfType()), ir.IntType(16))
-    return value
+        return _to_bfloat16(builder, value, noise)
+    if dtype != types.int16:
+        return value
+    if noise is not None:
+        value = _to_float16_at_random(builder, value, noise)
+    return _cast(builder.bitcast, _cast(builder.fptrunc, value, ir.HalfType()), ir.IntType(16))
+
+
+def _to_bfloat16(builder: Any, value: Any, noise: Any) -> Any:
+    bits = _cast(builder.bitcast, value, ir.IntType(32))
+    upper = builder.lshr(bits, _word(value, 16))
+    if noise is None:
+        more = builder.add(_word(value, 0x7FFF), builder.and_(upper, _word(value, 1)))
+    else:
+        more = builder.and_(noise, _word(value, 0xFFFF))
+    rounded = builder.lshr(builder.add(bits, more), _word(value, 16))
+    quiet = builder.or_(upper, _word(value, 0x40))  # adding to a NaN might make it an infinity
+    is_nan = builder.fcmp_unordered("uno", value, value)
+    return _cast(builder.trunc, builder.select(is_nan, quiet, rounded), ir.IntType(16))
+
+
+def _to_float16_at_random(builder: Any, value: Any, noise: Any) -> Any:
+    """Emit what rounds float32 to what a float16 can hold: 10 of the 23 bits, or below 2**-14 multiples of 2**-24."""
+    bits = _cast(builder.bitcast, value, ir.IntType(32))
+    magnitude = builder.and_(bits, _word(value, 0x7FFFFFFF))
+    usual = builder.add(magnitude, builder.and_(noise, _word(value, 0x1FFF)))
+    usual = builder.and_(usual, _word(value, 0xFFFFE000))
+    units = builder.fmul(_cast(builder.bitcast, magnitude, ir.FloatType()), _real(value, 2.0**24))
+    share = _cast(builder.uitofp, builder.and_(noise, _word(value, 0xFFFF)), ir.FloatType())
+    whole = _cast(builder.fptoui, builder.fadd(units, builder.fmul(share, _real(value, 2.0**-16))), ir.IntType(32))
+    small = builder.fmul(_cast(builder.uitofp, whole, ir.FloatType()), _real(value, 2.0**-24))
+    is_small = builder.icmp_unsigned("<", magnitude, _word(value, 0x38800000))
+    is_finite = builder.icmp_unsigned("<", magnitude, _word(value, 0x7F800000))
+    rounded = builder.select(is_small, _cast(builder.bitcast, small, ir.IntType(32)), usual)
+    signed = builder.or_(rounded, builder.and_(bits, _word(value, 0x80000000)))
+    return builder.select(is_finite, _cast(builder.bitcast, signed, ir.FloatType()), value)
 
 
 def widen(value: Any) -> Any:

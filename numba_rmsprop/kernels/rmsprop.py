@@ -74,10 +74,16 @@ def unpack(packed: Any) -> Numbers:
     )
 
 
+@inlined
+def values_enter(numbers: Any) -> Any:
+    """Return whether the value of an element changes the gradient that enters the mean square."""
+    return numbers.coupled_decay != 0
+
+
 @compiled_inline
 def entering(grad: Any, numbers: Any, var: Any, rms: Any, momentum: Any, mg: Any) -> Any:
     """Return the gradient that enters the mean square."""
-    if numbers.coupled_decay != 0:  # without it, the value does not enter, which may be infinite
+    if values_enter(numbers):  # an infinite value times 0 would be NaN
         grad = grad + numbers.coupled_decay * var
     return grad
 
@@ -114,8 +120,11 @@ def update_row(square: Any, numbers: Any, var: Any, rms: Any, momentum: Any, mg:
 
 @compiled_inline
 def update_in_row(grad: Any, rate: Any, numbers: Any, var: Any, rms: Any, momentum: Any, mg: Any) -> Any:
-    """Return ``(var, rms, momentum, mg)`` of one element of a row, of which :func:`update_row` has found ``rate``."""
-    var, momentum = _moved(rate * entering(grad, numbers, var, rms, momentum, mg), numbers, var, momentum)
+    """Return ``(var, rms, momentum, mg)`` of one element of a row, of which :func:`update_row` has found ``rate``.
+
+    ``grad`` is what has entered the mean square. The arguments may be lanes.
+    """
+    var, momentum = _moved(rate * grad, numbers, var, momentum)
     return var, rms, momentum, mg
 
 
@@ -242,6 +251,7 @@ RMSPROP = Rule(
     at_rest={"momentum": {"momentum": 1.0, "outer_rate": 0.0}},
     unpack=unpack,
     update=update,
+    values_enter=values_enter,
     entering=entering,
     update_row=update_row,
     update_in_row=update_in_row,

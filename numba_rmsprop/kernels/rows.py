@@ -25,8 +25,10 @@ entries
 links
     ``(seen, following, chains)``, see :mod:`numba_rmsprop.kernels.duplicates`.
 scratch
-    ``(heads, sums, counters)``: int32, shape (workers, CHUNK), for the positions of a chunk's rows; (workers, columns),
-    for the sum of a row's entries; int64, shape (workers, 8), see :mod:`~numba_rmsprop.kernels.work_stealing`.
+    ``(heads, sums, counters, entered)``: int32, shape (workers, CHUNK), for the positions of a chunk's rows; (workers,
+    columns), for the sum of a row's entries; int64, shape (workers, 8), see
+    :mod:`~numba_rmsprop.kernels.work_stealing`; and (workers, columns), for what enters a row's mean square, or None
+    where no slot has one number for each row.
 """
 
 from __future__ import annotations
@@ -35,15 +37,25 @@ from typing import Any
 
 import numpy as np
 
-from .aliased_access import is_given, load_grad
+from .aliased_access import is_given, load_grad, load_out, store_out
 from .clipping import clip
 from .duplicates import add_duplicates, mark_duplicates, source_of, unsigned
 from .jit import Integer, compiled, compiled_inline, compiled_inside, inlined
+from .lanes import LINE, across, clip_lanes, lanes_of, load_grad_lanes, load_out_lanes, store_out_lanes
 from .parallel_loop import run_shares
 from .prefetch import prefetch_item, prefetch_state
-from .rmsprop import catch_up, catch_up_any, entering, is_plain, unpack, update, update_in_row, update_row
+from .rmsprop import catch_up, catch_up_any, entering, is_plain, unpack, update, update_in_row, update_row, values_enter
 from .skip_factors import factors_of
-from .state import by_row_of, load_state, noise_of, slots_of, store_row_state, store_state
+from .state import (
+    lanes_of_state,
+    load_state,
+    load_state_lanes,
+    noise_of,
+    slots_of,
+    store_row_state,
+    store_state,
+    store_state_lanes,
+)
 from .work_stealing import give_none_away, next_share
 
 ROWS_AHEAD = 6
@@ -52,10 +64,6 @@ ROWS_AHEAD = 6
 CHUNK, SMALL_CHUNK, CHUNKS_EACH = 256, 64, 512
 """Entries that a worker takes at a time: at most and at least, and what it aims at between. The most frequent rows come
 first, all in a few chunks: small ones let the other workers take over what the one at work on these leaves."""
-
-TERMS = 8
-"""Squares of a row that are added up side by side: LLVM then takes them as one vector."""
-
 
 TERMS = 8
 """Squares that are added up side by side, so that LLVM takes them as one vector."""
@@ -85,75 +93,126 @@ def _caught_up(factors: Any, *values: Any) -> Any:
 
 
 @compiled_inline
-def _square(row: Integer, j: Integer, grads: Any, i: Integer, state: Any, factors: Any, scale: Any, packed: Any) -> Any:
-    """Return what an element adds to the mean square of its row."""
-    grad = clip(load_grad(grads, i, j), packed[0]) * scale
-    grad = entering(grad, unpack(packed), *_caught_up(factors, *load_state(state, row, j)))
-    return grad * grad
+def _enter(grads: Any, i: Integer, scale: Any, clipvalue: Any, worker: Integer, entered: Any) -> Any:
+    """Write a row's gradient, clipped and scaled, into ``entered[worker]``; return the mean of its squares.
+
+    The order of the sum depends on nothing but the number of columns, so that a dense step has the bits of a sparse
+    one: square ``j`` belongs to lane ``j % count``, and what is left over comes last.
+    """
+    columns, j = np.int64(grads.shape[1]), np.int64(0)
+    line, count = lanes_of(LINE, grads)
+    if not 0 < count <= columns:
+        for k in range(columns):
+            store_out(entered, worker, k, clip(load_grad(grads, i, k), clipvalue) * scale)
+        return _mean_square(worker, entered)
+    found = clip_lanes(load_grad_lanes(line, grads, i, j), clipvalue) * scale
+    store_out_lanes(entered, worker, j, found)
+    squares = found * found
+    j += count
+    while count <= columns - j:
+        found = clip_lanes(load_grad_lanes(line, grads, i, j), clipvalue) * scale
+        store_out_lanes(entered, worker, j, found)
+        squares = squares + found * found
+        j += count
+    total = across(squares)
+    for k in range(j, columns):
+        grad = clip(load_grad(grads, i, k), clipvalue) * scale
+        store_out(entered, worker, k, grad)
+        total += grad * grad
+    return total / entered.dtype.type(columns)
+
+
+@compiled_inside
+def _mean_square(worker: Integer, entered: Any) -> Any:
+    """Return the mean of the squares of ``entered[worker]``, added up as in :func:`_enter`."""
+    columns, j = np.int64(entered.shape[1]), np.int64(0)
+    total = entered.dtype.type(0)
+    line, count = lanes_of(LINE, entered)
+    if 0 < count <= columns:
+        found = load_out_lanes(line, entered, worker, j)
+        squares = found * found
+        j += count
+        while count <= columns - j:
+            found = load_out_lanes(line, entered, worker, j)
+            squares = squares + found * found
+            j += count
+        total = across(squares)
+    for k in range(j, columns):
+        total += load_out(entered, worker, k) * load_out(entered, worker, k)
+    return total / entered.dtype.type(columns)
+
+
+@compiled_inside
+def _enter_with_values(row: Integer, state: Any, factors: Any, packed: Any, worker: Integer, entered: Any) -> Any:
+    """Let the values of a row change what enters; return the mean of the squares."""
+    numbers = unpack(packed)
+    for j in range(entered.shape[1]):
+        current = _caught_up(factors, *load_state(state, row, j))
+        store_out(entered, worker, j, entering(load_out(entered, worker, j), numbers, *current))
+    return _mean_square(worker, entered)
 
 
 @compiled_inline
-def _mean_square(row: Integer, grads: Any, i: Integer, state: Any, factors: Any, scale: Any, packed: Any) -> Any:
-    """Return the mean square of a row's gradients; the order of the sum is the same whatever their layout."""
-    columns = grads.shape[1]
-    a = b = c = d = e = f = g = h = packed.dtype.type(0)
-    whole = columns - columns % TERMS
-    for j in range(0, whole, TERMS):
-        a += _square(row, j, grads, i, state, factors, scale, packed)
-        b += _square(row, j + 1, grads, i, state, factors, scale, packed)
-        c += _square(row, j + 2, grads, i, state, factors, scale, packed)
-        d += _square(row, j + 3, grads, i, state, factors, scale, packed)
-        e += _square(row, j + 4, grads, i, state, factors, scale, packed)
-        f += _square(row, j + 5, grads, i, state, factors, scale, packed)
-        g += _square(row, j + 6, grads, i, state, factors, scale, packed)
-        h += _square(row, j + 7, grads, i, state, factors, scale, packed)
-    total = ((a + b) + (c + d)) + ((e + f) + (g + h))
-    for j in range(whole, columns):
-        total += _square(row, j, grads, i, state, factors, scale, packed)
-    return total / packed.dtype.type(columns)
-
-
-@compiled_inline
-def _step_elements(
-    by_row: Any, row: Integer, grads: Any, i: Integer, state: Any, factors: Any, scale: Any, packed: Any
+def step_elements(
+    row: Integer,
+    grads: Any,
+    i: Integer,
+    state: Any,
+    factors: Any,
+    scale: Any,
+    packed: Any,
+    worker: Integer,
+    entered: Any,
 ) -> None:
+    """Step one row with the gradient ``grads[i]`` times ``scale``, after the steps that plain ``factors`` stand for.
+
+    ``factors`` is None where the row is current, and ``entered`` where no slot has one number for each row.
+    """
     clipvalue, numbers, noise = packed[0], unpack(packed), noise_of(state, row)
-    if by_row is None:
+    if entered is None:
         for j in range(grads.shape[1]):
             current = _caught_up(factors, *load_state(state, row, j))
             grad = clip(load_grad(grads, i, j), clipvalue) * scale
             store_state(state, row, j, update(grad, numbers, *current), noise)
     elif grads.shape[1] > 0:
-        square = _mean_square(row, grads, i, state, factors, scale, packed)
+        square = _enter(grads, i, scale, clipvalue, worker, entered)
+        if values_enter(numbers):
+            square = _enter_with_values(row, state, factors, packed, worker, entered)
         rate, own = update_row(square, numbers, *_caught_up(factors, *load_state(state, row, 0)))
-        for j in range(grads.shape[1]):
-            current = _caught_up(factors, *load_state(state, row, j))
-            grad = clip(load_grad(grads, i, j), clipvalue) * scale
-            store_state(state, row, j, update_in_row(grad, rate, numbers, *current), noise)
+        begin = np.int64(0)
+        line, count = lanes_of_state(LINE, state)
+        while 0 < count <= grads.shape[1] - begin:
+            current = _caught_up(factors, *load_state_lanes(line, state, row, begin))
+            found = load_out_lanes(line, entered, worker, begin)
+            store_state_lanes(line, state, row, begin, update_in_row(found, rate, numbers, *current), noise)
+            begin += count
+        for k in range(begin, grads.shape[1]):
+            current = _caught_up(factors, *load_state(state, row, k))
+            store_state(state, row, k, update_in_row(load_out(entered, worker, k), rate, numbers, *current), noise)
         store_row_state(state, row, own, noise)
 
 
 @compiled_inline
-def step_elements(row: Integer, grads: Any, i: Integer, state: Any, factors: Any, scale: Any, packed: Any) -> None:
-    """Step one row with the gradient ``grads[i]`` times ``scale``, after the steps that plain ``factors`` stand for.
-
-    ``factors`` is None where the row is current.
-    """
-    _step_elements(by_row_of(state), row, grads, i, state, factors, scale, packed)
-
-
-@compiled_inline
 def step_row(
-    row: Integer, grads: Any, i: Integer, state: Any, start: Integer, now: Integer, history: Any, packed: Any
+    row: Integer,
+    grads: Any,
+    i: Integer,
+    state: Any,
+    start: Integer,
+    now: Integer,
+    history: Any,
+    packed: Any,
+    worker: Integer,
+    entered: Any,
 ) -> None:
     """Catch up one row from step ``start``, and step it with the gradient ``grads[i]``."""
     if start < now:
         factors = factors_of(start, now, history)
         if is_plain(factors, *slots_of(state)):
-            step_elements(row, grads, i, state, factors, packed[1], packed)
+            step_elements(row, grads, i, state, factors, packed[1], packed, worker, entered)
             return
         _catch_up_elements(row, state, factors, noise_of(state, row))
-    step_elements(row, grads, i, state, None, packed[1], packed)
+    step_elements(row, grads, i, state, None, packed[1], packed, worker, entered)
 
 
 @inlined
@@ -182,7 +241,7 @@ def _step_chunk(
     indices, values, sources, weights = entries
     clocks, floor, now = ages
     _, following, chains = links
-    heads, sums, _ = scratch
+    heads, sums, _, entered = scratch
     count = list_heads(worker, begin, end, following, heads)
     for u in range(-ROWS_AHEAD, count):
         if u + ROWS_AHEAD < count:
@@ -202,7 +261,7 @@ def _step_chunk(
             if second >= 0:
                 clock = np.int64(chains[unsigned(second), 1])
         start = clock if clock > floor else floor
-        step_row(np.int64(row), grads, source, state, start, now, history, packed)
+        step_row(np.int64(row), grads, source, state, start, now, history, packed, worker, entered)
         clocks[row] = now + 1
 
 

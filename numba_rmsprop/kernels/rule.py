@@ -13,15 +13,21 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
-from .jit import compiled_inline
+from .jit import compiled_inline, inlined
 
 MAX_SLOTS = 7
 """The most slots of a rule: :mod:`~numba_rmsprop.kernels.aliased_access` names as many arrays."""
 
 
+@inlined
+def no_values_enter(numbers: Any) -> Any:
+    """Stand for ``values_enter`` in a rule without row-wise state: kernels compile it, and never call it."""
+    return False
+
+
 @compiled_inline
 def not_entering(grad: Any, numbers: Any, *values: Any) -> Any:
-    """Stand for ``entering`` in a rule without row-wise state: kernels compile it, and never call it."""
+    """Stand for ``entering``, in the same way."""
     return grad
 
 
@@ -59,11 +65,11 @@ class Rule:
         For each slot that a step may leave out, the ``skipped`` numbers of such a step.
     slots_by_row : tuple of str
         Slots that may have one number for each row (row-wise state).
-    entering, update_row, update_in_row : callable
+    values_enter, entering, update_row, update_in_row : callable
         For row-wise state. ``entering(grad, numbers, *values)`` returns the gradient whose square is averaged over the
-        row. ``update_row(square, numbers, *values)`` returns ``(rate, values)``: whatever is the same for the whole
-        row, and the values with the row's own ones after the step. ``update_in_row(grad, rate, numbers, *values)``
-        returns the values of one element after the step.
+        row, where ``values_enter(numbers)``; else it is ``grad``. ``update_row(square, numbers, *values)`` returns
+        ``(rate, values)``: whatever is the same for the whole row, and the values with the row's own ones after the
+        step. ``update_in_row(grad, rate, numbers, *values)`` returns the values of one element after the step.
     unpack : callable
         ``unpack(packed)`` returns the numbers of a step, as a NamedTuple, from the array that a launch takes:
         ``packed[0]`` and ``packed[1]`` are clipvalue and scale, and the rule's numbers follow.
@@ -96,6 +102,7 @@ class Rule:
     catch_up_any: Callable[..., Any]
     at_rest: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     slots_by_row: tuple[str, ...] = ()
+    values_enter: Callable[..., Any] = no_values_enter
     entering: Callable[..., Any] = not_entering
     update_row: Callable[..., Any] = not_by_row
     update_in_row: Callable[..., Any] = not_in_row
@@ -121,6 +128,7 @@ def _rule_called(name: str) -> Any:
 FUNCTIONS = (
     "unpack",
     "update",
+    "values_enter",
     "entering",
     "update_row",
     "update_in_row",

@@ -19,9 +19,10 @@ from numba import types
 from numba.extending import intrinsic
 
 from .aliased_access import STATE, element_of, load_item, store_item
-from .float16 import HALVES, narrow, widen
+from .float16 import HALVES, constant, narrow, widen, width
 from .hashing import hashed, noise_of_row
 from .jit import Integer
+from .lanes import Lanes, fits
 
 ROUNDS = (16, 0x85EBCA6B), (13, 0xC2B2AE35)
 """Shifts and factors of MurmurHash3's end, as in :func:`~numba_rmsprop.kernels.hashing.hashed`."""
@@ -29,6 +30,9 @@ ROUNDS = (16, 0x85EBCA6B), (13, 0xC2B2AE35)
 COLUMN = 0x9E3779B1
 """An odd number, so that all columns of a row differ before they are mixed."""
 
+
+if not numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
+    from .lanes import load_item_lanes, store_item_lanes
 
 if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
 
@@ -60,9 +64,15 @@ if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
             if array is not None and array.ndim == 1:
                 array[i] = narrow(value, array, _number(noise, k, 0))
 
-    def by_row_of(state: Any) -> bool | None:
-        """Return True if a slot has one number for each row, or None, on which Numba drops a branch."""
-        return True if any(array is not None and array.ndim == 1 for array in state[:-1]) else None
+    def lanes_of_state(size: Any, state: Any) -> Any:
+        """Return lanes for rows of a state, and how many columns they take; 0 where there are none for it."""
+        return None, 0
+
+    def load_state_lanes(like: Any, state: Any, i: Any, j: Any) -> Any:
+        """Return columns from ``j`` of row ``i`` of each array of a state."""
+
+    def store_state_lanes(like: Any, state: Any, i: Any, j: Any, values: Any, noise: Any) -> None:
+        """Write columns from ``j`` of row ``i`` of each array of a state, as :func:`store_state`."""
 
     def slots_of(state: Any) -> Any:
         """Return the arrays of a state."""
@@ -73,17 +83,30 @@ else:
     def _is_array(kind: Any, axes: int) -> bool:
         return isinstance(kind, types.Array) and kind.ndim == axes
 
-    def _bits(context: Any, builder: Any, kind: Any, noise_type: Any, noise: Any, k: int, j: Any) -> Any:
-        """Emit 32 random bits for column ``j`` of array ``k``; None for arrays that need no rounding."""
+    def _bits(context: Any, builder: Any, kind: Any, noise_type: Any, noise: Any, k: int, columns: Any) -> Any:
+        """Emit 32 random bits for a column of array ``k``, or several; None for arrays that need no rounding."""
         if isinstance(noise_type, types.NoneType) or kind.dtype not in HALVES:
             return None
         word = ir.IntType(32)
         low, high = builder.trunc(noise, word), builder.trunc(builder.lshr(noise, noise.type(32)), word)
-        own = builder.xor(high, word(k * COLUMN & 0xFFFFFFFF))
-        mixed = builder.xor(builder.add(low, builder.mul(builder.trunc(j, word), word(COLUMN))), own)
+        high = builder.xor(high, word(k * COLUMN & 0xFFFFFFFF))
+        if isinstance(columns.type, ir.VectorType):
+            low, high = (_repeated(builder, number, columns.type) for number in (low, high))
+
+        def times(value: Any, factor: int) -> Any:
+            return builder.mul(value, constant(word, columns.type, factor))
+
+        def folded(value: Any, shift: int) -> Any:
+            return builder.xor(value, builder.lshr(value, constant(word, columns.type, shift)))
+
+        mixed = builder.xor(builder.add(low, times(columns, COLUMN)), high)
         for shift, factor in ROUNDS:
-            mixed = builder.mul(builder.xor(mixed, builder.lshr(mixed, word(shift))), word(factor))
-        return builder.xor(mixed, builder.lshr(mixed, word(16)))
+            mixed = times(folded(mixed, shift), factor)
+        return folded(mixed, 16)
+
+    def _repeated(builder: Any, number: Any, vector: Any) -> Any:
+        whole = builder.insert_element(ir.Constant(vector, ir.Undefined), number, ir.Constant(ir.IntType(32), 0))
+        return builder.shuffle_vector(whole, whole, ir.Constant(vector, [0] * vector.count))
 
     @intrinsic
     def noise_of(typing_context: Any, state: Any, row: Any) -> Any:
@@ -125,7 +148,7 @@ else:
         def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             state, values, noise = signature.args[0], signature.args[-2], signature.args[-1]
             places = arguments[1 : 1 + axes]
-            column = places[1] if axes == 2 else ir.Constant(ir.IntType(64), 0)
+            column = builder.trunc(places[1] if axes == 2 else places[0].type(0), ir.IntType(32))
             for k, kind in enumerate(list(state)[:-1]):
                 if _is_array(kind, axes):
                     array, value = builder.extract_value(arguments[0], k), builder.extract_value(arguments[-2], k)
@@ -146,15 +169,57 @@ else:
         """Write element ``[i]`` of each slot that has one number for each row."""
         return types.void(state, types.intp, values, noise), _store(1)
 
-    @intrinsic
-    def by_row_of(typing_context: Any, state: Any) -> Any:
-        """Return True if a slot has one number for each row, or None, on which Numba drops a branch."""
-        found = any(_is_array(kind, 1) for kind in state)
+    @intrinsic(prefer_literal=True)
+    def lanes_of_state(typing_context: Any, size: Any, state: Any) -> Any:
+        """Return lanes for rows of a state, and how many columns they take; 0 where there are none for it."""
+        arrays = [kind for kind in list(state)[:-1] if _is_array(kind, 2)]
+        there = all(map(fits, arrays))
+        lanes = Lanes(width(arrays[0].dtype), size.literal_value)
+        result = types.Tuple([lanes, types.int64])
 
         def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return ir.Constant(ir.IntType(1), 1) if found else context.get_dummy_value()
+            count = ir.Constant(ir.IntType(64), lanes.count if there else 0)
+            return context.make_tuple(builder, result, [ir.Constant(context.get_value_type(lanes), None), count])
 
-        return (types.boolean if found else types.none)(state), emit
+        return result(size, state), emit
+
+    @intrinsic
+    def load_state_lanes(typing_context: Any, like: Any, state: Any, i: Any, j: Any) -> Any:
+        """Return columns from ``j`` of row ``i`` of each array of a state."""
+        arrays = list(state)[:-1]
+        result = types.Tuple([like if _is_array(kind, 2) else element_of(kind) for kind in arrays])
+
+        def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            found = []
+            for k, kind in enumerate(arrays):
+                array = builder.extract_value(arguments[1], k)
+                if _is_array(kind, 2):
+                    found.append(load_item_lanes(context, builder, like, kind, array, arguments[2:], STATE[k]))
+                elif _is_array(kind, 1):
+                    found.append(load_item(context, builder, kind, array, arguments[2:3], STATE[k]))
+                else:
+                    found.append(context.get_dummy_value())
+            return context.make_tuple(builder, result, found)
+
+        return result(like, state, types.intp, types.intp), emit
+
+    @intrinsic
+    def store_state_lanes(typing_context: Any, like: Any, state: Any, i: Any, j: Any, values: Any, noise: Any) -> Any:
+        """Write columns from ``j`` of row ``i`` of each array of a state, as :func:`store_state`."""
+
+        def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            vector = ir.VectorType(ir.IntType(32), like.count)
+            first = _repeated(builder, builder.trunc(arguments[3], ir.IntType(32)), vector)
+            columns = builder.add(first, ir.Constant(vector, [*range(like.count)]))
+            for k, kind in enumerate(list(state)[:-1]):
+                if _is_array(kind, 2):
+                    array, value = builder.extract_value(arguments[1], k), builder.extract_value(arguments[4], k)
+                    value = context.cast(builder, value, values[k], like)
+                    bits = _bits(context, builder, kind, noise, arguments[5], k, columns)
+                    store_item_lanes(context, builder, like, kind, array, arguments[2:4], value, STATE[k], bits)
+            return context.get_dummy_value()
+
+        return types.void(like, state, types.intp, types.intp, values, noise), emit
 
     @intrinsic
     def slots_of(typing_context: Any, state: Any) -> Any:

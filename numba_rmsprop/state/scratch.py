@@ -12,7 +12,7 @@ from ..kernels.rows import CHUNK
 from ..runtime.launching import new_counters
 
 Links: TypeAlias = tuple[NDArray[np.uint8], NDArray[np.int32], NDArray[np.int32]]
-Shares: TypeAlias = tuple[NDArray[np.int32], FloatArray, NDArray[np.int64]]
+Shares: TypeAlias = tuple[NDArray[np.int32], FloatArray, NDArray[np.int64], FloatArray | None]
 
 
 class Scratch:
@@ -23,13 +23,17 @@ class Scratch:
     rows, columns : int
         The variable's shape, as a table.
     dtype : numpy dtype
-        Its dtype.
+        What steps are computed in.
+    by_row : bool
+        Whether a slot has one number for each row.
     """
 
-    def __init__(self, rows: int, columns: int, dtype: np.dtype[np.floating]) -> None:
+    def __init__(self, rows: int, columns: int, dtype: np.dtype[np.floating], *, by_row: bool) -> None:
         self._rows = rows
         self._columns = columns
         self._dtype = dtype
+        self._by_row = by_row
+        self._entered = np.empty((0, 0), dtype)
         self.marks: NDArray[np.uint8] | None = None
         self._links: Links | None = None
         self._shares: Shares | None = None
@@ -51,8 +55,14 @@ class Scratch:
         """Return ``scratch`` as the kernels in :mod:`numba_rmsprop.kernels.rows` want it."""
         if self._shares is None or len(self._shares[2]) != workers:
             sums = np.empty((workers, self._columns), self._dtype)
-            self._shares = np.empty((workers, CHUNK), np.int32), sums, new_counters(workers)
+            self._shares = np.empty((workers, CHUNK), np.int32), sums, new_counters(workers), self.entered(workers)
         return self._shares
+
+    def entered(self, workers: int) -> FloatArray | None:
+        """Return a row for each worker, for what enters a row's mean square; None where it is not needed."""
+        if self._by_row and len(self._entered) != workers:
+            self._entered = np.empty((workers, self._columns), self._dtype)
+        return self._entered if self._by_row else None
 
     def sums(self, workers: int) -> FloatArray:
         """Return a row of zeros for each worker, for the kernels in :mod:`numba_rmsprop.kernels.csr`."""

@@ -116,7 +116,7 @@ class Slots(SlotArrays):
 
     def _begin(self) -> None:
         rows, columns = (1, 1) if not self.shape else (self.shape[0], self.columns)
-        self.scratch = Scratch(rows, columns, self.dtype)
+        self.scratch = Scratch(rows, columns, self.dtype, by_row=self.by_row)
         self.kernels = kernels_of(self.rule)
         self.compiled: set[tuple[Any, ...]] = set()
         self._first_clocks: NDArray[np.int32] | None = None
