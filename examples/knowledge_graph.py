@@ -33,6 +33,7 @@ from parts.embedding_optimizers import OPTIMIZERS
 from parts.link_training import DivergedError, Training
 from parts.options_and_files import number_from
 from parts.ranking import ranks, summary
+from parts.table_forms import FORMS
 from parts.triples import PARTS, Graph, GraphError, read_graph
 from threadpoolctl import threadpool_limits
 
@@ -110,6 +111,7 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     add("--dropout", type=below_1, default=0.2, help="of what is asked (default: %(default)s)")
     add("--init", type=positive, default=0.01, help="standard deviation of the start (default: %(default)s)")
     add("--optimizer", choices=OPTIMIZERS, default="exact", help="RMSprop, or one of PyTorch's (default: %(default)s)")
+    add("--form", choices=FORMS, default="float32", help="of tables and their state (default: %(default)s)")
     add("--every", type=whole, default=5, help="epochs between looks at the valid triples (default: %(default)s)")
     # At a high learning rate it may long get no better, and still does when the rate falls.
     add("--patience", type=whole, default=8, help="looks without a better one before the end (default: %(default)s)")

@@ -25,6 +25,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from parts.documentation_text import Text, read_documentation, read_file, related_words_auc
 from parts.skip_gram import Buffers, Epoch, Options, expected_batches, start_tables, train_batch
+from parts.table_forms import FORMS, options_of_form
 from tqdm import tqdm
 
 from numba_rmsprop import CheckpointManager, RMSprop, schedules
@@ -87,6 +88,7 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
     add("--learning-rate", type=float, default=0.01, help="falls linearly to 0 (default: %(default)s)")
     add("--rho", type=float, default=0.999, help="near 1, for the sake of rare words (default: %(default)s)")
     add("--seed", type=int, default=1, help="the same seed gives the same bits (default: %(default)s)")
+    add("--form", choices=FORMS, default="float32", help="of tables and their state (default: %(default)s)")
     add("--checkpoint-every", type=int, default=1000, help="steps between checkpoints (default: %(default)s)")
     add("--words", nargs="+", default=SHOWN, help="words whose neighbours are shown")
     return parser
@@ -122,7 +124,7 @@ def train(text: Text, options: Options, folder: Path, every: int) -> tuple[NDArr
     opt = state.restore(variables)
     if opt is None:
         schedule = schedules.PolynomialDecay(options.learning_rate, expected_batches(text, options), 0.0)
-        opt = RMSprop(schedule, rho=options.rho, epsilon=1e-6)
+        opt = RMSprop(schedule, rho=options.rho, epsilon=1e-6, **options_of_form(options.form, options.seed))
         opt.build(variables)
     else:
         print(f"going on from step {progress[1]:.0f} of epoch {progress[0] + 1:.0f}", flush=True)
@@ -146,14 +148,14 @@ def train(text: Text, options: Options, folder: Path, every: int) -> tuple[NDArr
                     state.save(opt, progress, epoch_now, number, time.perf_counter() - started)
     seconds = time.perf_counter() - started
     state.remove()
-    return vectors, seconds
+    return vectors.astype(np.float32, copy=False), seconds
 
 
 def compile_kernels(text: Text, buffers: Buffers, options: Options) -> None:
     """Take two steps on copies, so that the training is timed and not the compiler, which runs once a machine."""
     print("compiling (seconds the first time, then from the cache) ...", flush=True)
     tables = start_tables(text, options)
-    opt = RMSprop(rho=options.rho, epsilon=1e-6)
+    opt = RMSprop(rho=options.rho, epsilon=1e-6, **options_of_form(options.form, options.seed))
     for _, part in zip(range(2), Epoch(text, options, 0).batches(0), strict=False):
         train_batch(opt, *tables, part, buffers, options)
 

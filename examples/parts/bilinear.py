@@ -17,6 +17,7 @@ estimates that over all entities (Jean et al., "On Using Very Large Target Vocab
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,7 @@ from numpy.typing import NDArray
 
 from numba_rmsprop import IndexedSlices
 
+from .table_forms import dtype_of
 from .triples import distinct, spans
 
 Array = NDArray[np.float32]
@@ -57,6 +59,7 @@ class Options:
     patience: int
     seed: int
     optimizer: str
+    form: str = "float32"
 
 
 class Optimizer(Protocol):
@@ -74,8 +77,8 @@ class Model:
 
     Attributes
     ----------
-    entities, relations : ndarray of float32, shape (entities, width), (2 * relations, width)
-        With ComplEx, ``width`` is twice the rank: real and imaginary parts, in turn.
+    entities, relations : ndarray, shape (entities, width), (2 * relations, width)
+        Of float32, or of the dtype of another form. With ComplEx, ``width`` is twice the rank: real and imaginary parts, in turn.
     """
 
     def __init__(self, entities: int, relations: int, options: Options) -> None:
@@ -87,6 +90,17 @@ class Model:
         )
         for table in (self.entities, self.relations):
             table *= np.float32(options.init)
+        self.entities, self.relations = (
+            table.astype(dtype_of(options.form), copy=False) for table in (self.entities, self.relations)
+        )
+
+    def in_float32(self) -> Model:
+        """Return the same model to compute with."""
+        if self.entities.dtype == np.float32:
+            return self
+        model = copy.copy(self)
+        model.entities, model.relations = self.entities.astype(np.float32), self.relations.astype(np.float32)
+        return model
 
     def factors(self, rows: Array) -> NDArray[Any]:
         """Return rows as the numbers, complex or real, that the model multiplies."""

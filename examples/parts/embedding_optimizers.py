@@ -14,6 +14,7 @@ from numba_rmsprop import CheckpointManager, RMSprop, schedules
 
 from .bilinear import Array, Options
 from .options_and_files import replacing
+from .table_forms import options_of_form
 
 IN_TORCH = {"adagrad": "Adagrad", "sparse-adam": "SparseAdam"}
 OPTIMIZERS = ["exact", "lazy", "dense", *IN_TORCH]
@@ -24,11 +25,14 @@ def make_optimizer(options: Options, steps: int, variables: list[NDArray[Any]]) 
     """Return the optimizer of ``options``, whose learning rate falls linearly to 0 over ``steps``."""
     schedule = schedules.PolynomialDecay(options.learning_rate, steps, 0.0)
     if options.optimizer in IN_TORCH:
+        if options.form != "float32":
+            raise SystemExit(f"--form: expected float32 with --optimizer {options.optimizer}, got {options.form}")
         if importlib.util.find_spec("torch") is None:
             raise SystemExit(f"--optimizer {options.optimizer} is PyTorch's: pip install torch")
         return TorchTrainer(IN_TORCH[options.optimizer], schedule, variables)
     sparse_update = "lazy" if options.optimizer == "lazy" else "exact"
-    opt = RMSprop(schedule, rho=options.rho, epsilon=EPSILON, sparse_update=sparse_update)
+    form = options_of_form(options.form, options.seed)
+    opt = RMSprop(schedule, rho=options.rho, epsilon=EPSILON, sparse_update=sparse_update, **form)
     opt.build(variables)
     return RMSpropTrainer(opt, variables, dense=options.optimizer == "dense")
 

@@ -130,9 +130,10 @@ class Training:
 
     def _ask(self) -> None:
         """Note how well the valid triples are answered; keep the tables if it is better than before."""
-        mrr = summary(ranks(self.model, self.graph, self.answers, self.graph.valid, self.pool))["mrr"]
+        model = self.model.in_float32()
+        mrr = summary(ranks(model, self.graph, self.answers, self.graph.valid, self.pool))["mrr"]
         if mrr > self.course[:, 2].max():
-            tables = {"entities": self.model.entities, "relations": self.model.relations}
+            tables = {"entities": model.entities, "relations": model.relations}
             with replacing(self.folder / "best.safetensors") as new:
                 safetensors.numpy.save_file(tables, new)
         self.course[np.flatnonzero(self.course[:, 0] == 0)[0]] = self._place[0], self.seconds, mrr
@@ -146,7 +147,7 @@ class Training:
         """Return the model as it was when it answered best."""
         tables = safetensors.numpy.load_file(self.folder / "best.safetensors")
         self.model.entities[:], self.model.relations[:] = tables["entities"], tables["relations"]
-        return self.model
+        return self.model.in_float32()
 
     def results(self) -> dict[str, float]:
         """Return what is to be told of the training."""

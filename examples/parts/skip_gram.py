@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from numba_rmsprop import IndexedSlices, RMSprop, SparseProduct
 
+from .table_forms import dtype_of
+
 from .documentation_text import Text
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -37,6 +39,7 @@ class Options:
     learning_rate: float
     rho: float
     seed: int
+    form: str = "float32"
 
 
 @dataclass
@@ -104,7 +107,8 @@ def start_tables(text: Text, options: Options) -> tuple[NDArray[np.float32], NDA
     """Return the vectors of words and of contexts before training."""
     shape = len(text.vocabulary), options.dim
     rng = np.random.default_rng(options.seed)
-    return (rng.random(shape, np.float32) - np.float32(0.5)) / np.float32(options.dim), np.zeros(shape, np.float32)
+    vectors = (rng.random(shape, np.float32) - np.float32(0.5)) / np.float32(options.dim)
+    return vectors.astype(dtype_of(options.form)), np.zeros(shape, dtype_of(options.form))
 
 
 class Buffers:

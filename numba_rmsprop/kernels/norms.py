@@ -174,7 +174,7 @@ def _rows_squares_chunk(
 ) -> None:
     indices, values, sources, weights = entries
     _, following, chains = links
-    heads, sums, *_ = scratch
+    heads, sums, _, _ = scratch
     begin = chunk * CHUNK
     count = list_heads(worker, begin, min(begin + CHUNK, indices.size), following, heads)
     for u in range(count):

@@ -6,20 +6,30 @@ import numpy as np
 
 
 class Reference:
-    """RMSprop on zero-filled gradients; ``touched`` masks turn it into the lazy variant."""
+    """RMSprop on zero-filled gradients; ``touched`` masks turn it into the lazy variant.
 
-    def __init__(self, variables, *, momentum=False, centered=False, epsilon_inside=None):
+    With row-wise state (``by_row``), ``rms`` has the shape of the variable and equal numbers in a row.
+    """
+
+    def __init__(self, variables, *, momentum=False, centered=False, epsilon_inside=None, by_row=False):
         self.vars = [np.array(var, np.float64) for var in variables]
         self.rms = [np.zeros_like(var) for var in self.vars]
         self.mg = [np.zeros_like(var) for var in self.vars]
         self.mom = [np.zeros_like(var) for var in self.vars]
         self.with_momentum = momentum
         self.centered = centered
+        self.by_row = by_row
         self.epsilon_inside = momentum if epsilon_inside is None else epsilon_inside
         self.largest = {name: self._sizes(name) for name in ("vars", "mg", "mom")}
 
     def _sizes(self, name):
         return [np.max(np.abs(array), initial=0) for array in getattr(self, name)]
+
+    def _square(self, g):
+        """Return what enters the mean square; with row-wise state the same for all of a row."""
+        if not self.by_row or g.ndim < 2:
+            return g**2
+        return np.broadcast_to(np.mean(g**2, axis=tuple(range(1, g.ndim)), keepdims=True), g.shape)
 
     def step(
         self,
@@ -41,7 +51,7 @@ class Reference:
                 continue
             var, rms, mg, mom = self.vars[i].copy(), self.rms[i].copy(), self.mg[i].copy(), self.mom[i].copy()
             var -= lr * weight_decay * var
-            rms = rho * rms + (1 - rho) * g**2
+            rms = rho * rms + (1 - rho) * self._square(g)
             mg = rho * mg + (1 - rho) * g
             v = np.maximum(rms - mg**2, 0) if self.centered else rms
             step = lr * g / (np.sqrt(v + epsilon) if self.epsilon_inside else np.sqrt(v) + epsilon)

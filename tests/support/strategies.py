@@ -41,6 +41,7 @@ class Run:
     clips: dict[str, float]
     lazy: bool
     constant: bool
+    by_row: bool = False
     steps: list[Step] = field(default_factory=list)
 
     def optimizer(self, now):
@@ -55,6 +56,7 @@ class Run:
             centered=self.centered,
             weight_decay=self.weight_decay,
             sparse_update="lazy" if self.lazy else "exact",
+            state="rowwise" if self.by_row else "elementwise",
             **self.clips,
         )
 
@@ -77,7 +79,7 @@ class Run:
         return first.rho, first.momentum or 0.9
 
     def reference(self, var):
-        return Reference([var], momentum=self.momentum, centered=self.centered)
+        return Reference([var], momentum=self.momentum, centered=self.centered, by_row=self.by_row)
 
     def reference_step(self, reference, step, dense, touched=None):
         rho, momentum = self.constants() if self.constant else (step.rho, step.momentum)
@@ -99,7 +101,8 @@ class Run:
         tolerance = TOLERANCE[self.dtype]
         largest = {name: sizes[0] for name, sizes in reference.largest.items()}
         assert_close(var, reference.vars[0], tolerance, "var", largest["vars"])
-        np.testing.assert_allclose(opt.get_slot(var, "rms"), reference.rms[0], rtol=tolerance, err_msg="rms")
+        rms = reference.rms[0][:, 0] if self.by_row else reference.rms[0]
+        np.testing.assert_allclose(opt.get_slot(var, "rms"), rms, rtol=tolerance, err_msg="rms")
         if self.momentum:
             assert_close(opt.get_slot(var, "momentum"), reference.mom[0], tolerance, "momentum", largest["mom"])
         if self.centered:
@@ -161,12 +164,16 @@ def runs(draw, kinds=(*SPARSE_KINDS, "dense"), lazy=False, clips=True, **fixed):
         [{}, {"clipvalue": 0.5}, {"clipnorm": 0.7}, {"global_clipnorm": 0.7}, {"clipvalue": 0.5, "clipnorm": 0.6}]
     )
     flags = {name: draw(st.booleans()) for name in ("momentum", "centered", "constant")} | fixed
+    by_row = not flags["centered"] and draw(st.booleans())
+    if by_row:  # also such as fill a vector of 64 bytes, or two, and leave something over
+        columns = draw(st.sampled_from([columns, 16, 37]))
     run = Run(
         shape=(rows, columns),
         dtype=draw(st.sampled_from(DTYPES)),
         weight_decay=draw(st.sampled_from([0.0, 0.1])),
         clips=draw(clip) if clips else {},
         lazy=lazy,
+        by_row=by_row,
         **flags,
     )
     # Few rows a step and many empty steps, so that gaps of every length come about.
