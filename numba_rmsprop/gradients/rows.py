@@ -7,7 +7,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arrays.storage import as_stored
+from ..arrays.storage import computed_in
 from ..arrays.variables import FloatArray
 from ..kernels.norms import TERMS, rows_squares, total
 from ..kernels.rows import CHUNK
@@ -46,8 +46,8 @@ class Rows(BaseGradient):
 
     @property
     def entries(self) -> Entries:
-        """The gradient as kernels take it."""
-        return self.indices, as_stored(self.values), self.sources, self.weights
+        """The gradient as kernels take it, in the dtype of the arithmetic: sums of rows are, and these stand for both."""
+        return self.indices, self.values.astype(computed_in(self.values.dtype), copy=False), self.sources, self.weights
 
     def add_step(self, calls: list[Call], own: Slots, numbers: StepNumbers, packed: FloatArray) -> bool:
         """Add the calls of a step to a list; return whether they may compile."""
@@ -63,7 +63,7 @@ class Rows(BaseGradient):
         )
         team = team_for(len(self.indices) * self.values.shape[1])
         launch = own.kernels.step_rows, team, *common, own.scratch.shares(team[0])
-        kind = Rows, numbers.rests, entries[1].dtype.char, *(None if a is None else a.flags.num for a in entries)
+        kind = Rows, numbers.rests, *(None if a is None else a.flags.num for a in entries)
         return own.add_sparse(calls, launch, give_back, numbers, kind)
 
     def squared_norm(self, own: Slots, clipvalue: np.floating) -> float:

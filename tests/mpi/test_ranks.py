@@ -70,7 +70,7 @@ WRONG = {
     "comm, -1, 2": ("ValueError", "rows: expected a whole number from 0"),
     "comm, 2.5, 2": ("ValueError", "rows: expected a whole number from 0"),
     "comm, 2, 0": ("ValueError", "columns: expected a whole number from 1"),
-    "comm, 2, 2, np.int32": ("TypeError", "dtype: expected float32 or float64"),
+    "comm, 2, 2, np.int32": ("TypeError", "dtype: expected float32, float64, float16 or"),
     "comm, 2, 2, sum_order='x'": ("ValueError", "sum_order: expected one of"),
     "comm, 2, 2, initializer='x'": ("ValueError", "initializer: expected one of"),
     "comm, 2, 2, initializer=[1]": ("TypeError", "initializer: expected a real number"),
