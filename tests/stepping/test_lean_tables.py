@@ -17,6 +17,7 @@ STOCHASTIC = {"rounding": "stochastic", "seed": 7}
 LEAN = STOCHASTIC | {"state": "rowwise"}
 FORMS = [{}, {"state": "rowwise"}, STOCHASTIC, LEAN, STOCHASTIC | {"state_dtype": "bfloat16"}]
 
+# Each dtype, form and kind of gradient compiles kernels of its own, for some seconds: so not all go with all.
 halves = pytest.mark.parametrize("dtype", HALVES, ids=str)
 forms = pytest.mark.parametrize("form", FORMS, ids=str)
 
@@ -51,9 +52,10 @@ def bits(array):
 # Rounding to the nearest
 
 
-@halves
-@pytest.mark.parametrize("state", ["elementwise", "rowwise"])
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize(
+    ("dtype", "state", "momentum"),
+    [(BFLOAT16, "elementwise", 0.9), (BFLOAT16, "rowwise", 0.0), (FLOAT16, "rowwise", 0.9)],
+)
 def test_a_step_is_a_float32_step_that_is_rounded_once(dtype, state, momentum):
     var = randn(40, 19, dtype=dtype)
     wide = var.astype(np.float32)
@@ -95,7 +97,7 @@ def test_gradients_may_be_of_the_dtype_of_the_variable(dtype):
             SparseProduct.from_bags(wide.values[:2], [3, 1, 3], [0, 1]),
         ),
     ]
-    for options in ({}, {"clipnorm": 0.5}, {"state": "rowwise", "check_finite": True}):
+    for options in ({}, {"clipnorm": 0.5}, {"check_finite": True}):
         for pair in grads:
             results = []
             for grad in pair:
@@ -116,7 +118,7 @@ def test_a_float16_matrix_of_scipy_is_taken():
 @halves
 def test_infinity_and_nan_stay_what_they_are(dtype):
     var = np.array([[1, np.inf, -np.inf, np.nan], [1, 2, 3, 4]], dtype)
-    for form in FORMS:
+    for form in ({}, LEAN):
         table = var.copy()
         RMSprop(0.01, **form).apply_gradients([(IndexedSlices(np.zeros((1, 4), np.float32), [0]), table)])
         np.testing.assert_array_equal(table[0].astype(np.float32), var[0].astype(np.float32))
@@ -164,17 +166,14 @@ def test_steps_far_below_the_last_place_add_up(dtype):
     assert abs(moved["stochastic"] - 2e-3) < 2e-4
 
 
-@forms
-@halves
-def test_bits_depend_on_seed_row_step_and_column_alone(dtype, form):
+@pytest.mark.parametrize("form", [STOCHASTIC | {"state_dtype": "bfloat16"}, LEAN], ids=str)
+def test_bits_depend_on_seed_row_step_and_column_alone(form):
     results = {}
     for threads in (1, 2):
         numba.set_num_threads(threads)
-        for layout in ("C", "F", "strided"):
-            var = randn(3000, 19, dtype=dtype)
-            var = (
-                np.asfortranarray(var) if layout == "F" else np.repeat(var, 2, axis=1)[:, ::2] if layout != "C" else var
-            )
+        for layout in ("C", "F"):
+            var = randn(3000, 19, dtype=BFLOAT16)
+            var = np.asfortranarray(var) if layout == "F" else var
             opt = RMSprop(0.02, rho=0.9, **form)
             for step in range(3):
                 values, indices = randn(2000, 19, seed=step), np.random.default_rng(step).integers(0, 3000, 2000)
@@ -184,9 +183,8 @@ def test_bits_depend_on_seed_row_step_and_column_alone(dtype, form):
     assert len(set(results.values())) == 1
 
 
-@halves
-def test_dense_and_sparse_steps_are_rounded_by_the_same_bits(dtype):
-    sparse, dense = randn(40, 19, dtype=dtype), randn(40, 19, dtype=dtype)
+def test_dense_and_sparse_steps_are_rounded_by_the_same_bits():
+    sparse, dense = randn(40, 19, dtype=BFLOAT16), randn(40, 19, dtype=BFLOAT16)
     first, second = RMSprop(0.02, **LEAN), RMSprop(0.02, **LEAN)
     for step in range(4):
         values = randn(40, 19, seed=step)
@@ -200,22 +198,21 @@ def test_another_seed_other_bits_and_another_step_too():
     for table, seed in zip(tables, (1, 1, 2), strict=True):
         trained(table, rounding="stochastic", seed=seed)
     assert bits(tables[0]).tobytes() == bits(tables[1]).tobytes() != bits(tables[2]).tobytes()
-    steps = np.ones((2, 400), BFLOAT16)
-    opt = RMSprop(1e-3, rho=0.0, epsilon=0.0, **STOCHASTIC)
-    for row in steps.reshape(2, 400, 1):
-        other = np.ones((400, 1), BFLOAT16)
-        opt.apply_gradients([(np.ones((400, 1), np.float32), other)])
-        row[...] = other
-    assert len(np.unique(steps.astype(np.float32))) == 2
+    opt, found = RMSprop(1e-3, rho=0.0, epsilon=0.0, **STOCHASTIC), []
+    table = np.empty((400, 1), BFLOAT16)
+    for _ in range(2):
+        table[...] = 1
+        opt.apply_gradients([(np.ones((400, 1), np.float32), table)])
+        found.append(table.tobytes())
+    assert found[0] != found[1]
 
 
-@halves
-def test_gather_with_momentum_rounds_a_catch_up_once(dtype):
-    var = randn(40, 19, dtype=dtype)
-    opt = trained(var, momentum=0.9, **STOCHASTIC)
+def test_gather_with_momentum_rounds_a_catch_up_once():
+    var = randn(40, 19, dtype=BFLOAT16)
+    opt = trained(var, momentum=0.9, **LEAN)
     wide = opt.gather(var, np.arange(40))
     assert wide.dtype == np.float32
-    assert wide.astype(dtype).tobytes() == var.tobytes()  # what was written is what was returned
+    assert wide.astype(BFLOAT16).tobytes() == var.tobytes()  # what was written is what was returned
     again = opt.gather(var, np.arange(40))
     assert wide.tobytes() == again.tobytes()
 
@@ -270,12 +267,9 @@ def test_row_wise_state_has_one_number_for_each_row():
     assert shapes == [[(40,), (4,), (5,), ()], [(40, 19), (4, 3, 2), (5,), ()]]
 
 
-@pytest.mark.parametrize("order", ["C", "F", "axes"])
-def test_row_wise_state_of_any_layout(order):
+def test_row_wise_state_of_a_table_without_a_view_of_its_rows():
     var = randn(6, 5, 4)
-    shaped = {"C": var.copy(), "F": np.asfortranarray(var), "axes": np.moveaxis(randn(6, 5, 4), 1, 2).copy()}[order]
-    shaped = np.moveaxis(shaped, 2, 1) if order == "axes" else shaped
-    shaped[...] = var
+    shaped = np.asfortranarray(var)
     opt, reference = RMSprop(0.02, state="rowwise", momentum=0.5), RMSprop(0.02, state="rowwise", momentum=0.5)
     for step in range(4):
         values = randn(3, 5, 4, seed=step)
@@ -335,10 +329,10 @@ def test_as_rowwise_goes_on_with_the_mean_of_each_row():
 
 
 @forms
-@halves
-def test_a_run_that_is_saved_and_loaded_has_the_same_bits(dtype, form, tmp_path):
-    var = randn(40, 19, dtype=dtype)
-    opt = trained(var, momentum=0.9, **form)
+def test_a_run_that_is_saved_and_loaded_has_the_same_bits(form, tmp_path):
+    var = randn(40, 19, dtype=BFLOAT16)
+    momentum = 0.9 if form == LEAN else 0.0
+    opt = trained(var, momentum=momentum, **form)
     opt.save(tmp_path / "whole")
     opt.apply_gradients([(rows_of(6), var)])
     opt.save_delta(tmp_path / "delta")
@@ -362,9 +356,8 @@ def test_slots_in_files_are_as_small(tmp_path):
     assert sum(array.nbytes for array in opt.known.slots[0].held.values()) == 2000 * (2 * 32 + 4 + 4)
 
 
-@halves
-def test_a_variable_goes_on_in_another_dtype(dtype):
-    wide = randn(40, 19)
+def test_a_variable_goes_on_in_another_dtype():
+    dtype, wide = BFLOAT16, randn(40, 19)
     opt = trained(wide)
     half = wide.astype(dtype)
     opt.rebind(wide, half)
