@@ -1,10 +1,8 @@
 """Tables shared out among ranks, which report bits, bytes and messages."""
 
-import itertools
-
 import numpy as np
 from mpi_world import comm, rank, report, run, size
-from sharded_training import CASES, KINDS, STEPS, digest, new_array, take_step_alone, trained
+from sharded_training import STEPS, TRAININGS, digest, new_array, take_step_alone, trained
 
 from numba_rmsprop import RMSprop
 from numba_rmsprop.distributed import ShardedTable, row_exchange
@@ -13,8 +11,7 @@ from numba_rmsprop.runtime import launching
 
 def digests():
     """Report the digest of each case of sharded_training."""
-    cases = itertools.product(CASES.values(), KINDS)
-    report([digest(trained(comm, rows, columns, dtype, **options)) for options, (rows, columns, dtype) in cases])
+    report([digest(trained(comm, *kind, **options)) for options, kind in TRAININGS])
 
 
 def clipped_norms():

@@ -1,10 +1,12 @@
 """One training, on the ranks of a communicator or in one process; each step depends on its number alone."""
 
 import hashlib
+import itertools
 
 import numpy as np
 
 from numba_rmsprop import IndexedSlices, RMSprop, SparseProduct, schedules
+from numba_rmsprop.arrays.storage import computed_in
 from numba_rmsprop.distributed import ShardedTable, Uniform
 
 STEPS = 9
@@ -22,12 +24,18 @@ OPTIONS = {"learning_rate": schedules.ExponentialDecay(0.1, 50, 0.9), "momentum"
 KINDS = [(1, 1, "float32"), (3, 2, "float32"), (60, 5, "float64"), (20_000, 16, "float32")]
 """Rows, columns and dtype."""
 
+LEAN = {"state": "rowwise", "rounding": "stochastic", "seed": 5}, (500, 17, "bfloat16")
+"""Options and kind of a lean table, whose random bits go by the rows of the whole table."""
+
+TRAININGS = [LEAN, *itertools.product(CASES.values(), KINDS)]
+"""The clipped ones come last."""
+
 
 def batch(step, rows, columns, dtype):
     """Return the indices and the gradients of a global batch: some rows are hot, and one batch is empty."""
     rng = np.random.default_rng([step, rows, columns])
     n = int(rng.integers(0, 400)) * (step != 4)
-    return (rng.zipf(1.3, n) - 1) % rows, rng.standard_normal((n, columns)).astype(dtype)
+    return (rng.zipf(1.3, n) - 1) % rows, rng.standard_normal((n, columns)).astype(computed_in(dtype))
 
 
 def part(step, n, comm):
@@ -52,7 +60,7 @@ def take_step(comm, table, step):
         other = table.gather_async(indices[mine][::2].reshape(1, -1))
         pulled = table.gather_async(indices[mine]).wait()
         assert (other.wait()[0] == pulled[::2]).all()
-    values = grads[mine] + pulled * table.dtype.type(0.1)
+    values = grads[mine] + pulled * grads.dtype.type(0.1)
     if step % 4 == 2:  # the same, as a product
         backwards = np.arange(len(values))[::-1]
         table.apply_gradients(SparseProduct.from_entries(values[::-1], indices[mine], backwards))
@@ -71,7 +79,7 @@ def digest(table):
     """Return the digest of a whole table, on rank 0."""
     table.flush()
     rms = table.optimizer.get_slot(table.shard, "rms")
-    assert rms.shape == table.shard.shape == (len(table.rows_here), table.shape[1])
+    assert rms.shape[0] == len(table.shard) == len(table.rows_here)
     whole = table.whole()
     assert (whole is None) == (table.ranks.rank != 0)
     return None if whole is None else hashlib.sha256(whole.tobytes()).hexdigest()
@@ -81,7 +89,7 @@ def take_step_alone(opt, table, step):
     """Take the same step with RMSprop on one array."""
     indices, grads = batch(step, *table.shape, table.dtype)
     pulled = opt.gather(table, indices) if step % 3 != 2 else np.zeros_like(grads)
-    opt.apply_gradients([(IndexedSlices(grads + pulled * table.dtype.type(0.1), indices), table)])
+    opt.apply_gradients([(IndexedSlices(grads + pulled * grads.dtype.type(0.1), indices), table)])
 
 
 def new_array(rows, columns, dtype="float32"):
