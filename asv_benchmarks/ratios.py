@@ -24,7 +24,7 @@ from typing import Any
 
 import numba
 import numpy as np
-from benchmarks import bags, first_use, fits, steps, torch_loop
+from benchmarks import bags, first_use, fits, lean, steps, torch_loop
 from benchmarks.steps import (
     DELTA,
     DENSE,
@@ -95,6 +95,7 @@ def cases(large: bool) -> list[Case]:
     found += fits_cases()
     found += torch_cases()
     found += bags_cases()
+    found += lean_cases()
     found.append(Case("growth, 4,096 new rows of 16", {f"{rows:,} rows": growing(rows) for rows in growth}))
     return found
 
@@ -216,6 +217,18 @@ def bags_cases() -> list[Case]:
             }
             found.append(Case(f"bags, the step alone: {count:,} of {size}", alone))
     return found
+
+
+def lean_cases() -> list[Case]:
+    """Return cases of tables in several forms, whose rows come from memory."""
+    shapes = ((4096, 1_000_000), (65_536, 1_000_000), (4096, 5_000_000), (65_536, 5_000_000))
+    return [
+        Case(
+            f"lean, {entries:,} of {rows:,} x 64",
+            {label: lambda s=(label, (rows, 64), entries): lean.step(*s) for label in lean.LABELS},
+        )
+        for entries, rows in shapes
+    ]
 
 
 BAGS = [(1, 1_000_000, n // size, size) for n in (4096, 65_536) for size in (1, 10, 20)] + [(8, 1_000_000, 2048, 10)]

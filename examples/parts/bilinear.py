@@ -78,7 +78,8 @@ class Model:
     Attributes
     ----------
     entities, relations : ndarray, shape (entities, width), (2 * relations, width)
-        Of float32, or of the dtype of another form. With ComplEx, ``width`` is twice the rank: real and imaginary parts, in turn.
+        Of float32, or of the dtype of another form. With ComplEx, ``width`` is twice the rank: real and imaginary
+        parts, in turn.
     """
 
     def __init__(self, entities: int, relations: int, options: Options) -> None:

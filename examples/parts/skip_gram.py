@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 
 from numba_rmsprop import IndexedSlices, RMSprop, SparseProduct
 
-from .table_forms import dtype_of
-
 from .documentation_text import Text
+from .table_forms import dtype_of
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 

@@ -46,7 +46,7 @@ class Rows(BaseGradient):
 
     @property
     def entries(self) -> Entries:
-        """The gradient as kernels take it, in the dtype of the arithmetic: sums of rows are, and these stand for both."""
+        """The gradient as kernels take it, in the dtype of the arithmetic, which sums of rows have, too."""
         return self.indices, self.values.astype(computed_in(self.values.dtype), copy=False), self.sources, self.weights
 
     def add_step(self, calls: list[Call], own: Slots, numbers: StepNumbers, packed: FloatArray) -> bool:
