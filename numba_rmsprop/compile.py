@@ -16,6 +16,7 @@ import numba
 import numpy as np
 import scipy.sparse
 
+from .arrays import storage
 from .fitting.curve_fit_many import curve_fit_many
 from .fitting.minimize_many import minimize_many
 from .fitting.progress_bar import progress_bar
@@ -30,8 +31,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "momentum": {"momentum": 0.9},
     "centered": {"centered": True},
     "momentum+centered": {"momentum": 0.9, "centered": True},
+    "rowwise": {"state": "rowwise"},
+    "rowwise+momentum": {"state": "rowwise", "momentum": 0.9},
+    "stochastic": {"rounding": "stochastic"},
+    "rowwise+stochastic": {"state": "rowwise", "rounding": "stochastic"},
 }
-DTYPES = "float32", "float64"
+DTYPES = tuple(map(str, storage.DTYPES))
 ROWS, COLUMNS = 2048, 8
 """A table of this size is launched on all threads, as large ones are."""
 
@@ -41,9 +46,10 @@ Step = tuple[str, Callable[..., object], tuple[Any, ...]]
 
 def numpy_steps(dtype: str, options: dict[str, Any]) -> Iterator[Step]:
     """Yield a step for each kind of gradient."""
-    table, ones = np.zeros((ROWS, COLUMNS), dtype), np.ones((ROWS, COLUMNS), dtype)
+    computed = storage.computed_in(np.dtype(dtype))
+    table, ones = np.zeros((ROWS, COLUMNS), dtype), np.ones((ROWS, COLUMNS), computed)
     indices = np.arange(0, ROWS, 2)  # so that the other rows fall behind
-    small = [(np.ones(3, dtype), np.zeros(3, dtype)) for _ in range(2)]
+    small = [(np.ones(3, computed), np.zeros(3, dtype)) for _ in range(2)]
     plain, clipped = RMSprop(**options), RMSprop(clipnorm=1.0, check_finite=True, **options)
     for opt, name in (clipped, ", clipped by norm and checked"), (plain, ""):
         yield f"dense{name}", opt.apply_gradients, ([(ones, table)],)
@@ -83,6 +89,7 @@ def torch_steps(dtype: str, options: dict[str, Any]) -> Iterator[Step]:
     table = torch.nn.Embedding(ROWS, COLUMNS, sparse=True, dtype=getattr(torch, dtype))
     dense = torch.nn.Parameter(torch.zeros(ROWS, COLUMNS, dtype=getattr(torch, dtype)))
     (table(torch.arange(ROWS)) * dense).sum().backward()
+    options = {name: value for name, value in options.items() if name != "rounding"}  # it rounds to the nearest
     yield "PyTorch", TorchRMSprop([table.weight, dense], **options).step, ()
 
 
@@ -98,6 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
         parser.error("nothing is compiled with NUMBA_DISABLE_JIT=1; unset it")
     kinds = [numpy_steps, torch_steps] if asked.torch else [numpy_steps]
+    fitted = [dtype for dtype in asked.dtypes if np.dtype(dtype) in storage.COMPUTED]
     steps = [
         (f"{dtype}, {variant}: {name}", function, values)
         for dtype in asked.dtypes
@@ -105,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for kind in kinds
         for name, function, values in kind(dtype, VARIANTS[variant])
     ]
-    steps += [(f"{dtype}: {name}", call, values) for dtype in asked.dtypes for name, call, values in fits(dtype)]
+    steps += [(f"{dtype}: {name}", call, values) for dtype in fitted for name, call, values in fits(dtype)]
     compile_loop()
     with progress_bar(find_spec("tqdm") is not None, total=len(steps), desc="compiling", unit="step") as bar:
         for name, function, values in steps:

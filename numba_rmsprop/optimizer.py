@@ -7,14 +7,14 @@ import os
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
-import numpy as np
-
 from .base_optimizer import Optimizer
 from .kernels.rmsprop import RMSPROP
 from .kernels.rule import Rule
+from .runtime.interrupts import Call
+from .runtime.whole_calls import carry_out, in_turn
 from .settings.config import accepts_all, arguments_in, construct, deserialize, serialize
 from .settings.option_names import ARGUMENTS, refuse_unknown
-from .settings.settings import Settings
+from .settings.settings import Settings, check_form
 
 POSITIONAL = ("learning_rate", "rho", "momentum", "epsilon", "centered", "name")
 
@@ -69,17 +69,19 @@ class RMSprop(Settings, Optimizer):
         Refuse gradients that hold NaN or infinity. Without it they pass through, to the elements that they touch.
     state : {"elementwise", "rowwise"}, default "elementwise"
         With "rowwise", a row of a variable of two axes or more has one mean square, rms <- rho·rms + (1 - rho)·mean of
-        g² over the row, by which the whole row is divided. The slot ``rms`` then has the shape (rows,): in exact mode
+        g² over the row, by whose root the gradient of the whole row is divided. A NaN or infinity then spoils the mean
+        square of its row. The slot ``rms`` then has the shape (rows,): in exact mode
         without momentum a row of 64 float32 takes 264 bytes with its clock, and not 516. Momentum stays elementwise. A
         row of a variable of one axis is one element.
     state_dtype : {"bfloat16"}, optional
-        Keep rms and momentum in 16 bits, and not in the dtype of the arithmetic; with ``rounding="stochastic"``.
+        Keep rms and momentum in 16 bits, and not in float32; with ``rounding="stochastic"``, and not ``centered``.
     rounding : {"nearest", "stochastic"}, default "nearest"
-        How numbers of 16 bits are rounded when they are written, once for each step that touches a row: to the nearest,
-        or at random, up with the probability that makes the expectation exact. To the nearest, steps of less than half
-        a unit in the last place, 0.2 % of a bfloat16, are lost.
+        How numbers of 16 bits are rounded when they are written: to the nearest, or at random, up with the probability
+        that makes the expectation exact. To the nearest, steps of less than half a unit in the last place, 0.2 to 0.4 %
+        of a bfloat16, are lost.
     seed : int, default 0
-        Where the random bits come from: the same seed, the same bits, at any number of threads and ranks.
+        In [0, 2**63): where the random bits come from, with the names of the variables. The same seed, the same bits,
+        at any number of threads and ranks.
     lr : float, LearningRateSchedule or callable, optional
         Another name of ``learning_rate``, which it overrides.
     slots_folder : path-like, optional
@@ -109,9 +111,9 @@ class RMSprop(Settings, Optimizer):
 
     A variable is a writable NumPy array of float32, float64, float16 or ml_dtypes.bfloat16, and is updated in place.
     For those of 16 bits, arithmetic and slots are float32, gradients float32 or of the variable's dtype, and
-    :meth:`gather` returns float32. Sparse steps then equal dense ones as far as the rows are rounded at the same steps:
-    without momentum and weight decay all bits are the same; with them, a dense step rounds each row and a sparse one
-    only those that it touches, each with all steps that it has missed, at once.
+    :meth:`gather` returns float32. A dense step rounds every row, and a sparse one, or a gather or flush, only the rows
+    that it writes, each once with all the steps that it has missed. So sparse steps equal dense ones up to these
+    roundings: without momentum and weight decay, where other rows do not move, as float32 steps do.
 
     In exact mode with momentum or
     weight decay, rows that a step did not touch move too, but only when they are needed: read rows through
@@ -217,12 +219,12 @@ class RMSprop(Settings, Optimizer):
         """True if the value of a row moves in a step with gradient 0."""
         return self.has_momentum or self.weight_decay > 0
 
-    def as_rowwise(self) -> Self:
-        """Return an optimizer with row-wise state that goes on where this one is, with the same variables.
+    def to_rowwise(self) -> None:
+        """Go on with row-wise state.
 
-        The mean square of a row is the mean of its elements' ones, which is what it would be had the state been
-        row-wise from the beginning and the gradients the same. Every row is brought up to date first. Forget the old
-        one: two optimizers on one table each take steps of their own.
+        The mean square of a row becomes the mean of its elements' ones, which is what it would be had the state been
+        row-wise from the beginning and the gradients the same. Every row is brought up to date first. With a
+        communicator, on all ranks.
 
         Raises
         ------
@@ -234,21 +236,24 @@ class RMSprop(Settings, Optimizer):
         >>> import numpy as np
         >>> table, opt = np.zeros((2, 2)), RMSprop()
         >>> step_count = opt.apply_gradients([(np.array([[3.0, 1.0], [0.0, 0.0]]), table)])
-        >>> opt.as_rowwise().get_slot(table, "rms").round(2)
+        >>> opt.to_rowwise()
+        >>> opt.get_slot(table, "rms").round(2)
         array([0.5, 0. ])
         """
-        made = type(self).from_config(self.get_config() | {"state": "rowwise"})
-        self.flush()
-        made._take_over(self, state="rowwise")
-        made.build({own.name: own.var for own in self.known.slots})
-        for own, new in zip(self.known.slots, made.known.slots, strict=True):
-            for slot, array in own.slots.items():
-                by_row = new.slots[slot].shape != array.shape
-                new.slots[slot][...] = array.reshape(len(array), -1).mean(axis=1, dtype=np.float64) if by_row else array
-            new.custom = {slot: array.copy() for slot, array in own.custom.items()}
-        made.own_weights = {name: array.copy() for name, array in self.own_weights.items()}
-        made.known.iterations = self.iterations
-        return made
+        in_turn(carry_out, self._add_rowwise)
+
+    def _add_rowwise(self, calls: list[Call]) -> bool:
+        check_form("rowwise", self.state_dtype, self.rounding, self.seed, centered=self.centered)
+        self.flush()  # if any row was behind, this is a commit, and the look begins again
+        for own in self.known.slots:
+            calls.append((own.take_form, own.form._replace(by_row=True), own.means_by_row()))
+        calls.append((self._become_rowwise,))
+        return True
+
+    def _become_rowwise(self) -> None:
+        self._values = self._values | {"state": "rowwise"}
+        self._note_values()
+        self.known.note_new_form()
 
     def __repr__(self) -> str:
         """Return the learning rate, what else is not the default, and how far training has come."""

@@ -160,7 +160,7 @@ class ShardedTable:
         indices : array_like of int, any shape
             Rows of the whole table, in [0, rows); may be empty.
         out : ndarray, shape (\*indices.shape, columns), optional
-            Where to put them: C-contiguous, of the table's dtype, or float32 for one of 16 bits.
+            Where to put them: C-contiguous, of the table's dtype (float32 where that has 16 bits).
 
         Returns
         -------
@@ -220,7 +220,7 @@ class ShardedTable:
             Rows of the whole table, in any order; equal ones are added up. Indices that were gathered since the last
             step are remembered, and need not be sent. Or a product, which has its own values.
         values : array_like, shape (\*indices.shape, columns), optional
-            A gradient for each, of the table's dtype or float32 for one of 16 bits; None with a product.
+            A gradient for each, of the table's dtype, or of float32 where that has 16 bits; None with a product.
 
         Returns
         -------

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arrays.storage import computed_in
 from ..arrays.variables import FloatArray, describe
 from ..kernels.rule import Rule
 from ..runtime.caller_warnings import warn
@@ -184,7 +185,7 @@ def check_contents(files: Sequence[Contents], opt: AnyOptimizer, variables: Sequ
 
 def _moves_values(opt: AnyOptimizer, dtype: np.dtype[Any], runs: NDArray[np.float64], step: int) -> bool:
     """Return whether skipped steps with the numbers of some runs move the value of a row whose slots are 0."""
-    own = opt.new_slots(np.ones((1, 1), dtype), "a row")
+    own = opt.new_slots(np.ones((1, 1), computed_in(dtype)), "a row")
     own.restore(np.zeros(1, np.int32), step, int(runs[0, 0]), runs)
     own.flush()
     return bool(own.var[0, 0] != 1)

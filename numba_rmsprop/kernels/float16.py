@@ -3,7 +3,7 @@
 They are rounded to the nearest, to the even one of two that are as near; or at random, up with a probability that is
 the share of the way there, so that the expectation is the number itself. Then steps that are smaller than half a unit
 in the last place move a number as far as they should, on average, where rounding to the nearest would lose them all.
-The random bits are the caller's: see :mod:`~numba_rmsprop.kernels.rounding`.
+The random bits are the caller's: see :mod:`~numba_rmsprop.kernels.state`.
 """
 
 from __future__ import annotations
@@ -89,9 +89,11 @@ def _to_float16_at_random(builder: Any, value: Any, noise: Any) -> Any:
     usual = builder.add(magnitude, builder.and_(noise, _word(value, 0x1FFF)))
     usual = builder.and_(usual, _word(value, 0xFFFFE000))
     units = builder.fmul(_cast(builder.bitcast, magnitude, ir.FloatType()), _real(value, 2.0**24))
+    whole = _cast(builder.uitofp, _cast(builder.fptoui, units, ir.IntType(32)), ir.FloatType())
     share = _cast(builder.uitofp, builder.and_(noise, _word(value, 0xFFFF)), ir.FloatType())
-    whole = _cast(builder.fptoui, builder.fadd(units, builder.fmul(share, _real(value, 2.0**-16))), ir.IntType(32))
-    small = builder.fmul(_cast(builder.uitofp, whole, ir.FloatType()), _real(value, 2.0**-24))
+    up = builder.fcmp_ordered("<", builder.fmul(share, _real(value, 2.0**-16)), builder.fsub(units, whole))
+    whole = builder.select(up, builder.fadd(whole, _real(value, 1.0)), whole)
+    small = builder.fmul(whole, _real(value, 2.0**-24))
     is_small = builder.icmp_unsigned("<", magnitude, _word(value, 0x38800000))
     is_finite = builder.icmp_unsigned("<", magnitude, _word(value, 0x7F800000))
     rounded = builder.select(is_small, _cast(builder.bitcast, small, ir.IntType(32)), usual)
@@ -118,8 +120,8 @@ def narrow(value: Any, like: Any, noise: int | None = None) -> Any:
     if noise is not None and np.isfinite(value):
         magnitude = bits & 0x7FFFFFFF
         if magnitude < 0x38800000:
-            units = np.float32(abs(value) * np.float32(2**24)) + np.float32((noise & 0xFFFF) * 2.0**-16)
-            rounded = np.float32(np.floor(units) * 2.0**-24)
+            units = np.abs(np.float64(value)) * 2.0**24
+            rounded = np.float32((np.floor(units) + ((noise & 0xFFFF) * 2.0**-16 < units % 1)) * 2.0**-24)
         else:
             rounded = np.uint32((magnitude + (noise & 0x1FFF)) & 0xFFFFE000).view(np.float32)
         value = np.copysign(rounded, value)

@@ -29,11 +29,14 @@ def owner_of_first(block: Integer, ranks: Integer) -> Any:
 
 
 @compiled_inline
-def noise_of_row(row: Integer, key: Integer, ranks: Integer, rank: Integer) -> Any:
+def noise_of_row(row: Integer, key: Integer, ranks: Integer, rank: Integer, rows: Any) -> Any:
     """Return 64 random bits of a row, the same on all ranks among which a table is shared.
 
-    ``key`` stands for the seed and the step; there are so many ranks, and this is number ``rank`` of them.
+    ``key`` stands for the seed, the variable and the step; there are so many ``ranks``, and this is number ``rank``.
+    Copies of rows come with the numbers of these ``rows``, or else there is None.
     """
+    if rows is not None:
+        row = np.int64(rows[row])
     if ranks > 1:
         row = row * ranks + (rank - owner_of_first(row, ranks) + ranks) % ranks
     first = hashed(unsigned(key) ^ hashed(row))

@@ -1,8 +1,8 @@
 """The update of one element of RMSprop: the mathematics of the package, which stands here and nowhere else.
 
-All functions take and return scalars of the variable's dtype. ``momentum`` is None where the variant has none, and
-``mg`` None where it is not centered; Numba then drops those branches while it compiles, so that one source serves all
-four variants.
+All functions take and return scalars of the dtype of the arithmetic, or :mod:`~numba_rmsprop.kernels.lanes` of them.
+``momentum`` is None where the variant has none, and ``mg`` None where it is not centered; Numba then drops those
+branches while it compiles, so that one source serves all four variants.
 
 References
 ----------
@@ -80,18 +80,21 @@ def values_enter(numbers: Any) -> Any:
     return numbers.coupled_decay != 0
 
 
+@inlined
+def _decayed(grad: Any, numbers: Any, var: Any) -> Any:
+    return grad + numbers.coupled_decay * var if values_enter(numbers) else grad  # infinity times 0 would be NaN
+
+
 @compiled_inline
 def entering(grad: Any, numbers: Any, var: Any, rms: Any, momentum: Any, mg: Any) -> Any:
     """Return the gradient that enters the mean square."""
-    if values_enter(numbers):  # an infinite value times 0 would be NaN
-        grad = grad + numbers.coupled_decay * var
-    return grad
+    return _decayed(grad, numbers, var)
 
 
 @compiled_inline
 def update(grad: Any, numbers: Any, var: Any, rms: Any, momentum: Any, mg: Any) -> Any:
     """Return ``(var, rms, momentum, mg)`` after one step with the clipped gradient ``grad``."""
-    grad = entering(grad, numbers, var, rms, momentum, mg)
+    grad = _decayed(grad, numbers, var)
     rms = numbers.rho * rms + numbers.one_minus_rho * grad * grad
     if mg is None:
         new_mg = None

@@ -18,7 +18,7 @@ ages
 history
     See :mod:`numba_rmsprop.kernels.skip_factors`. In lazy mode the floor is ``now``, and nobody reads it.
 packed
-    The numbers of the step: clipvalue and scale, and those of the rule. Of the variable's dtype.
+    The numbers of the step: clipvalue and scale, and those of the rule. Of the dtype of the arithmetic.
 entries
     ``(indices, values, sources, weights)``: int64, shape (n,); and (n, columns), or, with sources, (m, columns). See
     :mod:`numba_rmsprop.kernels.duplicates` for the last two.
@@ -50,6 +50,7 @@ from .state import (
     lanes_of_state,
     load_state,
     load_state_lanes,
+    noise_apart,
     noise_of,
     slots_of,
     store_row_state,
@@ -64,9 +65,6 @@ ROWS_AHEAD = 6
 CHUNK, SMALL_CHUNK, CHUNKS_EACH = 256, 64, 512
 """Entries that a worker takes at a time: at most and at least, and what it aims at between. The most frequent rows come
 first, all in a few chunks: small ones let the other workers take over what the one at work on these leaves."""
-
-TERMS = 8
-"""Squares that are added up side by side, so that LLVM takes them as one vector."""
 
 
 @compiled_inline
@@ -97,7 +95,8 @@ def _enter(grads: Any, i: Integer, scale: Any, clipvalue: Any, worker: Integer, 
     """Write a row's gradient, clipped and scaled, into ``entered[worker]``; return the mean of its squares.
 
     The order of the sum depends on nothing but the number of columns, so that a dense step has the bits of a sparse
-    one: square ``j`` belongs to lane ``j % count``, and what is left over comes last.
+    one: square ``j`` belongs to lane ``j % count``, and what is left over comes last. Each is divided before it is
+    added, since the sum may be too large for a float where the mean is not.
     """
     columns, j = np.int64(grads.shape[1]), np.int64(0)
     line, count = lanes_of(LINE, grads)
@@ -105,41 +104,42 @@ def _enter(grads: Any, i: Integer, scale: Any, clipvalue: Any, worker: Integer, 
         for k in range(columns):
             store_out(entered, worker, k, clip(load_grad(grads, i, k), clipvalue) * scale)
         return _mean_square(worker, entered)
+    share = entered.dtype.type(1) / entered.dtype.type(columns)
     found = clip_lanes(load_grad_lanes(line, grads, i, j), clipvalue) * scale
     store_out_lanes(entered, worker, j, found)
-    squares = found * found
+    squares = found * found * share
     j += count
     while count <= columns - j:
         found = clip_lanes(load_grad_lanes(line, grads, i, j), clipvalue) * scale
         store_out_lanes(entered, worker, j, found)
-        squares = squares + found * found
+        squares = squares + found * found * share
         j += count
-    total = across(squares)
+    mean = across(squares)
     for k in range(j, columns):
         grad = clip(load_grad(grads, i, k), clipvalue) * scale
         store_out(entered, worker, k, grad)
-        total += grad * grad
-    return total / entered.dtype.type(columns)
+        mean += grad * grad * share
+    return mean
 
 
 @compiled_inside
 def _mean_square(worker: Integer, entered: Any) -> Any:
     """Return the mean of the squares of ``entered[worker]``, added up as in :func:`_enter`."""
     columns, j = np.int64(entered.shape[1]), np.int64(0)
-    total = entered.dtype.type(0)
+    share, mean = entered.dtype.type(1) / entered.dtype.type(columns), entered.dtype.type(0)
     line, count = lanes_of(LINE, entered)
     if 0 < count <= columns:
         found = load_out_lanes(line, entered, worker, j)
-        squares = found * found
+        squares = found * found * share
         j += count
         while count <= columns - j:
             found = load_out_lanes(line, entered, worker, j)
-            squares = squares + found * found
+            squares = squares + found * found * share
             j += count
-        total = across(squares)
+        mean = across(squares)
     for k in range(j, columns):
-        total += load_out(entered, worker, k) * load_out(entered, worker, k)
-    return total / entered.dtype.type(columns)
+        mean += load_out(entered, worker, k) * load_out(entered, worker, k) * share
+    return mean
 
 
 @compiled_inside
@@ -211,7 +211,7 @@ def step_row(
         if is_plain(factors, *slots_of(state)):
             step_elements(row, grads, i, state, factors, packed[1], packed, worker, entered)
             return
-        _catch_up_elements(row, state, factors, noise_of(state, row))
+        _catch_up_elements(row, state, factors, noise_apart(noise_of(state, row)))
     step_elements(row, grads, i, state, None, packed[1], packed, worker, entered)
 
 

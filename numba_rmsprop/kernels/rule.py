@@ -47,7 +47,7 @@ def not_in_row(grad: Any, rate: Any, numbers: Any, *values: Any) -> Any:
 class Rule:
     """The mathematics of an optimizer, element by element.
 
-    Functions take and return scalars of the variable's dtype, and are compiled with the decorators of
+    Functions take and return scalars of the dtype of the arithmetic, and are compiled with the decorators of
     :mod:`~numba_rmsprop.kernels.jit`. ``values`` stands for one argument for the variable's element and one for each
     slot, in their order; a slot that a variant lacks is None, and Numba drops the branches on it.
 

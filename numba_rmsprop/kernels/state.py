@@ -5,7 +5,7 @@ A *state* is a tuple: a variable and its slots, in the order of the rule, and la
 - Arrays have the shape (rows, columns). A slot with one number for each row has the shape (rows,): it gives the same
   number at every column, and is written once, after the columns.
 - None stands for a slot that a variant lacks: loading from it gives None, and storing into it does nothing.
-- The last item is None, to round to the nearest; or ``(key, ranks, rank)``, to round at random: see
+- The last item is None, to round to the nearest; or ``(key, ranks, rank, rows)``, to round at random: see
   :func:`~numba_rmsprop.kernels.hashing.noise_of_row`.
 """
 
@@ -27,6 +27,9 @@ from .lanes import Lanes, fits
 ROUNDS = (16, 0x85EBCA6B), (13, 0xC2B2AE35)
 """Shifts and factors of MurmurHash3's end, as in :func:`~numba_rmsprop.kernels.hashing.hashed`."""
 
+APART = 0x5851F42D4C957F2D
+"""An odd number, by which the random bits of two writes in a launch differ before they are mixed."""
+
 COLUMN = 0x9E3779B1
 """An odd number, so that all columns of a row differ before they are mixed."""
 
@@ -45,6 +48,10 @@ if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
     def noise_of(state: Any, row: Integer) -> Any:
         """Return the random bits with which a row is to be written, or None."""
         return None if state[-1] is None else noise_of_row(row, *state[-1])
+
+    def noise_apart(noise: Any) -> Any:
+        """Return other random bits for a row that is written twice in a launch, or None."""
+        return None if noise is None else int(noise) ^ APART
 
     def load_state(state: Any, i: Any, j: Any) -> Any:
         """Return element ``[i, j]`` of each array of a state."""
@@ -123,6 +130,17 @@ else:
             return context.get_function(kind, called)(builder, [arguments[1], *own])
 
         return called.return_type(state, types.int64), emit
+
+    @intrinsic
+    def noise_apart(typing_context: Any, noise: Any) -> Any:
+        """Return other random bits for a row that is written twice in a launch, or None."""
+
+        def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            if isinstance(noise, types.NoneType):
+                return context.get_dummy_value()
+            return builder.xor(arguments[0], ir.Constant(ir.IntType(64), APART))
+
+        return noise(noise), emit
 
     @intrinsic
     def load_state(typing_context: Any, state: Any, i: Any, j: Any) -> Any:

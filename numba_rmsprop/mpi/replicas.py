@@ -207,7 +207,7 @@ def _key(opt: AnyOptimizer, found: Sequence[Slots], numbers: StepNumbers) -> tup
     """Return numbers that are equal on all ranks if these are about to take the same step."""
     limits = (-1.0 if limit is None else limit for limit in (opt.clipnorm, opt.global_clipnorm))
     form = opt.form
-    rounding = -1.0 if form.seed is None else form.seed
+    rounding = -1 if form.seed is None else form.seed
     modes = opt.exact, "mg" in opt.slot_names, opt.check_finite, form.by_row, form.dtype is None, rounding
     variables = (
         # Names and not numbers, since each rank lets a variable go when nobody holds it there any more.
@@ -223,7 +223,7 @@ def _key(opt: AnyOptimizer, found: Sequence[Slots], numbers: StepNumbers) -> tup
 def _in_words(number: int, opt: AnyOptimizer, found: Sequence[Slots], numbers: StepNumbers | None) -> str:
     """Return the words for a step, of which :func:`_key` returns the numbers."""
     variables = ", ".join(
-        f"{describe(own.name, own.var)} after {own.steps} sparse steps, {own.floor} of them flushed" for own in found
+        f"{describe(own.name, own.var)} after {own.steps} steps, {own.floor} of them flushed" for own in found
     )
     settings = {name: value for name, value in opt.get_config().items() if name not in ("name", "learning_rate")}
     rate = "none" if numbers is None else f"{numbers.of_rule.learning_rate:.9g}"

@@ -6,8 +6,9 @@ from hashlib import blake2b
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
-Rounding: TypeAlias = tuple[int, int, int]
+Rounding: TypeAlias = tuple[int, int, int, NDArray[np.int64] | None]
 """What kernels take to round at random: see :func:`numba_rmsprop.kernels.hashing.noise_of_row`."""
 
 
@@ -32,12 +33,15 @@ class Form(NamedTuple):
     ranks: int = 1
     rank: int = 0
 
-    def rounding(self, number: int) -> Rounding | None:
-        """Return what kernels round by in launch ``number``; another number, other random bits."""
+    def rounding(self, name: str, number: int, rows: NDArray[np.int64] | None) -> Rounding | None:
+        """Return what kernels round by in launch ``number`` on a variable; another number or name, other random bits.
+
+        ``rows`` are the rows that a launch on copies works on.
+        """
         if self.seed is None:
             return None
-        digest = blake2b(b"%d %d" % (self.seed, number), digest_size=8).digest()
-        return int.from_bytes(digest, "little") >> 1, self.ranks, self.rank
+        digest = blake2b(f"{self.seed} {number} {name}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "little") >> 1, self.ranks, self.rank, rows
 
 
 USUAL = Form()

@@ -62,7 +62,7 @@ class Settings:
     ) -> None:
         _check_choice("sparse_update", sparse_update, MODES)
         state_dtype = None if state_dtype is None else str(np.dtype(state_dtype))
-        _check_form(state, state_dtype, rounding, seed, centered=bool(centered))
+        check_form(state, state_dtype, rounding, seed, centered=bool(centered))
         if not isinstance(name, str):
             raise TypeError(f"name: expected a string, got {name!r}")
         shrinks = check_number("weight_decay", 0.0 if weight_decay is None else weight_decay)
@@ -161,9 +161,9 @@ class Settings:
         fixed = {name: getattr(self, name) for name in FIXED}
         return {"name": self.name, **self._values, **fixed, "check_finite": self.check_finite}
 
-    def _take_over(self, other: Settings, **others: Any) -> None:
-        """Take all settings of another optimizer, but for ``others``; ``self`` has no slots yet."""
-        Settings.__init__(self, **other._settings() | others)
+    def _take_over(self, other: Settings) -> None:
+        """Take all settings of another optimizer; ``self`` has no slots yet."""
+        Settings.__init__(self, **other._settings())
 
     def _set(self, name: str, given: Any) -> None:
         value = given
@@ -222,17 +222,24 @@ def _check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
         raise ValueError(f"{name}: expected one of {choices}, got {value!r}")
 
 
-def _check_form(state: Any, state_dtype: Any, rounding: Any, seed: Any, *, centered: bool) -> None:
+def check_form(state: Any, state_dtype: Any, rounding: Any, seed: Any, *, centered: bool) -> None:
     """Raise ValueError or TypeError for a form of the state that is not to be had."""
     _check_choice("state", state, STATES)
     _check_choice("state_dtype", state_dtype, STATE_DTYPES)
     _check_choice("rounding", rounding, ROUNDINGS)
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
-        raise TypeError(f"seed: expected a whole number, got {seed!r}")
+        raise TypeError(f"seed: expected a whole number, got {seed!r:.100}")
+    if not 0 <= seed < 2**63:
+        raise ValueError("seed: expected 0 <= seed < 2**63, got one that is outside")
     if state == "rowwise" and centered:
         raise ValueError(
             "state: expected 'elementwise' with centered=True, got 'rowwise': a row's gradients have no common mean to "
             "subtract; leave centered out"
+        )
+    if state_dtype is not None and centered:
+        raise ValueError(
+            f"state_dtype: expected None with centered=True, got {state_dtype!r}: the variance is a difference of two "
+            "numbers that are nearly the same, of which 8 bits leave nothing"
         )
     if state_dtype is not None and rounding != "stochastic":
         raise ValueError(

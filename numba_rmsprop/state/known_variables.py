@@ -167,6 +167,8 @@ class KnownVariables:
             raise ValueError(f"{describe('array', array)} is {other.name}; expected one that is no other variable")
         self.registry.check_apart(array, "array", but=own)
         calls += [(self.registry.move, own, array), (self._note_change,)]
+        if array.dtype != own.var.dtype:  # a delta would not fit the files that it goes on from
+            calls.append((setattr, self, "saved", None))
         return True
 
     def add_forget(self, calls: list[Call], variables: Iterable[FloatArray | int | str]) -> bool:
@@ -208,6 +210,10 @@ class KnownVariables:
         if gone:
             self.registry.remove(gone)
             self._forget_files()
+
+    def note_new_form(self) -> None:
+        """Make up for slots of another form, which go on from no file."""
+        self._forget_files()
 
     def _forget_files(self) -> None:
         """Make up for variables that are gone: files count them."""

@@ -158,14 +158,24 @@ class SlotArrays:
         """Return an array of the state as a view of shape (rows, columns), or (rows,); None if it has no such view."""
         return array if self.by_row and array.ndim == 1 else as_table(array)
 
+    def means_by_row(self) -> dict[str, FloatArray]:
+        """Return the slots in row-wise form: where a row is to have one number, the mean of its elements'."""
+        found = dict(self.slots)
+        for slot, array in self.slots.items():
+            if slot in self.rule.slots_by_row and array.ndim > 1:
+                found[slot] = zeros(self.folder, self.shape[:1], array.dtype, "C")
+                if array.size:
+                    found[slot][...] = array.mean(axis=tuple(range(1, array.ndim)), dtype=np.float64)
+        return found
+
     @property
     def goes_by_row(self) -> bool:
         """True if a dense step must go row by row: since rows have numbers of their own, or are rounded by them."""
         return self.by_row or (self.rounds_at_random and self.var.ndim > 0)
 
-    def as_rounded(self, state: State, number: int) -> State:
-        """Return a state as kernels take it, to be rounded in launch ``number``."""
-        return (*state, self.form.rounding(number) if self.rounds_at_random else None)
+    def as_rounded(self, state: State, number: int, rows: NDArray[np.int64] | None = None) -> State:
+        """Return a state as kernels take it, to be rounded in launch ``number``; copies are of these ``rows``."""
+        return (*state, self.form.rounding(self.name, number, rows) if self.rounds_at_random else None)
 
     def check_memory(self, *, written: bool) -> None:
         """Raise ValueError if an array was changed in place since, or may not be ``written`` and is to be."""

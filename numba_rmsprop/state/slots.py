@@ -143,6 +143,15 @@ class Slots(SlotArrays):
         self.small = self.clocks is None and self.fits_batch
         self.changes.everything = True
 
+    def take_form(self, form: Form, slots: Mapping[str, FloatArray]) -> None:
+        """Go on with slots of another form."""
+        self.form, self.by_row = form, form.by_row and self.var.ndim > 1
+        self.slots = dict(slots)
+        self._note_arrays()
+        self.small = self.small and self.fits_batch
+        self.changes.everything = True
+        self._begin()
+
     # Steps
 
     def add_step(self, calls: list[Call], gradient: Any, numbers: StepNumbers, scale: Any) -> bool:
@@ -239,13 +248,13 @@ class Slots(SlotArrays):
             state = self.as_rounded(self.at_work(self.table, rests), number)
             return indices, state, (self.row_clocks(), floor, self.steps), ()
         rows: slice | NDArray[np.int64] = slice(None)
-        places = None
+        places = copied_rows = None
         if indices is not None:
-            rows, places = np.unique(indices, return_inverse=True)
+            rows, places = copied_rows, places = np.unique(indices, return_inverse=True)
         state, give_back = self._copies(rows, rests)
         clocks = self.row_clocks()[rows].copy()
         give_back.append((setitem, self.row_clocks(), rows, clocks))
-        return places, self.as_rounded(state, number), (clocks, floor, self.steps), give_back
+        return places, self.as_rounded(state, number, copied_rows), (clocks, floor, self.steps), give_back
 
     def borrow_all(self, rests: str | None) -> tuple[State, Sequence[Call]]:
         """Return all rows for a dense step, as :meth:`borrow`."""

@@ -47,7 +47,7 @@ class Gathering(WeightStore):
         indices : array_like of int, any shape
             Rows, in [0, rows); repeated ones are repeated.
         out : ndarray, shape (\*indices.shape, \*row_shape), optional
-            Where to put them: C-contiguous, of the variable's dtype or float32 for one of 16 bits.
+            Where to put them: C-contiguous, of the variable's dtype; where that has 16 bits, float32 will do, too.
         dtype : dtype, optional
             The dtype of a new array: the variable's, or, as by default for variables of 16 bits, float32.
 
@@ -100,11 +100,11 @@ class Gathering(WeightStore):
         offsets : array_like of int, shape (bags,), optional
             Where each bag begins; None only where ``indices`` have two axes. The sum of an empty bag is 0.
         weights : array_like, of the shape of ``indices``, optional
-            A factor for each entry, of the variable's dtype, or float32 for one of 16 bits; with the mode "sum".
+            A factor for each entry, of the variable's dtype (float32 where that has 16 bits); with the mode "sum".
         mode : {"sum", "mean"}, default "sum"
             What is done with the rows of a bag.
         out : ndarray, shape (bags, \*row_shape), optional
-            Where to put the sums: C-contiguous, of the variable's dtype, or float32 for one of 16 bits.
+            Where to put the sums: C-contiguous, of the variable's dtype (float32 where that has 16 bits).
         include_last_offset : bool, default False
             Whether ``offsets`` have one item more, the number of indices, as ``indptr`` of a CSR matrix.
 
@@ -144,7 +144,7 @@ class Gathering(WeightStore):
         var : ndarray, shape (rows, \*row_shape)
             The variable, as for :meth:`gather`.
         out : ndarray, shape (examples, \*row_shape), optional
-            Where to put the result: C-contiguous, of the variable's dtype, or float32 for one of 16 bits.
+            Where to put the result: C-contiguous, of the variable's dtype (float32 where that has 16 bits).
 
         Returns
         -------

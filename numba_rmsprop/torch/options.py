@@ -110,8 +110,14 @@ def _check_groups(found: list[Any], groups: list[dict[str, Any]]) -> dict[int, t
         numbers = saved["params"]
         if not isinstance(numbers, list) or not all(isinstance(number, int) for number in numbers):
             raise TypeError(f"{name}['params']: expected a list of numbers, got {numbers!r}")
-        parameters = groups[k]["params"] if k < len(groups) else []
-        by_row = k < len(groups) and groups[k]["state"] == "rowwise"
+        parameters, state = (groups[k]["params"], groups[k]["state"]) if k < len(groups) else ([], STATES[0])
+        if saved.get("state", state) != state:
+            raise ValueError(
+                f"{name}['state']: expected {state!r}, as this group has, got {saved['state']!r}; make the optimizer "
+                f"with state={saved['state']!r}. To go on with row-wise state, set this to 'rowwise' and each "
+                "square_avg to square_avg.flatten(1).mean(1)"
+            )
+        by_row = state == "rowwise"
         for number, parameter in zip(numbers, parameters, strict=False):
             if known.setdefault(number, (parameter, by_row))[0] is not parameter:
                 raise ValueError(f"{name}['params']: {number} stands for two parameters")

@@ -271,9 +271,7 @@ def _check_slot(tensor: Any, parameter: Tensor, name: str, *, by_row: bool) -> N
     if tuple(tensor.shape) != shape:
         remedy = ""
         if {tuple(tensor.shape), shape} == {tuple(parameter.shape), tuple(parameter.shape)[:1]}:
-            remedy = (
-                "; one is elementwise state and the other row-wise: take the mean of each row, or the option state="
-            )
+            remedy = "; one is elementwise state and the other row-wise, whose square_avg is the mean of each row"
         raise ValueError(f"{name}: expected shape {shape}, got {tuple(tensor.shape)}{remedy}")
     fits = tensor.is_complex() if parameter.is_complex() and not by_row else tensor.is_floating_point()
     if not fits or tensor.layout is not torch.strided or tensor.device.type == "meta":

@@ -109,4 +109,4 @@ class Plan:
 
 
 def _kind(group: dict[str, Any]) -> tuple[Any, ...]:
-    return group["centered"], group["sparse_update"], group["momentum"] > 0
+    return group["centered"], group["sparse_update"], group["state"], group["momentum"] > 0

@@ -193,6 +193,33 @@ def test_dense_and_sparse_steps_are_rounded_by_the_same_bits():
         assert bits(sparse).tobytes() == bits(dense).tobytes()
 
 
+def test_numbers_that_float16_holds_are_not_moved():
+    every = np.arange(2**15, dtype=np.uint16).view(np.float16)
+    every = np.repeat(every[np.isfinite(every)][:, np.newaxis], 16, axis=1)
+    table = every.copy()
+    opt = RMSprop(0.1, **STOCHASTIC)
+    for _ in range(40):
+        opt.apply_gradients([(np.zeros(table.shape, np.float32), table)])
+    assert table.tobytes() == every.tobytes()
+
+
+def test_copies_of_rows_are_rounded_as_the_rows_are():
+    # A table of this form has no view of its rows, and a gather of one of several ranks works on copies.
+    orders = {order: randn(6, 5, 4, dtype=BFLOAT16).copy(order) for order in "CF"}
+    for var in orders.values():
+        opt = RMSprop(0.02, rho=0.9, **STOCHASTIC)
+        for step in range(3):
+            opt.apply_gradients([(IndexedSlices(randn(2, 5, 4, seed=step), [5, 3]), var)])
+    assert np.ascontiguousarray(orders["F"]).tobytes() == orders["C"].tobytes()
+
+
+def test_variables_of_one_shape_have_bits_of_their_own():
+    first, second = np.ones((400, 1), BFLOAT16), np.ones((400, 1), BFLOAT16)
+    grad = np.ones((400, 1), np.float32)
+    RMSprop(1e-3, rho=0.0, epsilon=0.0, **STOCHASTIC).apply_gradients([(grad, first), (grad, second)])
+    assert first.tobytes() != second.tobytes()
+
+
 def test_another_seed_other_bits_and_another_step_too():
     tables = [randn(40, 19, dtype=BFLOAT16) for _ in range(3)]
     for table, seed in zip(tables, (1, 1, 2), strict=True):
@@ -313,16 +340,30 @@ def test_infinite_gradients_spoil_their_row_alone():
     assert (var[2] < 1).all()
 
 
-def test_as_rowwise_goes_on_with_the_mean_of_each_row():
-    var, other = randn(40, 19), randn(40, 19)
-    elementwise, rowwise = trained(var), trained(other, state="rowwise")
-    elementwise.build({"table": var})
-    made = elementwise.as_rowwise()
-    assert (made.state, made.iterations, made.known.slots[0].name) == ("rowwise", 6, "table")
-    np.testing.assert_allclose(made.get_slot(var, "rms"), rowwise.get_slot(other, "rms"), rtol=1e-5)
-    made.apply_gradients([(rows_of(7), var)])
+def test_to_rowwise_goes_on_with_the_mean_of_each_row(tmp_path):
+    var, other, empty = randn(40, 19), randn(40, 19), np.ones((3, 0), np.float32)
+    opt, rowwise = trained(var, momentum=0.9), trained(other, momentum=0.9, state="rowwise")
+    opt.build({"table": var, "empty": empty})
+    opt.save(tmp_path / "file")
+    opt.to_rowwise()
+    assert (opt.state, opt.iterations, opt.known.slots[0].name) == ("rowwise", 6, "table")
+    rowwise.flush()
+    np.testing.assert_allclose(opt.get_slot(var, "rms"), rowwise.get_slot(other, "rms"), rtol=1e-5)
+    assert opt.get_slot(empty, "rms").shape == (3,)
+    with pytest.raises(ValueError, match="save_delta: expected a file to go on from"):
+        opt.save_delta(tmp_path / "delta")
+    opt.apply_gradients([(rows_of(7), var)])
+    opt.save(tmp_path / "file")
+    RMSprop.load(tmp_path / "file", {"table": var, "empty": empty})
     with pytest.raises(ValueError, match="centered"):
-        RMSprop(centered=True).as_rowwise()
+        RMSprop(centered=True).to_rowwise()
+
+
+def test_a_mean_of_squares_may_be_as_large_as_a_square():
+    var = np.ones((1, 2000), np.float32)
+    opt = RMSprop(0.5, rho=0.0, state="rowwise")
+    opt.apply_gradients([(np.full((1, 2000), 1.5e19, np.float32), var)])
+    np.testing.assert_allclose(var, 0.5, rtol=1e-6)
 
 
 # Files, copies, and going on
@@ -367,6 +408,7 @@ def test_a_variable_goes_on_in_another_dtype():
     reference.rebind(reference.known.slots[0].var, expected)
     reference.apply_gradients([(rows_of(6), expected)])
     assert half.tobytes() == expected.astype(dtype).tobytes()
+    assert opt.known.saved is None
     with pytest.raises(ValueError, match="array: expected"):
         opt.rebind(half, half.astype(np.float64))
 
@@ -396,11 +438,18 @@ def test_a_file_of_another_dtype_is_refused_with_a_remedy(tmp_path):
         ({"state_dtype": "float16"}, ValueError, "state_dtype: expected one of"),
         ({"state_dtype": "bfloat16"}, ValueError, "rounding: expected 'stochastic'"),
         ({"seed": 1.5}, TypeError, "seed: expected a whole number"),
+        ({"seed": -1}, ValueError, "seed: expected 0 <= seed"),
+        (STOCHASTIC | {"state_dtype": "bfloat16", "centered": True}, ValueError, "state_dtype: expected None with"),
     ],
 )
 def test_forms_that_there_are_not(options, error, message):
     with pytest.raises(error, match=message):
         RMSprop(**options)
+
+
+def test_state_of_16_bits_is_not_for_float64():
+    with pytest.raises(TypeError, match=r"variable 0 \(float64, .*expected float32 or a dtype of 16 bits"):
+        RMSprop(state_dtype="bfloat16", **STOCHASTIC).apply_gradients([(np.ones(3), np.ones(3))])
 
 
 def test_forms_cannot_be_changed():

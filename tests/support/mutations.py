@@ -50,7 +50,7 @@ LIST = r"""
 - return var * numbers.shrink - step => return (var - step) * numbers.shrink
 @ kernels/rmsprop.py torch/test_dense.py::test_combinations
 - step = numbers.outer_rate * new_momentum => step = new_momentum
-- grad = grad + numbers.coupled_decay * var => grad = grad - numbers.coupled_decay * var
+- return grad + numbers.coupled_decay * var => return grad - numbers.coupled_decay * var
 @ kernels/rmsprop.py stepping/test_infinities.py::test_rows_that_every_step_touches_and_infinite_momentum
 - return numbers.coupled_decay != 0 => return numbers.coupled_decay >= 0
 @ settings/settings.py stepping/test_exact.py::test_any_hyperparameter_may_change_alone
@@ -120,7 +120,7 @@ LIST = r"""
 - rms = numbers.rho * rms + numbers.one_minus_rho * square => rms = rms + numbers.one_minus_rho * square
 @ kernels/rows.py stepping/test_exact.py::test_sparse_equals_dense
 - *_caught_up(factors, *load_state(state, row, 0))) => *load_state(state, row, 0))
-- total += grad * grad
+- mean += grad * grad * share
 - j, found)\n        squares = squares + found * found => j, found)
 @ kernels/rows.py torch/test_rowwise.py
 - square = _enter_with_values(row, state, factors, packed, worker, entered)

@@ -130,8 +130,36 @@ def test_the_other_form_is_refused_with_a_remedy():
         opt.step()
         found[state] = opt.state_dict()
     for state, other in (("elementwise", "rowwise"), ("rowwise", "elementwise")):
-        with pytest.raises(ValueError, match=r"square_avg.*: expected shape .*one is elementwise state and the other"):
-            RMSprop([ours], state=state).load_state_dict(found[other])
+        opt = RMSprop([ours], state=state)
+        with pytest.raises(ValueError, match=rf"\['state'\]: expected '{state}'.*square_avg.flatten"):
+            opt.load_state_dict(found[other])
+        assert opt.param_groups[0]["state"] == state
+    theirs = torch.optim.RMSprop([ours])
+    theirs.step()
+    with pytest.raises(
+        ValueError, match=r"square_avg.*: expected shape \(9,\), got \(9, 4\); one is elementwise state"
+    ):
+        RMSprop([ours], state="rowwise").load_state_dict(theirs.state_dict())
+    converted = found["elementwise"]
+    converted["param_groups"][0]["state"] = "rowwise"
+    entry = converted["state"][0]
+    entry["square_avg"] = entry["square_avg"].flatten(1).mean(1)
+    opt = RMSprop([ours], state="rowwise")
+    opt.load_state_dict(converted)
+    ours.grad = randn(9, 4)
+    opt.step()
+
+
+def test_a_group_that_changes_its_form_is_refused_by_all_its_parameters():
+    ours = [nn.Parameter(randn(3, 2)) for _ in range(6)]
+    opt = RMSprop(ours)
+    for _ in range(3):
+        for parameter in ours:
+            parameter.grad = randn(3, 2)
+        opt.step()
+    opt.param_groups[0]["state"] = "rowwise"
+    with pytest.raises(ValueError, match="one is elementwise state and the other row-wise"):
+        opt.step()
 
 
 def test_refused_options():
