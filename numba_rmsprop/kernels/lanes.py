@@ -81,7 +81,7 @@ else:
     def lanes_of(typing_context: Any, size: Any, array: Any) -> Any:
         """Return lanes for rows of an array, and how many columns they take; 0 where there are none for it."""
         there = fits(array)
-        lanes = Lanes(width(array.dtype) if there else types.float32, size.literal_value)
+        lanes = Lanes(width(array.dtype), size.literal_value)
         result = types.Tuple([lanes, types.int64])
 
         def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
