@@ -22,7 +22,11 @@ KINDS = 0.0, 0.0, None, None
 
 
 def state(rows=ROWS):
-    return np.ones((rows, COLUMNS)), np.ones((rows, COLUMNS)), np.ones((rows, COLUMNS)), None
+    return np.ones((rows, COLUMNS)), np.ones((rows, COLUMNS)), np.ones((rows, COLUMNS)), None, None
+
+
+def state_by_row():
+    return np.ones((ROWS, 9)), np.ones(ROWS), None, None, None
 
 
 def ages(now=1):
@@ -33,12 +37,12 @@ def ages(now=1):
 TEAM = 2, 0
 
 
-def entries(row):
-    return np.array([0, row, 1, 0]), np.ones((4, COLUMNS)), None, None
+def entries(row, columns=COLUMNS):
+    return np.array([0, row, 1, 0]), np.ones((4, columns)), None, None
 
 
 def links():
-    return Scratch(ROWS + SPARE, COLUMNS, np.dtype(float)).links(4)
+    return Scratch(ROWS + SPARE, COLUMNS, np.dtype(float), by_row=False).links(4)
 
 
 def matrix(row, column):
@@ -51,8 +55,8 @@ def sums():
     return np.zeros((2, COLUMNS))
 
 
-def scratch():
-    return Scratch(ROWS, COLUMNS, np.dtype(float)).shares(2)
+def scratch(columns=COLUMNS, by_row=False):
+    return Scratch(ROWS, columns, np.dtype(float), by_row=by_row).shares(2)
 
 
 def at_rows(rows):
@@ -64,6 +68,9 @@ BY_ROW = {
     "step_rows, clocks": lambda row: step_rows(
         TEAM, entries(row), state(ROWS + SPARE), (np.zeros(ROWS, np.int32), 0, 1), HISTORY, PACKED, links(), scratch()
     ),
+    "step_rows, one number to a row": lambda row: step_rows(
+        TEAM, entries(row, 9), state_by_row(), ages(), HISTORY, PACKED, links(), scratch(9, by_row=True)
+    ),
     "rows_squares": lambda row: rows_squares(
         TEAM, entries(row), np.zeros(ROWS, np.int32), CLIPVALUE, links(), scratch(), np.zeros((1, TERMS))
     ),
@@ -71,12 +78,12 @@ BY_ROW = {
     "gather_rows": lambda row: gather_rows(TEAM, *at_rows(row), state()[0]),
 }
 OTHERS = {
-    "step_csr": lambda: step_csr(TEAM, matrix(ROWS, 0), state(), ages(), HISTORY, PACKED, sums()),
-    "step_csr, columns": lambda: step_csr(TEAM, matrix(0, COLUMNS), state(), ages(), HISTORY, PACKED, sums()),
+    "step_csr": lambda: step_csr(TEAM, matrix(ROWS, 0), state(), ages(), HISTORY, PACKED, sums(), None),
+    "step_csr, columns": lambda: step_csr(TEAM, matrix(0, COLUMNS), state(), ages(), HISTORY, PACKED, sums(), None),
     "csr_squares": lambda: csr_squares(TEAM, matrix(0, COLUMNS), CLIPVALUE, sums(), np.zeros(1)),
     "dense_squares, partial": lambda: dense_squares(TEAM, np.ones((1, 2 * BLOCK)), CLIPVALUE, np.zeros((2, TERMS - 1))),
     "strided_squares": lambda: strided_squares(TEAM, np.ones((ROWS, COLUMNS)), CLIPVALUE, np.zeros((1, TERMS - 1))),
-    "step_dense": lambda: step_dense(TEAM, np.ones((ROWS + 1, COLUMNS)), state(), PACKED),
+    "step_dense": lambda: step_dense(TEAM, np.ones((ROWS + 1, COLUMNS)), state(), PACKED, None),
     "gather_rows, out": lambda: gather_rows(TEAM, np.zeros(2, np.int64), np.empty((1, COLUMNS)), state()[0]),
     "flush_rows": lambda: flush_rows(TEAM, state(), (np.zeros(ROWS - 1, np.int32), 0, 1), HISTORY),
     "step_many": lambda: step_many(
