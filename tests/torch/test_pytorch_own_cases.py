@@ -217,12 +217,14 @@ def test_repr_and_defaults():
     assert isinstance(opt, torch.optim.Optimizer)
     lines = repr(opt).splitlines()
     assert lines[:2] == ["RMSprop (", "Parameter Group 0"]
-    assert "    sparse_update: exact" in lines
-    assert {*lines} - {"    sparse_update: exact"} <= {*repr(peer).splitlines()}
+    own = {"    sparse_update: exact", "    state: elementwise"}
+    assert own <= {*lines}
+    assert {*lines} - own <= {*repr(peer).splitlines()}
     defaults = torch.optim.RMSprop([ONE]).defaults
     missing = {"capturable", "foreach", "differentiable"}
     assert {**RMSprop([ONE]).defaults} == {k: v for k, v in defaults.items() if k not in missing} | {
-        "sparse_update": "exact"
+        "sparse_update": "exact",
+        "state": "elementwise",
     }
     assert opt.defaults["lr"] == 0.5
 
