@@ -63,10 +63,11 @@ def _fbgemm(label: str, shape: tuple[int, int], batches: list[NDArray[np.int64]]
     steps.need("fbgemm_gpu")
     training = steps.need("fbgemm_gpu.split_table_batched_embeddings_ops_training")
     common = steps.need("fbgemm_gpu.split_table_batched_embeddings_ops_common")
+    precisions = steps.need("fbgemm_gpu.split_embedding_configs").SparseType
     embeddings = training.SplitTableBatchedEmbeddingBagsCodegen(
         [(*shape, common.EmbeddingLocation.HOST, training.ComputeDevice.CPU)],
         optimizer=training.OptimType.EXACT_ROWWISE_ADAGRAD,
-        weights_precision=common.SparseType.FP16 if label == FBGEMM_HALF else common.SparseType.FP32,
+        weights_precision=precisions.FP16 if label == FBGEMM_HALF else precisions.FP32,
         learning_rate=1e-3,
     )
     offsets, grad = torch.arange(len(values) + 1), torch.from_numpy(values)
