@@ -127,8 +127,10 @@ LIST = r"""
 @ kernels/state.py stepping/test_lean_tables.py
 - mixed = builder.xor(builder.add(low, times(columns, COLUMN)), high) => mixed = high
 - columns = builder.add(first, ir.Constant(vector, [*range(like.count)])) => columns = first
-@ kernels/hashing.py stepping/test_lean_tables.py
-- first = hashed(unsigned(key) ^ hashed(row)) => first = hashed(row)
+@ settings/form.py stepping/test_lean_tables.py
+- f"{self.seed} {number} {name}" => f"{self.seed} {number}"
+@ state/slots.py stepping/test_lean_tables.py
+- self.as_rounded(state, number, copied_rows) => self.as_rounded(state, number)
 @ kernels/hashing.py distributed/test_sharded_table.py::test_the_same_bits_on_any_number_of_ranks
 - row = row * ranks + (rank - owner_of_first(row, ranks) + ranks) % ranks
 @ kernels/float16.py stepping/test_lean_tables.py
