@@ -74,7 +74,8 @@ class RMSprop(Settings, Optimizer):
         without momentum a row of 64 float32 takes 264 bytes with its clock, and not 516. Momentum stays elementwise. A
         row of a variable of one axis is one element.
     state_dtype : {"bfloat16"}, optional
-        Keep rms and momentum in 16 bits, and not in float32; with ``rounding="stochastic"``, and not ``centered``.
+        Keep rms and momentum in 16 bits where they would be float32; with ``rounding="stochastic"``, and not
+        ``centered``.
     rounding : {"nearest", "stochastic"}, default "nearest"
         How numbers of 16 bits are rounded when they are written: to the nearest, or at random, up with the probability
         that makes the expectation exact. To the nearest, steps of less than half a unit in the last place, 0.2 to 0.4 %

@@ -8,8 +8,7 @@ from typing import Any, ClassVar, Self
 
 from numpy.typing import NDArray
 
-from ..arrays.storage import FLOAT32, computed_in
-from ..arrays.variables import FloatArray, describe
+from ..arrays.variables import FloatArray
 from ..kernels.rule import Rule
 from ..runtime.whole_calls import carry_out, in_turn
 from ..settings.form import USUAL, Form
@@ -77,12 +76,7 @@ class AnyOptimizer:
         return USUAL
 
     def new_slots(self, var: FloatArray, name: str) -> Slots:
-        """Return the slots of a new variable; raise TypeError if they cannot have the form that is asked for."""
-        if self.form.dtype is not None and computed_in(var.dtype) != FLOAT32:
-            raise TypeError(
-                f"{describe(name, var)}: expected float32 or a dtype of 16 bits with state_dtype='{self.form.dtype}'; "
-                "leave state_dtype out, or pass a variable of float32"
-            )
+        """Return the slots of a new variable."""
         return Slots(
             var,
             name,

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays.noted_layouts import Layouts, refuse_read_only
-from ..arrays.storage import HALVES, as_stored, computed_in
+from ..arrays.storage import FLOAT32, HALVES, as_stored, computed_in
 from ..arrays.variables import FloatArray, as_table, describe
 from ..kernels.numpy_layout import MOVED, READ_ONLY
 from ..kernels.rule import Rule
@@ -210,7 +210,10 @@ def kind_of(
 ) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Return the shape and dtype of a slot of a variable of this shape and dtype."""
     by_row = form.by_row and len(shape) > 1 and slot in rule.slots_by_row
-    return shape[:1] if by_row else shape, computed_in(dtype) if form.dtype is None else form.dtype
+    computed = computed_in(dtype)
+    if form.dtype is not None and computed == FLOAT32:
+        computed = form.dtype
+    return shape[:1] if by_row else shape, computed
 
 
 def is_small(array: NDArray[Any]) -> bool:

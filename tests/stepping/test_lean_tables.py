@@ -450,9 +450,10 @@ def test_forms_that_there_are_not(options, error, message):
         RMSprop(**options)
 
 
-def test_state_of_16_bits_is_not_for_float64():
-    with pytest.raises(TypeError, match=r"variable 0 \(float64, .*expected float32 or a dtype of 16 bits"):
-        RMSprop(state_dtype="bfloat16", **STOCHASTIC).apply_gradients([(np.ones(3), np.ones(3))])
+def test_float64_keeps_its_state():
+    opt, var = RMSprop(state_dtype="bfloat16", momentum=0.5, state="rowwise", **STOCHASTIC), np.ones((3, 9))
+    opt.apply_gradients([(np.ones((3, 9)), var)])
+    assert {opt.get_slot(var, slot).dtype for slot in opt.get_slot_names()} == {np.dtype(np.float64)}
 
 
 def test_forms_cannot_be_changed():
