@@ -48,9 +48,8 @@ def central_difference_gradient(value: Callable[[], float], var: FloatArray) -> 
     above, below, everywhere = var + step, var - step, range(var.size)
     with np.errstate(invalid="ignore", over="ignore"):
         rise = values_beside(value, var, above, everywhere) - values_beside(value, var, below, everywhere)
-        slopes = rise.reshape(var.shape) / (
-            above.astype(np.float64) - below.astype(np.float64)
-        )  # by the steps as they were rounded
+        steps = above.astype(np.float64) - below.astype(np.float64)  # as they were rounded
+        slopes = rise.reshape(var.shape) / steps
     return np.asarray(slopes, computed_in(var.dtype))
 
 
