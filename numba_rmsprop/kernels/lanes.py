@@ -43,6 +43,13 @@ class LanesModel(models.PrimitiveModel):
         super().__init__(manager, lanes, ir.VectorType(element, lanes.count))
 
 
+def repeated(builder: Any, number: Any, count: int) -> Any:
+    """Emit a vector of so many times one number."""
+    none_yet, word = ir.Constant(ir.VectorType(number.type, count), ir.Undefined), ir.IntType(32)
+    whole = builder.insert_element(none_yet, number, word(0))
+    return builder.shuffle_vector(whole, whole, ir.Constant(ir.VectorType(word, count), [0] * count))
+
+
 def fits(array: Any) -> bool:
     """Return whether lanes can be read from an array of a type and written to it."""
     return array.layout == "C" and array.dtype in (types.float32, types.float64, *HALVES)
@@ -153,11 +160,7 @@ else:
         """Emit lanes that are all one number, or that are lanes already."""
         if isinstance(kind, Lanes):
             return value
-        number = context.cast(builder, value, kind, lanes.dtype)
-        vector = context.get_value_type(lanes)
-        whole = builder.insert_element(ir.Constant(vector, ir.Undefined), number, ir.Constant(ir.IntType(32), 0))
-        mask = ir.Constant(ir.VectorType(ir.IntType(32), lanes.count), [0] * lanes.count)
-        return builder.shuffle_vector(whole, whole, mask)
+        return repeated(builder, context.cast(builder, value, kind, lanes.dtype), lanes.count)
 
     @intrinsic
     def clip_lanes(typing_context: Any, lanes: Any, clipvalue: Any) -> Any:

@@ -22,7 +22,7 @@ from .aliased_access import STATE, element_of, load_item, store_item
 from .float16 import HALVES, constant, narrow, widen, width
 from .hashing import hashed, noise_of_row
 from .jit import Integer
-from .lanes import Lanes, fits
+from .lanes import Lanes, fits, repeated
 
 ROUNDS = (16, 0x85EBCA6B), (13, 0xC2B2AE35)
 """Shifts and factors of MurmurHash3's end, as in :func:`~numba_rmsprop.kernels.hashing.hashed`."""
@@ -98,7 +98,7 @@ else:
         low, high = builder.trunc(noise, word), builder.trunc(builder.lshr(noise, noise.type(32)), word)
         high = builder.xor(high, word(k * COLUMN & 0xFFFFFFFF))
         if isinstance(columns.type, ir.VectorType):
-            low, high = (_repeated(builder, number, columns.type) for number in (low, high))
+            low, high = (repeated(builder, number, columns.type.count) for number in (low, high))
 
         def times(value: Any, factor: int) -> Any:
             return builder.mul(value, constant(word, columns.type, factor))
@@ -110,10 +110,6 @@ else:
         for shift, factor in ROUNDS:
             mixed = times(folded(mixed, shift), factor)
         return folded(mixed, 16)
-
-    def _repeated(builder: Any, number: Any, vector: Any) -> Any:
-        whole = builder.insert_element(ir.Constant(vector, ir.Undefined), number, ir.Constant(ir.IntType(32), 0))
-        return builder.shuffle_vector(whole, whole, ir.Constant(vector, [0] * vector.count))
 
     @intrinsic
     def noise_of(typing_context: Any, state: Any, row: Any) -> Any:
@@ -227,7 +223,7 @@ else:
 
         def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             vector = ir.VectorType(ir.IntType(32), like.count)
-            first = _repeated(builder, builder.trunc(arguments[3], ir.IntType(32)), vector)
+            first = repeated(builder, builder.trunc(arguments[3], ir.IntType(32)), like.count)
             columns = builder.add(first, ir.Constant(vector, [*range(like.count)]))
             for k, kind in enumerate(list(state)[:-1]):
                 if _is_array(kind, 2):
