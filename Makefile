@@ -45,7 +45,7 @@ bench-peers: .venv-peers/installed  ## the same beside torch, TensorFlow, optax 
 	.venv-peers/bin/python asv_benchmarks/chart.py asv_benchmarks/bench-peers.json asv_benchmarks/bench-peers.png
 
 test: export NUMBA_CACHE_DIR := $(or $(NUMBA_CACHE_DIR),$(CURDIR)/.numba_cache)
-test: .venv/with-test  ## once compiled, once as plain Python, and the kernels with every index checked; 5 to 11 minutes on 2 cores
+test: .venv/with-test  ## once compiled, once as plain Python, and the kernels with every index checked; 5 to 14 minutes on 2 cores
 	rm -rf .numba_cache
 	$(AHEAD) float32 & $(AHEAD) float64 & wait
 	$(PYTEST)
