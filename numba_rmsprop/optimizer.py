@@ -59,6 +59,15 @@ class RMSprop(Settings, Optimizer):
         Decoupled: each step first multiplies the variable by 1 - lr·weight_decay. In lazy mode, touched rows only.
     decay : float or callable, default 0.0
         Divides the learning rate by 1 + decay·t.
+    nesterov : bool, default False
+        Take Nesterov's momentum: var <- var - (momentum·mom + step), where step is what mom has just taken in.
+    bias_correction : bool, default False
+        Divide rms and mg by 1 - rho^t, where t is how many steps the variable has taken with this one, as Adam does and
+        optax can; with a rho that changes, by 1 - the product of all rho. Early steps are then as long as later ones,
+        and not longer by up to 1 / sqrt(1 - rho). With momentum this is LaProp. In lazy mode, too, t counts the steps
+        of the variable, and not those of a row. rho must be below 1.
+    initial_scale : float, default 0.0
+        What every mean square starts from; 1 is TensorFlow 1's. It fills a slot, whose pages then all take memory.
     clipvalue : float, optional
         Clip every element of the gradient to [-clipvalue, clipvalue].
     clipnorm : float, optional
@@ -162,6 +171,9 @@ class RMSprop(Settings, Optimizer):
         epsilon_in_sqrt: bool | None = None,
         weight_decay: float | None = 0.0,
         decay: Any = 0.0,
+        nesterov: bool = False,
+        bias_correction: bool = False,
+        initial_scale: float = 0.0,
         clipvalue: float | None = None,
         clipnorm: float | None = None,
         global_clipnorm: float | None = None,
@@ -194,6 +206,9 @@ class RMSprop(Settings, Optimizer):
             sparse_update=sparse_update,
             epsilon_in_sqrt=epsilon_in_sqrt,
             weight_decay=weight_decay,
+            nesterov=nesterov,
+            bias_correction=bias_correction,
+            initial_scale=initial_scale,
             clipvalue=clipvalue,
             clipnorm=clipnorm,
             global_clipnorm=global_clipnorm,

@@ -167,7 +167,7 @@ def step_alone(library: str, rows: int, bags: int, size: int) -> steps.Step:
         table, opt = np.zeros((rows, COLUMNS), np.float32), RMSprop(rho=steps.RHO)
         return lambda: opt.apply_gradients([(product, table)])
     state = np.zeros((rows, COLUMNS), np.float32), np.zeros((rows, COLUMNS), np.float32), None, None, None
-    numbers = Numbers(1e-3, steps.RHO, 1 - steps.RHO, 0.0, 0.0, 1e-7, 1.0, 1.0, 0.0)
+    numbers = Numbers(1e-3, steps.RHO, 1 - steps.RHO, 0.0, 0.0, 1e-7, 1.0, 1.0, 0.0, 0.0, 1.0)
     packed = np.array([np.inf, 1.0, *numbers], np.float32)
     different, starts, sources = by_row(product)
     sums = np.empty((len(different), COLUMNS), np.float32)

@@ -50,7 +50,7 @@ def step(label: str, shape: tuple[int, int], entries: int) -> steps.Step:
         return lambda: opt.apply_gradients([(next(gradients), table)])
     opt.build([table])
     state, _ = opt.known.slots[0].borrow_all(None)
-    numbers = Numbers(1e-3, steps.RHO, 1 - steps.RHO, 0.0, 0.0, 1e-7, 1.0, 1.0, 0.0)
+    numbers = Numbers(1e-3, steps.RHO, 1 - steps.RHO, 0.0, 0.0, 1e-7, 1.0, 1.0, 0.0, 0.0, 1.0)
     packed = np.array([np.inf, 1.0, *numbers], np.float32)
     team = team_for(values.size)
     entered = opt.known.slots[0].scratch.entered(team[0])

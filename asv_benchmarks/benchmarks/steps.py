@@ -189,7 +189,7 @@ def rows(library: str, shape: tuple[int, int], indices: NDArray[np.int64], **opt
         return lambda: opt.apply_gradients([(grad, table)])
     if library == LIMIT:
         state = np.ones(shape, np.float32), np.ones(shape, np.float32), None, None, None
-        numbers = Numbers(1e-3, RHO, 1 - RHO, 0.0, 0.0, 1e-7, 1.0, 1.0, 0.0)
+        numbers = Numbers(1e-3, RHO, 1 - RHO, 0.0, 0.0, 1e-7, 1.0, 1.0, 0.0, 0.0, 1.0)
         packed = np.array([np.inf, 1.0, *numbers], np.float32)  # neither clipped nor scaled
         return lambda: limit_rows(team_for(values.size), indices, values, state, packed, None)
     if library == TENSORFLOW:

@@ -68,7 +68,8 @@ class ShardOptimizer(RMSprop):
     def shared_state(self) -> str:
         """Return, as JSON, the numbers of steps and the runs of hyperparameters: the same on all ranks."""
         slots = self.known.slots[0]
-        return json.dumps([self.iterations, slots.steps, slots.floor, checksum(slots.history.runs)])
+        products = [slots.rho_product] if self.corrects_bias else []
+        return json.dumps([self.iterations, slots.steps, slots.floor, checksum(slots.history.runs), *products])
 
     def save_shard(self, path: AnyPath) -> None:
         """Write the rows and their state to a file.

@@ -30,7 +30,10 @@ MAX_TEXT = 1 << 20
 """JSON takes up to thirty times its size once it is parsed; so no single text may be longer than this."""
 
 ENTRY = {"name": str, "shape": list, "dtype": str, "steps": int, "floor": int, "custom_slots": list, "flushes": list}
-"""Entries of a variable in a file, and their types; ``checksum`` is added where the values are not in the file."""
+"""Entries of a variable in a file, and their types."""
+
+OPTIONAL = "since", "checksum", "rho_product"
+"""Entries that not all files have: those that lack values have a checksum, and with bias correction, a product."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +98,7 @@ def parse(path: str | os.PathLike[str], tensors: dict[str, Any], metadata: dict[
             raise ValueError(f"{path}: expected at most {MAX_AXES} axes and {MAX_FLUSHES} flushes of variables[{i}]")
         if not is_text(entry["name"]) or type(entry.get("since", 0)) is not int:
             raise ValueError(f"{path}: expected a name and a number of steps of variables[{i}], got {entry!a:.100}")
-        variables.append(
-            {key: entry[key] for key in ENTRY} | {"since": entry.get("since"), "checksum": entry.get("checksum")}
-        )
+        variables.append({key: entry[key] for key in ENTRY} | {key: entry.get(key) for key in OPTIONAL})
     if len({entry["name"] for entry in variables}) < count:
         raise ValueError(f"{path}: expected different names of variables, got {[e['name'] for e in variables]!a:.100}")
     weights = value("weights", list)
@@ -245,6 +246,9 @@ class _Variable:
             if clocks.size and not (clocks.min() >= 0 and clocks.max() <= steps):
                 self.refuse(f"clocks from {clocks.min()} to {clocks.max()} after {steps} steps")
         self._check_runs(opt.rule, "runs", floor, steps, needed=exact and floor < steps)
+        product = self.entry["rho_product"]
+        if (type(product) is float and 0 <= product <= 1) != opt.corrects_bias:
+            self.refuse(f"a product of rho of {product!r:.100}")
         if set(self.entry["custom_slots"]) & set(opt.slot_names):
             self.refuse(f"added slots {self.entry['custom_slots']}")
 

@@ -13,7 +13,7 @@ tf.keras.optimizers.RMSprop, or torch.optim.RMSprop: the numbers say which.
 
 from __future__ import annotations
 
-from math import inf
+from math import inf, sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,10 +36,16 @@ class Numbers(NamedTuple):
     shrink: Any
     """1 - learning_rate * weight_decay."""
     outer_rate: Any
-    """Multiplies the momentum as the value takes it: 1 where the learning rate stands inside the momentum (TensorFlow),
-    the learning rate where it stands outside (PyTorch), and ``learning_rate`` is 1."""
+    """Multiplies the new momentum as the value takes it: 1 where the learning rate stands inside the momentum
+    (TensorFlow), the learning rate where it stands outside (PyTorch), and ``learning_rate`` is 1. With Nesterov's
+    momentum, that times ``momentum``."""
     coupled_decay: Any
     """The share of the value that is added to the gradient: L2 decay, which also enters the mean square."""
+    step_rate: Any
+    """Multiplies the step as the value takes it beside the momentum: 0, or with Nesterov's momentum 1 or PyTorch's
+    learning rate."""
+    mean_share: Any
+    """Multiplies mg² where it is subtracted from rms: 1, or with bias correction 1 / (1 - the product of rho)."""
 
 
 class Factors(NamedTuple):
@@ -70,7 +76,25 @@ class Factors(NamedTuple):
 def unpack(packed: Any) -> Numbers:
     """Return the numbers of a step from the array that came with the launch."""
     return Numbers(
-        *(packed[2], packed[3], packed[4], packed[5], packed[6], packed[7], packed[8], packed[9], packed[10])
+        *(packed[2], packed[3], packed[4], packed[5], packed[6], packed[7], packed[8], packed[9], packed[10]),
+        *(packed[11], packed[12]),
+    )
+
+
+def corrected(numbers: Numbers, product: float) -> Numbers:
+    """Return the numbers of a step with bias correction, where ``product`` is that of rho over the steps up to it.
+
+    rms and mg have begun at 0, and stand for their means once they are divided by c = 1 - product (Kingma and Ba,
+    https://arxiv.org/abs/1412.6980). Instead, the other numbers are multiplied: with v = rms / c - (mg / c)²,
+    rate·g / (sqrt(v + inside) + outside) is rate·sqrt(c)·g / (sqrt(rms - mg² / c + inside·c) + outside·sqrt(c)).
+    """
+    share = 1.0 - product
+    root = sqrt(share)
+    return numbers._replace(
+        learning_rate=numbers.learning_rate * root,
+        epsilon_inside=numbers.epsilon_inside * share,
+        epsilon_outside=numbers.epsilon_outside * root,
+        mean_share=1.0 / share,
     )
 
 
@@ -101,7 +125,10 @@ def update(grad: Any, numbers: Any, var: Any, rms: Any, momentum: Any, mg: Any) 
         variance = rms
     else:
         new_mg = numbers.rho * mg + numbers.one_minus_rho * grad
-        variance = rms - new_mg * new_mg
+        square = new_mg * new_mg
+        if numbers.mean_share != 1:
+            square = numbers.mean_share * square
+        variance = rms - square
         # Rounding can leave a variance below 0, and the root would be NaN. A NaN of the user's stays one.
         if variance < 0:
             variance = rms * 0
@@ -138,7 +165,10 @@ def _moved(step: Any, numbers: Any, var: Any, momentum: Any) -> Any:
         new_momentum = None
     else:
         new_momentum = numbers.momentum * momentum + step
-        step = numbers.outer_rate * new_momentum
+        if numbers.step_rate != 0:  # infinity times 0 would be NaN
+            step = numbers.outer_rate * new_momentum + numbers.step_rate * step
+        else:
+            step = numbers.outer_rate * new_momentum
     return var * numbers.shrink - step, new_momentum
 
 
@@ -249,8 +279,9 @@ RMSPROP = Rule(
     slots=("rms", "momentum", "mg"),
     slots_by_row=("rms",),
     factors=Factors,
-    # The shrink, 1 - rate times decay, may overflow; the outer rate is PyTorch's, whose files are not ours.
-    skipped={"rho": (0.0, 1.0), "momentum": (0.0, 1.0), "shrink": (-inf, 1.0), "outer_rate": (1.0, 1.0)},
+    # The shrink, 1 - rate times decay, may overflow. The outer rate is 1, or with Nesterov's momentum that momentum;
+    # PyTorch's learning rate is never in a file of ours.
+    skipped={"rho": (0.0, 1.0), "momentum": (0.0, 1.0), "shrink": (-inf, 1.0), "outer_rate": (0.0, 1.0)},
     at_rest={"momentum": {"momentum": 1.0, "outer_rate": 0.0}},
     unpack=unpack,
     update=update,

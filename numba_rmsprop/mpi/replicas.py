@@ -209,15 +209,23 @@ def _key(opt: AnyOptimizer, found: Sequence[Slots], numbers: StepNumbers) -> tup
     form = opt.form
     rounding = -1 if form.seed is None else form.seed
     modes = opt.exact, "mg" in opt.slot_names, opt.check_finite, form.by_row, form.dtype is None, rounding
+    starts = opt.corrects_bias, *(start for _, start in form.starts)
     variables = (
         # Names and not numbers, since each rank lets a variable go when nobody holds it there any more.
         (
             *(crc32(own.name.encode()) if own in opt.known.registry else -1, ord(own.var.dtype.char)),
-            *(len(own.shape), *own.shape, own.steps, own.floor),
+            *(len(own.shape), *own.shape, own.steps, own.floor, own.rho_product),
         )
         for own in found
     )
-    return opt.known.iterations, *numbers.key, *limits, *modes, *(number for own in variables for number in own)
+    return (
+        opt.known.iterations,
+        *numbers.key,
+        *limits,
+        *modes,
+        *starts,
+        *(number for own in variables for number in own),
+    )
 
 
 def _in_words(number: int, opt: AnyOptimizer, found: Sequence[Slots], numbers: StepNumbers | None) -> str:

@@ -23,6 +23,8 @@ class Form(NamedTuple):
         That of the slots; None for the one that steps are computed in.
     seed : int or None
         Where random bits come from, to round numbers of 16 bits at random; None rounds them to the nearest.
+    starts : tuple of (str, float)
+        Slots that start from another number than 0, each with that number.
     ranks, rank : int
         The ranks among which the rows are shared out, and which of them this is.
     """
@@ -30,6 +32,7 @@ class Form(NamedTuple):
     by_row: bool = False
     dtype: np.dtype[Any] | None = None
     seed: int | None = None
+    starts: tuple[tuple[str, float], ...] = ()
     ranks: int = 1
     rank: int = 0
 

@@ -9,7 +9,7 @@ from typing import Any
 ARGUMENTS = (
     *("learning_rate", "rho", "momentum", "epsilon", "centered", "name", "sparse_update", "epsilon_in_sqrt"),
     *("weight_decay", "decay", "clipvalue", "clipnorm", "global_clipnorm", "check_finite", "lr", "slots_folder"),
-    *("communicator", "state", "state_dtype", "rounding", "seed"),
+    *("communicator", "state", "state_dtype", "rounding", "seed", "nesterov", "bias_correction", "initial_scale"),
 )
 """The arguments of RMSprop."""
 
@@ -19,6 +19,8 @@ ALIASES = {
     "beta2": "rho",
     "decay_rate": "rho",
     "discounting_factor": "rho",
+    "initial_accumulator_value": "initial_scale",
+    "use_nesterov": "nesterov",
     "eps": "epsilon",
     "eta": "learning_rate",
     "step_size": "learning_rate",

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels.rmsprop import RMSPROP, Numbers
+from ..kernels.rmsprop import RMSPROP, Numbers, corrected
 from .form import Form
 from .hyperparameters import Hyperparameter, LearningRate, check, check_number, evaluate, evaluate_learning_rate
 from .option_names import refuse_misspelt
@@ -19,7 +19,7 @@ CLIPS = ("clipvalue", "clipnorm", "global_clipnorm")
 
 
 FIXED = (
-    *("centered", "sparse_update", "epsilon_in_sqrt", "weight_decay"),
+    *("centered", "sparse_update", "epsilon_in_sqrt", "weight_decay", "nesterov", "bias_correction", "initial_scale"),
     *("state", "state_dtype", "rounding", "seed"),
 )
 """Settings that cannot be set."""
@@ -30,6 +30,11 @@ def _settable(name: str, doc: str) -> Any:
     return property(
         lambda self: self._values[name], lambda self, value: self._set(name, value), doc=f"{doc}; settable."
     )
+
+
+def _fixed(name: str, doc: str) -> Any:
+    """Return a property that reads a setting."""
+    return property(lambda self: self._values[name], doc=f"{doc}; fixed when the optimizer was made.")
 
 
 class Settings:
@@ -55,6 +60,9 @@ class Settings:
         clipnorm: float | None,
         global_clipnorm: float | None,
         check_finite: bool,
+        nesterov: bool = False,
+        bias_correction: bool = False,
+        initial_scale: float = 0.0,
         state: str = "elementwise",
         state_dtype: str | None = None,
         rounding: str = "nearest",
@@ -81,6 +89,9 @@ class Settings:
             "sparse_update": sparse_update,
             "epsilon_in_sqrt": None if epsilon_in_sqrt is None else bool(epsilon_in_sqrt),
             "weight_decay": shrinks,
+            "nesterov": bool(nesterov),
+            "bias_correction": bool(bias_correction),
+            "initial_scale": check_number("initial_scale", initial_scale),
             "state": state,
             "state_dtype": state_dtype,
             "rounding": rounding,
@@ -88,6 +99,8 @@ class Settings:
             **clips,
         }
         self.has_momentum = callable(momentum) or self._values["momentum"] > 0
+        if nesterov and not self.has_momentum:
+            raise ValueError("nesterov: expected False without momentum, got True; give momentum, such as momentum=0.9")
         self._note_values()
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -110,55 +123,42 @@ class Settings:
         "global_clipnorm", "The limit of the norm of all gradients of a call together, or None"
     )
 
-    @property
-    def centered(self) -> bool:
-        """True if steps are divided by the standard deviation; fixed when the optimizer was made."""
-        return bool(self._values["centered"])
-
-    @property
-    def sparse_update(self) -> str:
-        """Either "exact" or "lazy"; fixed when the optimizer was made."""
-        return str(self._values["sparse_update"])
-
-    @property
-    def weight_decay(self) -> float:
-        """The decoupled weight decay; fixed when the optimizer was made."""
-        return float(self._values["weight_decay"])
-
-    @property
-    def epsilon_in_sqrt(self) -> bool | None:
-        """True if epsilon is added inside the root, None if only with momentum; fixed when the optimizer was made."""
-        return self._values["epsilon_in_sqrt"]  # type: ignore[no-any-return]
-
-    @property
-    def state(self) -> str:
-        """Either "elementwise" or "rowwise"; fixed when the optimizer was made."""
-        return str(self._values["state"])
-
-    @property
-    def state_dtype(self) -> str | None:
-        """The dtype of the slots, "bfloat16", or None for that of the arithmetic; fixed when the optimizer was made."""
-        return self._values["state_dtype"]  # type: ignore[no-any-return]
-
-    @property
-    def rounding(self) -> str:
-        """How numbers of 16 bits are rounded, "nearest" or "stochastic"; fixed when the optimizer was made."""
-        return str(self._values["rounding"])
-
-    @property
-    def seed(self) -> int:
-        """Where the random bits of stochastic rounding come from; fixed when the optimizer was made."""
-        return int(self._values["seed"])
+    centered: bool = _fixed("centered", "True if steps are divided by the standard deviation")
+    sparse_update: str = _fixed("sparse_update", 'Either "exact" or "lazy"')
+    weight_decay: float = _fixed("weight_decay", "The decoupled weight decay")
+    epsilon_in_sqrt: bool | None = _fixed(
+        "epsilon_in_sqrt", "True if epsilon is added inside the root, None if only with momentum"
+    )
+    nesterov: bool = _fixed("nesterov", "True if the momentum is Nesterov's")
+    bias_correction: bool = _fixed("bias_correction", "True if the means are corrected for their start at 0")
+    initial_scale: float = _fixed("initial_scale", "The number that every mean square starts from")
+    state: str = _fixed("state", 'Either "elementwise" or "rowwise"')
+    state_dtype: str | None = _fixed(
+        "state_dtype", 'The dtype of the slots, "bfloat16", or None for that of the arithmetic'
+    )
+    rounding: str = _fixed("rounding", 'How numbers of 16 bits are rounded, "nearest" or "stochastic"')
+    seed: int = _fixed("seed", "Where the random bits of stochastic rounding come from")
 
     @property
     def form(self) -> Form:
         """The form in which state is kept."""
         dtype = None if self.state_dtype is None else np.dtype(self.state_dtype)
-        return Form(self.state == "rowwise", dtype, self.seed if self.rounding == "stochastic" else None)
+        seed = self.seed if self.rounding == "stochastic" else None
+        starts = (("rms", self.initial_scale),) if self.initial_scale else ()
+        return Form(self.state == "rowwise", dtype, seed, starts)
+
+    @property
+    def corrects_bias(self) -> bool:
+        """True if the numbers of a step depend on how many a variable has taken."""
+        return bool(self._values["bias_correction"])
+
+    def product_after(self, steps: int) -> float:
+        """Return the product of rho over so many steps of a variable, where bias correction needs it; else 1."""
+        return evaluate("rho", self._values["rho"]) ** steps if self.corrects_bias else 1.0
 
     def _settings(self) -> dict[str, Any]:
         """Return the arguments of the constructor."""
-        fixed = {name: getattr(self, name) for name in FIXED}
+        fixed = {name: getattr(self, name) for name in FIXED}  # a subclass may fix them in its body
         return {"name": self.name, **self._values, **fixed, "check_finite": self.check_finite}
 
     def _take_over(self, other: Settings) -> None:
@@ -207,10 +207,13 @@ class Settings:
                 epsilon_inside=epsilon if inside else 0.0,
                 epsilon_outside=0.0 if inside else epsilon,
                 shrink=1.0 - learning_rate * values["weight_decay"],
-                outer_rate=1.0,
+                outer_rate=momentum if values["nesterov"] else 1.0,
                 coupled_decay=0.0,
+                step_rate=1.0 if values["nesterov"] else 0.0,
+                mean_share=1.0,
             ),
             clipvalue=math.inf if values["clipvalue"] is None else values["clipvalue"],
+            corrected=corrected if values["bias_correction"] else None,
         )
         if values["decay"] == 0 and not any(map(callable, values.values())):
             self._constant_numbers = numbers

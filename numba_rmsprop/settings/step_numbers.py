@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf
 from typing import Any
 
@@ -24,6 +25,9 @@ class StepNumbers:
         Limit of every element of a gradient.
     ascends : bool, default False
         Whether to go up the gradient.
+    corrected : callable, optional
+        ``corrected(of_rule, product)`` returns the rule's numbers with bias correction, where ``product`` is that of
+        rho over a variable's steps up to this one; None for none.
     rests : str, optional
         A slot that this step leaves as it is, and goes without.
 
@@ -36,7 +40,7 @@ class StepNumbers:
         :mod:`numba_rmsprop.kernels.skip_factors`.
     """
 
-    __slots__ = ("_packed", "clipvalue", "of_rule", "rests", "sign", "when_skipped")
+    __slots__ = ("_packed", "clipvalue", "corrected", "of_rule", "rests", "sign", "when_skipped")
 
     def __init__(
         self,
@@ -45,10 +49,12 @@ class StepNumbers:
         *,
         clipvalue: float = inf,
         ascends: bool = False,
+        corrected: Callable[[Any, float], Any] | None = None,
         rests: str | None = None,
     ) -> None:
         self.of_rule = of_rule
         self.clipvalue = clipvalue
+        self.corrected = corrected
         self.rests = rests
         self.when_skipped = tuple([getattr(of_rule, name) for name in rule.skipped])  # a list is made faster
         if rests is not None:
@@ -58,6 +64,14 @@ class StepNumbers:
             self.when_skipped = tuple(at_rest.values())
         self.sign = -1.0 if ascends else 1.0
         self._packed: dict[np.dtype[np.floating], FloatArray] = {}
+
+    def with_rule_numbers(self, of_rule: Any) -> StepNumbers:
+        """Return the same step with other numbers of the rule, of which a skipped step must not depend on any."""
+        made = object.__new__(StepNumbers)
+        for name in self.__slots__:
+            setattr(made, name, getattr(self, name))
+        made.of_rule, made._packed = of_rule, {}
+        return made
 
     @property
     def key(self) -> tuple[float, ...]:

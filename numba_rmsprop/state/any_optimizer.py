@@ -92,6 +92,15 @@ class AnyOptimizer:
         """Return the hyperparameters of a step."""
         raise NotImplementedError
 
+    @property
+    def corrects_bias(self) -> bool:
+        """True if the numbers of a step depend on how many a variable has taken."""
+        return False
+
+    def product_after(self, steps: int) -> float:
+        """Return the product of rho over so many steps of a variable, where bias correction needs it; else 1."""
+        return 1.0
+
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments, as JSON can hold them."""
         raise NotImplementedError

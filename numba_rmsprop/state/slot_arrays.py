@@ -98,6 +98,8 @@ class SlotArrays:
             order: Literal["C", "F"] = "F" if var.flags.f_contiguous and not var.flags.c_contiguous else "C"
             kinds = {slot: kind_of(slot, rule, var.shape, var.dtype, form) for slot in slots}
             arrays = {slot: zeros(self.folder, shape, dtype, order) for slot, (shape, dtype) in kinds.items()}
+            for slot, start in form.starts:
+                arrays[slot][...] = start
         self.slots: dict[str, FloatArray] = {slot: arrays[slot] for slot in rule.slots if slot in slots}
         self.custom: dict[str, NDArray[Any]] = {}
         self._note_arrays()

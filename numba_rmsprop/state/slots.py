@@ -68,6 +68,8 @@ class Slots(SlotArrays):
         How many steps the variable has taken, since its first sparse one; or all, if numbers are rounded at random.
     since : int
         How many steps its optimizer had taken when the variable was first seen.
+    product : ndarray of float64, shape ()
+        With bias correction, the product of rho over the steps that the variable has taken; else 1.
     read_at : int
         ``steps`` when rows were last read through the optimizer; -1 for never, CLOCK_LIMIT where nobody can tell.
     owes : bool
@@ -101,6 +103,7 @@ class Slots(SlotArrays):
         self.exact = exact
         self.values_fall_behind = exact and drifts
         self.owes = self.values_fall_behind and arrays is None  # others pay for themselves
+        self.product = np.ones(())
         self.steps = 0
         self.floor = 0
         self.history = History(rule, self.dtype)
@@ -125,6 +128,11 @@ class Slots(SlotArrays):
     def held(self) -> dict[str, NDArray[Any]]:
         """The arrays that kernels work on, by name."""
         return super().held | ({} if self.clocks is None else {"clocks": self.clocks})
+
+    @property
+    def rho_product(self) -> float:
+        """The number in :attr:`product`."""
+        return float(self.product)
 
     @property
     def members(self) -> tuple[Slots, ...]:

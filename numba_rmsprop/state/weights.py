@@ -104,6 +104,8 @@ class WeightStore(AnyOptimizer):
         self.flush()  # if any row was behind, this is a commit, and the look begins again
         calls += [(setattr, slots.changes, "everything", True) for slots in self.known.slots]
         calls += [(setitem, array, ..., value) for array, value in zip(present, values, strict=True)]
+        product = self.product_after(iterations)
+        calls += [(setitem, slots.product, (), product) for slots in self.known.slots]
         calls.append((setattr, self.known, "iterations", iterations))
         return False
 

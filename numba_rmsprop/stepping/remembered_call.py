@@ -30,8 +30,8 @@ class Plan:
     """
 
     def __init__(self, found: list[Slots], occupied: Occupied) -> None:
-        dtype = next((own.dtype for own in found if own.small), np.dtype(np.float32))
-        members = [own for own in found if own.small and own.dtype == dtype]
+        dtype, product = next(((own.dtype, own.rho_product) for own in found if own.small), (np.dtype(np.float32), 1.0))
+        members = [own for own in found if own.small and own.dtype == dtype and own.rho_product == product]
         self.found = found
         self.batch = Batch(members) if members else None
         numbers = {own: number for number, own in enumerate(members)}

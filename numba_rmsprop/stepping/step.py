@@ -8,6 +8,7 @@ gradients and options; where a call has the same variables as the one before, th
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from typing import Any
 
 from ..arrays.noted_layouts import layout_is_known
@@ -22,6 +23,7 @@ from ..settings.step_numbers import StepNumbers
 from ..state.slots import Slots
 from ..state.weights import WeightStore
 from .norm_clipping import norm_scales
+from .own_numbers import own_numbers
 from .part import Part
 from .remembered_call import Plan
 from .small_batch import Batch
@@ -108,7 +110,8 @@ class Stepping(WeightStore):
             self._let_others_pay(parts)
         compiles = False
         for k, (gradient, taker) in enumerate(parts):
-            compiles |= taker.add_step(calls, gradient, numbers, 1.0 if scales is None else scales[k])
+            own = own_numbers(calls, taker.members, numbers)
+            compiles |= taker.add_step(calls, gradient, own, 1.0 if scales is None else scales[k])
         calls.append((setattr, known, "iterations", known.iterations + 1))
         if numbers is not self._constant_numbers:
             calls.append((object.__setattr__, self, "_latest_thread", threading.get_ident()))
@@ -157,13 +160,15 @@ class Stepping(WeightStore):
             gradient = as_gradient(grad, own.var, own.name, occupied)
             self.check_gradient(gradient, own)
             if own.small and gradient.touches_all:
-                members, values = small.setdefault(own.dtype, ([], []))
+                members, values = small.setdefault((own.dtype, own.rho_product), ([], []))
                 members.append(own)
                 values.append(gradient.values)
             else:
                 parts.append((gradient, own))
-        for key, (members, values) in small.items():
-            batch = self._batch(key, members)
+        kinds = Counter[Any]()
+        for (dtype, _), (members, values) in small.items():
+            batch = self._batch((dtype, kinds[dtype]), members)
+            kinds[dtype] += 1
             parts.append((batch.fill(values), batch))
         return parts
 

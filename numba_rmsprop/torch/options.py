@@ -17,8 +17,19 @@ NUMBERS = {
     "momentum": "momentum value",
     "weight_decay": "weight_decay value",
     "alpha": "alpha value",
+    "initial_scale": "initial_scale value",
 }
-OPTIONS = (*NUMBERS, "centered", "maximize", "sparse_update", "state")
+OWN_OPTIONS: dict[str, Any] = {
+    "sparse_update": MODES[0],
+    "state": STATES[0],
+    "nesterov": False,
+    "bias_correction": False,
+    "initial_scale": 0.0,
+    "decoupled_weight_decay": False,
+}
+"""Options that torch.optim.RMSprop does not have, with their defaults."""
+
+OPTIONS = tuple(dict.fromkeys([*NUMBERS, "centered", "maximize", *OWN_OPTIONS]))
 REQUIRED = ("lr", "eps", "weight_decay", "alpha")
 """Options that every state dict of torch.optim.RMSprop has, also those of old versions."""
 
@@ -52,6 +63,10 @@ def check_options(group: dict[str, Any], where: str = "") -> None:
             raise TypeError(f"{where}Invalid {name}: expected a number, got {value!r}")
         if not value >= 0.0:
             raise ValueError(f"{where}Invalid {name}: {value}")
+    if group.get("nesterov") and not group.get("momentum", 1.0) > 0:
+        raise ValueError(f"{where}nesterov: expected momentum above 0 with it, got {group['momentum']}")
+    if group.get("bias_correction") and group.get("alpha", 0.0) >= 1:
+        raise ValueError(f"{where}alpha: expected less than 1 with bias_correction=True, got {group['alpha']}")
     if group.get("sparse_update", MODES[0]) not in MODES:
         raise ValueError(f"{where}sparse_update: expected one of {MODES}, got {group['sparse_update']!r}")
     state = group.get("state", STATES[0])

@@ -102,6 +102,8 @@ class ParameterState:
         if group["state"] not in STATES:
             raise ValueError(f"state: expected one of {STATES}, got {group['state']!r}")
         self.by_row = group["state"] == "rowwise"
+        self.decays_apart = bool(group["decoupled_weight_decay"])
+        self.corrects_bias = bool(group["bias_correction"])
         check_entry(found, parameter, f"state[{name}]", by_row=self.by_row)
         found = dict.copy(found)
         self.is_exposed = not found.keys().isdisjoint(SLOTS)
@@ -109,7 +111,12 @@ class ParameterState:
         for key in SLOTS:
             wanted = {"momentum_buffer": group["momentum"] > 0, "grad_avg": self.centered}.get(key, True)
             if wanted or key in found:
-                self.tensors[key] = _as_slot(found.get(key), parameter, by_row=_is_by_row(key, parameter, self.by_row))
+                by_row, start = _is_by_row(key, parameter, self.by_row), group["initial_scale"]
+                self.tensors[key] = _as_slot(
+                    found.get(key), parameter, by_row=by_row, start=float(start) if key == "square_avg" else 0.0
+                )
+        if self.corrects_bias:
+            self.tensors["alpha_product"] = _as_product(found, self.tensors["step"], group)
         self._layouts = {key: layout(tensor) for key, tensor in self.tensors.items()}
         var = as_array(parameter)
         self.axes = order_of_axes(var)
@@ -127,10 +134,12 @@ class ParameterState:
             RMSPROP,
             tuple(arrays),
             exact=self.exact,
-            drifts="momentum" in arrays,
+            drifts="momentum" in arrays or self.decays_apart,
             arrays=arrays,
             form=Form(by_row=_is_by_row("square_avg", parameter, self.by_row)),
         )
+        if self.corrects_bias:
+            self.slots.product = self.tensors["alpha_product"].numpy()
         tensors = {SLOTS[key]: tensor.detach() for key, tensor in self.tensors.items() if key in SLOTS}
         self.table = Table(self.slots, {"var": parameter.detach(), **tensors}, self.axes)
         self.arrays = [self.slots.var, *arrays.values()]
@@ -169,6 +178,8 @@ class ParameterState:
             group["centered"] == self.centered
             and (group["sparse_update"] == "exact") == self.exact
             and (group["state"] == "rowwise") == self.by_row
+            and bool(group["decoupled_weight_decay"]) == self.decays_apart
+            and bool(group["bias_correction"]) == self.corrects_bias
             and ("momentum_buffer" in self.tensors or not group["momentum"] > 0)
         )
 
@@ -241,11 +252,13 @@ def check_entry(found: Any, parameter: Tensor, name: str, *, by_row: bool) -> No
     """
     if not isinstance(found, dict):
         raise TypeError(f"{name}: expected a dict of tensors, got {type(found).__name__}")
-    for key in ("step", *SLOTS):
+    for key in ("step", "alpha_product", *SLOTS):
         if key in found:
             value, label = dict.get(found, key), f"{name}[{key!r}]"
             if key == "step":
                 _check_step(value, label)
+            elif key == "alpha_product":
+                _check_product(value, label)
             else:
                 _check_slot(value, parameter, label, by_row=_is_by_row(key, parameter, by_row))
 
@@ -262,6 +275,12 @@ def _check_step(step: Any, name: str) -> None:
         raise TypeError(f"{name}: expected the number of steps, got {type(step).__name__}")
     if not 0 <= step < math.inf:
         raise ValueError(f"{name}: expected the number of steps, 0 or more, got {step}")
+
+
+def _check_product(product: Any, name: str) -> None:
+    number = product.item() if isinstance(product, Tensor) and product.numel() == 1 else product
+    if not isinstance(number, float) or not 0 <= number <= 1:
+        raise ValueError(f"{name}: expected the product of alpha over the steps, from 0 to 1, got {product!r:.100}")
 
 
 def _check_slot(tensor: Any, parameter: Tensor, name: str, *, by_row: bool) -> None:
@@ -292,10 +311,22 @@ def _as_step(step: Any) -> Tensor:
     return torch.tensor(float(step), dtype=torch.float64 if in_double else torch.float32)
 
 
-def _as_slot(tensor: Tensor | None, parameter: Tensor, *, by_row: bool) -> Tensor:
-    """Return a slot's tensor as kernels can step it: the same one where it can be."""
+def _as_product(found: dict[str, Any], step: Tensor, group: dict[str, Any]) -> Tensor:
+    """Return the product of alpha over the steps taken so far; where nothing tells, as if alpha had not changed."""
+    product = found.get("alpha_product")
+    if isinstance(product, Tensor) and product.dtype is torch.float64 and product.is_cpu and not product.ndim:
+        return product
+    taken = float(group["alpha"]) ** step.item() if product is None else float(product)
+    return torch.tensor(taken, dtype=torch.float64)
+
+
+def _as_slot(tensor: Tensor | None, parameter: Tensor, *, by_row: bool, start: float = 0.0) -> Tensor:
+    """Return a slot's tensor as kernels can step it: the same one where it can be, or one that is ``start``."""
     if tensor is None:
-        return zeros_as(parameter, by_row=by_row)
+        made = zeros_as(parameter, by_row=by_row)
+        if start:
+            (torch.view_as_real(made) if made.is_complex() else made).fill_(start)
+        return made
     is_plain = tensor.is_cpu and not (tensor.is_conj() or tensor.is_neg())
     dtype, stride = state_dtype(parameter.dtype), parameter.stride()
     if by_row:

@@ -109,4 +109,5 @@ class Plan:
 
 
 def _kind(group: dict[str, Any]) -> tuple[Any, ...]:
-    return group["centered"], group["sparse_update"], group["state"], group["momentum"] > 0
+    kind = (group[option] for option in ("centered", "sparse_update", "state", "bias_correction"))
+    return *kind, group["decoupled_weight_decay"], group["momentum"] > 0

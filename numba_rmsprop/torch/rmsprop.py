@@ -11,7 +11,7 @@ from torch import Tensor
 from ..runtime.whole_calls import in_turn
 from . import stale_rows
 from .fused import FusedWeight
-from .options import check_names, check_options, check_state_dict
+from .options import OWN_OPTIONS, check_names, check_options, check_state_dict
 from .parameter_state import SLOTS, Entry, ParameterState, check_parameter
 from .steps import Group, Steps
 from .tensor_views import STORED_AS, describe
@@ -42,7 +42,8 @@ class RMSprop(torch.optim.Optimizer):
     eps : float, default 1e-8
         The number that keeps the division from 0.
     weight_decay : float, default 0
-        L2 penalty, which enters the mean square. It cannot be used with sparse gradients in exact mode.
+        L2 penalty, which enters the mean square. It cannot be used with sparse gradients in exact mode, since it moves
+        all rows at every step, each in its own way: use ``decoupled_weight_decay``.
     momentum : float, default 0
         The momentum, which OneCycleLR may change. A step with 0 neither uses nor changes the momentum buffer.
     centered : bool, default False
@@ -59,6 +60,17 @@ class RMSprop(torch.optim.Optimizer):
         With "rowwise", each row of a parameter of two axes or more has one mean square, of the mean of g² over the row:
         ``square_avg`` then has the shape (rows,), which torch.optim.RMSprop cannot load. Not with ``centered``.
         Parameter groups may differ in it, so that tables have row-wise state and layers have not.
+    nesterov : bool, default False
+        Take Nesterov's momentum: param <- param - lr·(momentum·buffer + g / (sqrt(v) + eps)).
+    bias_correction : bool, default False
+        Divide square_avg and grad_avg by 1 - alpha^t, where t is how many steps the parameter has taken with this one;
+        with an alpha that changes, by 1 - the product of all alpha, which the state keeps as ``alpha_product``.
+    initial_scale : float, default 0.0
+        What square_avg starts from.
+    decoupled_weight_decay : bool, default False
+        Let ``weight_decay`` shrink the parameter before each step, as AdamW does, and not enter the gradient:
+        param <- param·(1 - lr·weight_decay). It is exact with sparse gradients, too: rows that a step does not touch
+        then fall behind, as with momentum.
 
     Raises
     ------
@@ -115,6 +127,10 @@ class RMSprop(torch.optim.Optimizer):
         fused: bool | None = None,
         sparse_update: str = "exact",
         state: str = "elementwise",
+        nesterov: bool = False,
+        bias_correction: bool = False,
+        initial_scale: float = 0.0,
+        decoupled_weight_decay: bool = False,
     ) -> None:
         self._steps = Steps()
         defaults = {
@@ -127,6 +143,10 @@ class RMSprop(torch.optim.Optimizer):
             "maximize": maximize,
             "sparse_update": sparse_update,
             "state": state,
+            "nesterov": nesterov,
+            "bias_correction": bias_correction,
+            "initial_scale": initial_scale,
+            "decoupled_weight_decay": decoupled_weight_decay,
         }
         check_options({**defaults, "capturable": capturable, "differentiable": differentiable, "fused": fused})
         super().__init__(params, defaults)
@@ -317,11 +337,13 @@ class RMSprop(torch.optim.Optimizer):
                 # If the model was loaded before the optimizer, its rows stay as they were loaded.
                 own.table.retire(own.parameter)
             for group, known in zip(state["param_groups"], before, strict=True):
-                for option in ("sparse_update", "state"):  # which torch.optim.RMSprop does not have
+                for option in OWN_OPTIONS:
                     group.setdefault(option, known[option])
         super().__setstate__(state)
         self._steps = Steps()
         for group in self.param_groups:
             for name in ("momentum", "centered", "maximize"):  # old versions of PyTorch lack some of these
                 group.setdefault(name, self.defaults[name])
+            for option, default in OWN_OPTIONS.items():  # which pickles of former versions lack
+                group.setdefault(option, default)
         self.defaults.pop("differentiable", None)  # PyTorch sets it in __setstate__, and nowhere else

@@ -15,12 +15,13 @@ from torch import Tensor
 from ..arrays.variables import Occupied
 from ..gradients.rows import Rows
 from ..kernels.dense import add_one
-from ..kernels.rmsprop import RMSPROP, Numbers
+from ..kernels.rmsprop import RMSPROP, Numbers, corrected
 from ..runtime.caller_warnings import warn
 from ..runtime.interrupts import Call, Uninterrupted
 from ..runtime.whole_calls import carry_out
 from ..settings.step_numbers import StepNumbers
 from ..state.slots import Slots
+from ..stepping.own_numbers import own_numbers
 from ..stepping.small_batch import Batch
 from . import stale_rows
 from .fused import waiting_of
@@ -124,8 +125,8 @@ class Steps:
         held = bool(work.new) or written is not self._written
         if held:
             calls += [(self._register, work), (setattr, self, "_written", written)]
-        for slots, gradient, numbers in work.parts:
-            held |= slots.add_step(calls, gradient, numbers, 1.0)
+        for part in work.parts:
+            held |= _add_part(calls, *part)
         written.add_notes(calls)
         return held
 
@@ -135,8 +136,8 @@ class Steps:
         torch.autograd.graph.increment_version(written.versioned)
         with Uninterrupted():
             self._register(work)
-            for slots, gradient, numbers in work.parts:
-                carry_out(slots.add_step, gradient, numbers, 1.0)
+            for part in work.parts:
+                carry_out(_add_part, *part)
             carry_out(written.add_notes)
             for own in work.stepped:  # whose writes the notes count as one that is still to come
                 own.table.version = version_of(own.parameter)
@@ -157,7 +158,8 @@ class Steps:
             own = self._state_of(parameter, k, group, number, work)
             work.stepped.append(own)
             if grad is not None and may_batch and own.small and own.lies_like(grad):
-                members, grads = small.setdefault((own.dtype, frozenset(own.tensors)), ([], []))
+                kind = own.dtype, frozenset(own.tensors), own.slots.rho_product
+                members, grads = small.setdefault(kind, ([], []))
                 members.append(own)
                 grads.append(grad)
                 continue
@@ -170,14 +172,17 @@ class Steps:
             own.table.look_for_writes(parameter)
             work.parts.append((own.slots, gradient, numbers))
         for kind, (members, grads) in small.items():
-            batch = self._batch((number, kind), members)
+            batch = self._batch((number, *kind[:2]), members)
             if batch is None:
                 found = [as_gradient(grad, own) for own, grad in zip(members, grads, strict=True)]
                 work.parts += [(own.slots, gradient, numbers) for own, gradient in zip(members, found, strict=True)]
                 continue
             batch.addresses[:, 0] = [grad.data_ptr() for grad in grads]
             work.parts.append((batch, batch.addresses, numbers))
-            if len(members) >= max(WORTH_A_PLAN, len(work.worth_a_plan.get(number, ([],))[0])):
+            # A plan would not notice that one of them has taken a step without the others.
+            if not group["bias_correction"] and len(members) >= max(
+                WORTH_A_PLAN, len(work.worth_a_plan.get(number, ([],))[0])
+            ):
                 work.worth_a_plan[number] = members, batch
 
     def _state_of(self, parameter: Tensor, k: int, group: Group, number: int, work: Work) -> ParameterState:
@@ -215,11 +220,14 @@ class Steps:
         learning_rate = lr.item() if isinstance(lr, Tensor) else float(lr)  # float warns of one that wants a gradient
         decay, momentum = float(group["weight_decay"]), float(group["momentum"])
         alpha, epsilon, maximize = float(group["alpha"]), float(group["eps"]), bool(group["maximize"])
-        given = learning_rate, alpha, epsilon, decay, momentum, maximize
+        nesterov, corrects_bias = bool(group["nesterov"]), bool(group["bias_correction"])
+        apart = bool(group["decoupled_weight_decay"])
+        given = learning_rate, alpha, epsilon, decay, momentum, maximize, nesterov, corrects_bias, apart
         latest = self._numbers.get(number)
         if latest is not None and latest[0] == given:
             return latest[1]
         has_momentum = momentum > 0
+        outer_rate = learning_rate if has_momentum else 1.0
         numbers = StepNumbers(
             RMSPROP,
             Numbers(
@@ -229,31 +237,34 @@ class Steps:
                 momentum=momentum,
                 epsilon_inside=0.0,
                 epsilon_outside=epsilon,
-                shrink=1.0,
-                outer_rate=learning_rate if has_momentum else 1.0,
-                coupled_decay=decay,
+                shrink=1.0 - learning_rate * decay if apart else 1.0,
+                outer_rate=outer_rate * momentum if nesterov and has_momentum else outer_rate,
+                coupled_decay=0.0 if apart else decay,
+                step_rate=outer_rate if nesterov and has_momentum else 0.0,
+                mean_share=1.0,
             ),
             ascends=maximize,
+            corrected=corrected if corrects_bias else None,
             rests=None if has_momentum else "momentum",
         )
         self._numbers[number] = given, numbers
         return numbers
 
     def _check_sparse(self, own: ParameterState, group: Group) -> None:
-        if own.exact and group["weight_decay"] != 0:
+        if own.exact and group["weight_decay"] != 0 and not own.decays_apart:
             raise ValueError(
                 f"{describe(own.name, own.parameter)}: weight_decay={group['weight_decay']} with a sparse gradient. "
                 "PyTorch's weight decay enters the mean square, and so would move all rows at every step, each in its "
-                "own way. Expected weight_decay=0 in its group; or sparse_update='lazy', which decays a row when it is "
-                "touched; or dense gradients (sparse=False)"
+                "own way. Expected decoupled_weight_decay=True in its group, or weight_decay=0; or "
+                "sparse_update='lazy', which decays a row when it is touched; or dense gradients (sparse=False)"
             )
         if own.slots.has_values_behind and not own.table.was_read and not self._has_warned:
             self._has_warned = True
             warn(
-                f"{describe(own.name, own.parameter)}: with momentum, rows that a step does not touch fall behind, and "
-                "no row was caught up since the last step, so the forward pass may have read old values. Take "
-                "numba_rmsprop.torch.Embedding or EmbeddingBag, or call optimizer.catch_up(parameter, indices) before "
-                "you read rows, or optimizer.flush() before you read all"
+                f"{describe(own.name, own.parameter)}: with momentum or decoupled weight decay, rows that a step does "
+                "not touch fall behind, and no row was caught up since the last step, so the forward pass may have "
+                "read old values. Take numba_rmsprop.torch.Embedding or EmbeddingBag, or call "
+                "optimizer.catch_up(parameter, indices) before you read rows, or optimizer.flush() before you read all"
             )
 
     def _register(self, work: Work) -> None:
@@ -269,6 +280,11 @@ class Steps:
             self._memory = None
             for key in [key for key, own in self.known.items() if own.parameter not in work.states]:
                 del self.known[key]
+
+
+def _add_part(calls: list[Call], taker: Slots | Batch, gradient: Any, numbers: StepNumbers) -> bool:
+    """Add what a step of some parameters comes to; return whether it may compile."""
+    return taker.add_step(calls, gradient, own_numbers(calls, taker.members, numbers), 1.0)
 
 
 class Written:

@@ -11,14 +11,28 @@ class Reference:
     With row-wise state (``by_row``), ``rms`` has the shape of the variable and equal numbers in a row.
     """
 
-    def __init__(self, variables, *, momentum=False, centered=False, epsilon_inside=None, by_row=False):
+    def __init__(
+        self,
+        variables,
+        *,
+        momentum=False,
+        centered=False,
+        epsilon_inside=None,
+        by_row=False,
+        nesterov=False,
+        bias_correction=False,
+        initial_scale=0.0,
+    ):
         self.vars = [np.array(var, np.float64) for var in variables]
-        self.rms = [np.zeros_like(var) for var in self.vars]
+        self.rms = [np.full_like(var, initial_scale) for var in self.vars]
+        self.products = [1.0] * len(self.vars)
         self.mg = [np.zeros_like(var) for var in self.vars]
         self.mom = [np.zeros_like(var) for var in self.vars]
         self.with_momentum = momentum
         self.centered = centered
         self.by_row = by_row
+        self.nesterov = nesterov
+        self.bias_correction = bias_correction
         self.epsilon_inside = momentum if epsilon_inside is None else epsilon_inside
         self.largest = {name: self._sizes(name) for name in ("vars", "mg", "mom")}
 
@@ -53,11 +67,13 @@ class Reference:
             var -= lr * weight_decay * var
             rms = rho * rms + (1 - rho) * self._square(g)
             mg = rho * mg + (1 - rho) * g
-            v = np.maximum(rms - mg**2, 0) if self.centered else rms
+            self.products[i] *= rho
+            share = 1 - self.products[i] if self.bias_correction else 1.0
+            v = np.maximum(rms / share - (mg / share) ** 2, 0) if self.centered else rms / share
             step = lr * g / (np.sqrt(v + epsilon) if self.epsilon_inside else np.sqrt(v) + epsilon)
             if self.with_momentum:
                 mom = momentum * mom + step
-                step = mom
+                step = momentum * mom + step if self.nesterov else mom
             var -= step
             rows = slice(None) if touched is None or touched[i] is None else touched[i]
             if var.ndim == 0:

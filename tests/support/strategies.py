@@ -42,6 +42,7 @@ class Run:
     lazy: bool
     constant: bool
     by_row: bool = False
+    family: dict[str, bool | float] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
 
     def optimizer(self, now):
@@ -57,6 +58,7 @@ class Run:
             weight_decay=self.weight_decay,
             sparse_update="lazy" if self.lazy else "exact",
             state="rowwise" if self.by_row else "elementwise",
+            **self.family,
             **self.clips,
         )
 
@@ -79,7 +81,7 @@ class Run:
         return first.rho, first.momentum or 0.9
 
     def reference(self, var):
-        return Reference([var], momentum=self.momentum, centered=self.centered, by_row=self.by_row)
+        return Reference([var], momentum=self.momentum, centered=self.centered, by_row=self.by_row, **self.family)
 
     def reference_step(self, reference, step, dense, touched=None):
         rho, momentum = self.constants() if self.constant else (step.rho, step.momentum)
@@ -167,6 +169,10 @@ def runs(draw, kinds=(*SPARSE_KINDS, "dense"), lazy=False, clips=True, **fixed):
     by_row = not flags["centered"] and draw(st.booleans())
     if by_row:  # also such as fill a vector of 64 bytes, or two, and leave something over
         columns = draw(st.sampled_from([columns, 16, 37]))
+    family = {"nesterov": flags["momentum"] and draw(st.booleans()), "bias_correction": draw(st.booleans())}
+    # Centered and corrected, the variance after one step is mere rounding, unless the mean square starts above 0.
+    starts_at_0 = not (family["bias_correction"] and flags["centered"]) and draw(st.booleans())
+    family["initial_scale"] = 0.0 if starts_at_0 else 1.0
     run = Run(
         shape=(rows, columns),
         dtype=draw(st.sampled_from(DTYPES)),
@@ -174,6 +180,7 @@ def runs(draw, kinds=(*SPARSE_KINDS, "dense"), lazy=False, clips=True, **fixed):
         clips=draw(clip) if clips else {},
         lazy=lazy,
         by_row=by_row,
+        family=family,
         **flags,
     )
     # Few rows a step and many empty steps, so that gaps of every length come about.

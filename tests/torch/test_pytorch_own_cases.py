@@ -11,6 +11,7 @@ from torch.optim import lr_scheduler
 from torch_twins import VARIANTS, Twins, name_of, randn, random_rows, sparse
 
 from numba_rmsprop.torch import RMSprop
+from numba_rmsprop.torch.options import OWN_OPTIONS
 
 OPTIONS = [
     {},
@@ -217,15 +218,12 @@ def test_repr_and_defaults():
     assert isinstance(opt, torch.optim.Optimizer)
     lines = repr(opt).splitlines()
     assert lines[:2] == ["RMSprop (", "Parameter Group 0"]
-    own = {"    sparse_update: exact", "    state: elementwise"}
+    own = {f"    {option}: {default}" for option, default in OWN_OPTIONS.items()}
     assert own <= {*lines}
     assert {*lines} - own <= {*repr(peer).splitlines()}
     defaults = torch.optim.RMSprop([ONE]).defaults
     missing = {"capturable", "foreach", "differentiable"}
-    assert {**RMSprop([ONE]).defaults} == {k: v for k, v in defaults.items() if k not in missing} | {
-        "sparse_update": "exact",
-        "state": "elementwise",
-    }
+    assert {**RMSprop([ONE]).defaults} == {k: v for k, v in defaults.items() if k not in missing} | OWN_OPTIONS
     assert opt.defaults["lr"] == 0.5
 
 

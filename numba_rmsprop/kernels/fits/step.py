@@ -26,8 +26,10 @@ def take_step(learning_rate: Any, numbers: Any, scratch: Any) -> int:
         first.epsilon_inside,
         first.epsilon_outside,
         real(1.0 - learning_rate * numbers.weight_decay),
-        real(1.0),  # these two as constants, which LLVM folds
+        real(1.0),  # these four as constants, which LLVM folds
         real(0.0),
+        real(0.0),
+        real(1.0),
     )
     for j in range(x.size):
         gradient[j] = clip(gradient[j] * scale[j], numbers.clipvalue)
