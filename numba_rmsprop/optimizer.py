@@ -71,7 +71,8 @@ class RMSprop(Settings, Optimizer):
     clipvalue : float, optional
         Clip every element of the gradient to [-clipvalue, clipvalue].
     clipnorm : float, optional
-        Scale each variable's gradient to a norm of at most this.
+        Scale each variable's gradient to a norm of at most this. :attr:`gradient_norms` tells the norms of the latest
+        step; with ``math.inf``, they are told and nothing is clipped.
     global_clipnorm : float, optional
         Scale all gradients of a call together to a norm of at most this; not together with ``clipnorm``.
     check_finite : bool, default False

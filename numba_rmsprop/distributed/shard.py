@@ -22,7 +22,6 @@ from ..optimizer import RMSprop
 from ..settings.form import Form
 from ..settings.step_numbers import StepNumbers
 from ..state.slots import Slots
-from ..stepping.norm_clipping import limited
 from ..stepping.part import Part
 from .exact_sum import exact_sum, partial_sum
 
@@ -97,13 +96,11 @@ class ShardOptimizer(RMSprop):
     def check_gradient(self, gradient: Gradient, own: Slots) -> None:
         """Check nothing: each rank has checked its gradients, and other ranks read rows by gather alone."""
 
-    def norm_scales(self, parts: list[Part], numbers: StepNumbers) -> list[float | list[float]]:
-        """Return the factor that leaves the norm of the whole table's gradient at most the limit."""
-        limit = self.global_clipnorm if self.clipnorm is None else self.clipnorm
+    def squares_of(self, parts: list[Part], numbers: StepNumbers) -> list[list[float]]:
+        """Return the squared norm of the whole table's gradient."""
         gradient = parts[0][0]
-        assert limit is not None
         assert isinstance(gradient, BaseGradient)
         values = gradient.values
         squares = np.empty(len(values))
         row_squares(values, numbers.packed(values.dtype)[0], np.empty((1, TERMS)), squares)
-        return [limited(limit, exact_sum(self._ranks.all_gather(partial_sum(squares)[np.newaxis])))]
+        return [[exact_sum(self._ranks.all_gather(partial_sum(squares)[np.newaxis]))]]

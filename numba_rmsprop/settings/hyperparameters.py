@@ -29,6 +29,14 @@ def check_number(name: str, value: Any) -> float:
     return number
 
 
+def check_limit(name: str, value: Any) -> float:
+    """Return a limit of gradients as a float; raise unless it is 0 or more. One that is infinite clips nothing."""
+    number = as_float(name, value)
+    if not number >= 0:
+        raise ValueError(f"{name}: expected 0 <= {name}, or None, got {number!r}")
+    return number
+
+
 def check(name: str, value: Any) -> Any:
     """Return a number after checking it, or a callable if a step can call it; raise TypeError if not."""
     if not callable(value):

@@ -9,7 +9,15 @@ import numpy as np
 
 from ..kernels.rmsprop import RMSPROP, Numbers, corrected
 from .form import Form
-from .hyperparameters import Hyperparameter, LearningRate, check, check_number, evaluate, evaluate_learning_rate
+from .hyperparameters import (
+    Hyperparameter,
+    LearningRate,
+    check,
+    check_limit,
+    check_number,
+    evaluate,
+    evaluate_learning_rate,
+)
 from .option_names import refuse_misspelt
 from .step_numbers import StepNumbers
 
@@ -75,7 +83,7 @@ class Settings:
             raise TypeError(f"name: expected a string, got {name!r}")
         shrinks = check_number("weight_decay", 0.0 if weight_decay is None else weight_decay)
         given = zip(CLIPS, (clipvalue, clipnorm, global_clipnorm), strict=True)
-        clips = {name: None if limit is None else check_number(name, limit) for name, limit in given}
+        clips = {name: None if limit is None else check_limit(name, limit) for name, limit in given}
         _refuse_both(clips)
         self.name = name
         self.check_finite = bool(check_finite)
@@ -170,7 +178,7 @@ class Settings:
         if name not in CLIPS:
             value = check(name, value)
         elif value is not None:
-            value = check_number(name, value)
+            value = check_limit(name, value)
         values = self._values | {name: value}
         has_momentum = callable(values["momentum"]) or values["momentum"] > 0
         if has_momentum != self.has_momentum:

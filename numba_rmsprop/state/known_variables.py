@@ -34,6 +34,8 @@ class KnownVariables:
     ----------
     iterations : int
         Steps taken so far.
+    norms : dict of str to float
+        The norms of the gradients of the latest step that clipped norms, by the names of the variables.
     saved : Saved or None
         The last file, from which deltas go on.
     occupied : Occupied
@@ -51,6 +53,7 @@ class KnownVariables:
 
     def __init__(self) -> None:
         self.iterations = 0
+        self.norms: dict[str, float] = {}
         self.saved: Saved | None = None
         self._views: list[View] = []
         self.registry = Registry()

@@ -37,6 +37,26 @@ class WeightStore(AnyOptimizer):
         return False
 
     @property
+    def gradient_norms(self) -> dict[str, float]:
+        """The norm of each gradient of the latest step with ``clipnorm`` or ``global_clipnorm``, by variable names.
+
+        They are norms of sums (duplicates added up, values clipped), before they were clipped themselves. A limit of
+        ``math.inf`` clips nothing, and lets you log them; that of all together is
+        ``math.hypot(*opt.gradient_norms.values())``.
+
+        Examples
+        --------
+        >>> import math, numpy as np
+        >>> from numba_rmsprop import RMSprop
+        >>> table, opt = np.zeros((3, 2)), RMSprop(global_clipnorm=math.inf)
+        >>> opt.build({"table": table})
+        >>> step_count = opt.apply_gradients([(np.full((3, 2), 0.5), table)])
+        >>> {name: round(norm, 3) for name, norm in opt.gradient_norms.items()}
+        {'table': 1.225}
+        """
+        return dict(self.known.norms)
+
+    @property
     def weights(self) -> list[NDArray[Any]]:
         """The list ``[iterations, *all rms, *all momentum, *all mg, *added slots, *added weights]``, with current rows.
 

@@ -7,8 +7,10 @@ gradients and options; where a call has the same variables as the one before, th
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import Counter
+from itertools import chain
 from typing import Any
 
 from ..arrays.noted_layouts import layout_is_known
@@ -22,7 +24,7 @@ from ..runtime.whole_calls import carry_out, in_turn
 from ..settings.step_numbers import StepNumbers
 from ..state.slots import Slots
 from ..state.weights import WeightStore
-from .norm_clipping import norm_scales
+from .norm_clipping import each_limited, limited, norm_of
 from .own_numbers import own_numbers
 from .part import Part
 from .remembered_call import Plan
@@ -105,7 +107,7 @@ class Stepping(WeightStore):
     def _add_step(self, calls: list[Call], parts: list[Part], numbers: StepNumbers) -> bool:
         """Add the calls of a step; return whether they may compile."""
         known = self.known
-        scales = self.norm_scales(parts, numbers) if self.clips_norms else None
+        scales = self._clip(calls, parts, numbers) if self.clips_norms else None
         if known.registry.may_share:
             self._let_others_pay(parts)
         compiles = False
@@ -192,9 +194,18 @@ class Stepping(WeightStore):
                 for other in self.known.registry.others_on(own.var, own):
                     other.pay(rows if memory_key(other.var) == memory_key(own.var) else None)
 
-    def norm_scales(self, parts: list[Part], numbers: StepNumbers) -> list[float | list[float]]:
-        """Return what the clipping of norms leaves of each gradient."""
-        return norm_scales(parts, numbers, self.clipnorm, self.global_clipnorm)
+    def _clip(self, calls: list[Call], parts: list[Part], numbers: StepNumbers) -> list[float | list[float]]:
+        """Return what the clipping of norms leaves of each gradient, and add what notes the norms."""
+        squares = self.squares_of(parts, numbers)
+        named = zip((own.name for _, taker in parts for own in taker.members), chain(*squares), strict=True)
+        calls.append((setattr, self.known, "norms", {name: math.sqrt(square) for name, square in named}))
+        if self.clipnorm is None:
+            return [limited(self.global_clipnorm, norm_of(squares))] * len(parts)
+        return [each_limited(self.clipnorm, of_part) for of_part in squares]
+
+    def squares_of(self, parts: list[Part], numbers: StepNumbers) -> list[list[float]]:
+        """Return the squared norms of the gradients of each part."""
+        return [taker.squares(gradient, numbers) for gradient, taker in parts]
 
     def check_gradient(self, gradient: Gradient, own: Slots) -> None:
         """Refuse what is not finite, if so asked; warn once of a step for rows that nobody has read as they are."""

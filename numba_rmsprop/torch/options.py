@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..settings.hyperparameters import check_limit
 from ..settings.settings import MODES, STATES
 from .parameter_state import check_entry
 
@@ -26,8 +27,13 @@ OWN_OPTIONS: dict[str, Any] = {
     "bias_correction": False,
     "initial_scale": 0.0,
     "decoupled_weight_decay": False,
+    "clipnorm": None,
+    "group_clipnorm": None,
+    "global_clipnorm": None,
 }
 """Options that torch.optim.RMSprop does not have, with their defaults."""
+
+CLIPS = ("clipnorm", "group_clipnorm", "global_clipnorm")
 
 OPTIONS = tuple(dict.fromkeys([*NUMBERS, "centered", "maximize", *OWN_OPTIONS]))
 REQUIRED = ("lr", "eps", "weight_decay", "alpha")
@@ -67,6 +73,9 @@ def check_options(group: dict[str, Any], where: str = "") -> None:
         raise ValueError(f"{where}nesterov: expected momentum above 0 with it, got {group['momentum']}")
     if group.get("bias_correction") and group.get("alpha", 0.0) >= 1:
         raise ValueError(f"{where}alpha: expected less than 1 with bias_correction=True, got {group['alpha']}")
+    limits = {key: check_limit(f"{where}{key}", group[key]) for key in CLIPS if group.get(key) is not None}
+    if len(limits) > 1:
+        raise ValueError(f"{where}expected one of {', '.join(CLIPS)} at most, got {limits}")
     if group.get("sparse_update", MODES[0]) not in MODES:
         raise ValueError(f"{where}sparse_update: expected one of {MODES}, got {group['sparse_update']!r}")
     state = group.get("state", STATES[0])

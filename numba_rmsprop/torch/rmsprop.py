@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,8 @@ from . import stale_rows
 from .fused import FusedWeight
 from .options import OWN_OPTIONS, check_names, check_options, check_state_dict
 from .parameter_state import SLOTS, Entry, ParameterState, check_parameter
-from .steps import Group, Steps
+from .parts import Group
+from .steps import Steps
 from .tensor_views import STORED_AS, describe
 from .undocumented import without_idle_hooks
 
@@ -71,6 +73,13 @@ class RMSprop(torch.optim.Optimizer):
         Let ``weight_decay`` shrink the parameter before each step, as AdamW does, and not enter the gradient:
         param <- param·(1 - lr·weight_decay). It is exact with sparse gradients, too: rows that a step does not touch
         then fall behind, as with momentum.
+    clipnorm, group_clipnorm, global_clipnorm : float, optional
+        Scale gradients to a norm of at most this: each by its own; all of a group by their common norm; or all of all
+        groups, as torch.nn.utils.clip_grad_norm_ does, which refuses sparse gradients. The norm is that of the sums,
+        duplicates added up, dense and sparse gradients together, and the gradients themselves stay as they are. One of
+        the three at most for each group; ``global_clipnorm`` must be the same in all groups that have it.
+        :attr:`gradient_norms` tells the norms of the latest step; with ``math.inf``, they are told and nothing is
+        clipped.
 
     Raises
     ------
@@ -131,6 +140,9 @@ class RMSprop(torch.optim.Optimizer):
         bias_correction: bool = False,
         initial_scale: float = 0.0,
         decoupled_weight_decay: bool = False,
+        clipnorm: float | None = None,
+        group_clipnorm: float | None = None,
+        global_clipnorm: float | None = None,
     ) -> None:
         self._steps = Steps()
         defaults = {
@@ -147,6 +159,9 @@ class RMSprop(torch.optim.Optimizer):
             "bias_correction": bias_correction,
             "initial_scale": initial_scale,
             "decoupled_weight_decay": decoupled_weight_decay,
+            "clipnorm": clipnorm,
+            "group_clipnorm": group_clipnorm,
+            "global_clipnorm": global_clipnorm,
         }
         check_options({**defaults, "capturable": capturable, "differentiable": differentiable, "fused": fused})
         super().__init__(params, defaults)
@@ -199,6 +214,21 @@ class RMSprop(torch.optim.Optimizer):
                     others = True
         if others:  # 10 us otherwise
             super().zero_grad(set_to_none)
+
+    @property
+    def gradient_norms(self) -> dict[Tensor, float]:
+        """The norm of each parameter's gradient in the latest step, before it was clipped; of groups that clip alone.
+
+        Examples
+        --------
+        >>> layer = torch.nn.Linear(3, 1)
+        >>> optimizer = RMSprop(layer.parameters(), global_clipnorm=1.0)
+        >>> layer(torch.full((1, 3), 2.0)).sum().backward()
+        >>> optimizer.step()
+        >>> [optimizer.gradient_norms[parameter] for parameter in layer.parameters()]
+        [3.4641016151377544, 1.0]
+        """
+        return {own.parameter: math.sqrt(square) for own, square in self._steps.squares}
 
     def catch_up(self, parameter: Tensor, indices: Tensor) -> None:
         """Bring rows of a parameter up to date that steps with sparse gradients have left behind.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,23 +17,21 @@ from ..gradients.rows import Rows
 from ..kernels.dense import add_one
 from ..kernels.rmsprop import RMSPROP, Numbers, corrected
 from ..runtime.caller_warnings import warn
-from ..runtime.interrupts import Call, Uninterrupted
+from ..runtime.interrupts import Call, Uninterrupted, call_in_one_go
 from ..runtime.whole_calls import carry_out
 from ..settings.step_numbers import StepNumbers
-from ..state.slots import Slots
 from ..stepping.own_numbers import own_numbers
 from ..stepping.small_batch import Batch
 from . import stale_rows
 from .fused import waiting_of
 from .gradients import as_gradient, as_product
 from .parameter_state import Entry, ParameterState
+from .parts import Group, Part, clips, scale_of, squares_of
 from .remembered_group import WORTH_A_PLAN, Plan
 from .tensor_views import describe
 from .undocumented import version_of
 
-Group: TypeAlias = dict[str, Any]
 States: TypeAlias = dict[Tensor, dict[str, Any]]
-Part: TypeAlias = tuple[Slots | Batch, Any, StepNumbers]
 
 
 @dataclass
@@ -56,6 +54,7 @@ class Steps:
         self._plans: dict[int, Plan] = {}
         self._numbers: dict[int, tuple[tuple[float, ...], StepNumbers]] = {}
         self._batches: dict[Any, tuple[list[ParameterState], Batch | None]] = {}
+        self.squares: list[tuple[ParameterState, float]] = []
         self._written = Written([])
         self._memory: Occupied | None = None
         self._entries = -1  # of the module behind, at the last look
@@ -89,7 +88,7 @@ class Steps:
                 self._look_at(enumerate(group["params"]), group, number, numbers, work)
                 continue
             work.stepped += plan.members
-            work.parts.append((plan.batch, plan.batch.addresses, numbers))
+            work.parts.append((plan.batch, plan.batch.addresses, numbers, group))
             if plan.rest:
                 self._look_at(plan.rest, group, number, numbers, work)
                 work.worth_a_plan.pop(number, None)  # there is one
@@ -115,7 +114,7 @@ class Steps:
                 if known is not None and known.table is not table:
                     table.settle(parameter)
             self._entries = stale_rows.entries
-        sparse = {id(slots) for slots, gradient, _ in work.parts if isinstance(gradient, Rows)}
+        sparse = {id(slots) for slots, gradient, *_ in work.parts if isinstance(gradient, Rows)}
         for own in work.stepped:
             if own.slots.values_fall_behind and id(own.slots) in sparse:
                 own.table.take_over(own.parameter)
@@ -125,19 +124,34 @@ class Steps:
         held = bool(work.new) or written is not self._written
         if held:
             calls += [(self._register, work), (setattr, self, "_written", written)]
-        for part in work.parts:
-            held |= _add_part(calls, *part)
+        for part, scale in zip(work.parts, self._clip(calls, work), strict=True):
+            held |= _add_part(calls, part, scale)
         written.add_notes(calls)
         return held
+
+    def _clip(self, calls: list[Call], work: Work) -> list[float | list[float]]:
+        """Return what the clipping of norms leaves of the gradients of each part, and add what notes the norms."""
+        squares = squares_of(work.parts)
+        if squares is None:
+            if self.squares:
+                calls.append((setattr, self, "squares", []))
+            return [1.0] * len(work.parts)
+        stepped = {id(own.slots): own for own in work.stepped}
+        members = [stepped[id(slots)] for part in work.parts if clips(part) for slots in part[0].members]
+        calls.append((setattr, self, "squares", list(zip(members, chain.from_iterable(squares), strict=True))))
+        return [scale_of(part, own, work.parts, squares) for part, own in zip(work.parts, squares, strict=True)]
 
     def _step_one_by_one(self, work: Work) -> None:
         """Step parameters of which one comes twice, and so goes on from its first step."""
         written = Written(work.stepped)
+        notes: list[Call] = []
+        scales = self._clip(notes, work)
         torch.autograd.graph.increment_version(written.versioned)
         with Uninterrupted():
             self._register(work)
-            for part in work.parts:
-                carry_out(_add_part, *part)
+            call_in_one_go(notes)
+            for part, scale in zip(work.parts, scales, strict=True):
+                carry_out(_add_part, part, scale)
             carry_out(written.add_notes)
             for own in work.stepped:  # whose writes the notes count as one that is still to come
                 own.table.version = version_of(own.parameter)
@@ -170,15 +184,15 @@ class Steps:
                 if own.small:
                     self._plans.pop(number, None)  # it is to have clocks, of which a batch knows nothing
             own.table.look_for_writes(parameter)
-            work.parts.append((own.slots, gradient, numbers))
+            work.parts.append((own.slots, gradient, numbers, group))
         for kind, (members, grads) in small.items():
             batch = self._batch((number, *kind[:2]), members)
             if batch is None:
                 found = [as_gradient(grad, own) for own, grad in zip(members, grads, strict=True)]
-                work.parts += [(own.slots, gradient, numbers) for own, gradient in zip(members, found, strict=True)]
+                work.parts += [(own.slots, each, numbers, group) for own, each in zip(members, found, strict=True)]
                 continue
             batch.addresses[:, 0] = [grad.data_ptr() for grad in grads]
-            work.parts.append((batch, batch.addresses, numbers))
+            work.parts.append((batch, batch.addresses, numbers, group))
             # A plan would not notice that one of them has taken a step without the others.
             if not group["bias_correction"] and len(members) >= max(
                 WORTH_A_PLAN, len(work.worth_a_plan.get(number, ([],))[0])
@@ -282,9 +296,10 @@ class Steps:
                 del self.known[key]
 
 
-def _add_part(calls: list[Call], taker: Slots | Batch, gradient: Any, numbers: StepNumbers) -> bool:
+def _add_part(calls: list[Call], part: Part, scale: Any) -> bool:
     """Add what a step of some parameters comes to; return whether it may compile."""
-    return taker.add_step(calls, gradient, own_numbers(calls, taker.members, numbers), 1.0)
+    taker, gradient, numbers, _ = part
+    return taker.add_step(calls, gradient, own_numbers(calls, taker.members, numbers), scale)
 
 
 class Written:

@@ -1,5 +1,8 @@
 """Clipping of the summed gradient: by value, then by norm, then by global norm."""
 
+import copy
+import math
+
 import numba
 import numpy as np
 import pytest
@@ -136,3 +139,26 @@ def test_a_norm_of_both_dtypes_is_as_exact_as_float64(shape):
         opt.apply_gradients([(grad, np.zeros(shape, np.float32)), (double, var)])
         norm = np.sqrt(np.sum(single.astype(float) ** 2) + np.sum(double**2))
         np.testing.assert_allclose(opt.get_slot(var, "rms"), (double / norm) ** 2, rtol=1e-14)
+
+
+@pytest.mark.parametrize("clips", [{"clipnorm": math.inf}, {"global_clipnorm": math.inf}, {"clipnorm": 0.5}], ids=str)
+def test_norms_are_told_after_a_step(clips):
+    table, bias, plain = np.ones((5, 2)), np.ones(3), np.ones((5, 2))
+    opt, other = RMSprop(**clips), RMSprop()
+    opt.build({"table": table, "bias": bias})
+    gradient = IndexedSlices([[3.0, 0.0], [0.0, 4.0]], [1, 1])
+    opt.apply_gradients([(gradient, table), (np.array([2.0, 0.0, 0.0]), bias)])
+    assert opt.gradient_norms == {"table": 5.0, "bias": 2.0}
+    assert copy.deepcopy(opt).gradient_norms == opt.gradient_norms
+    other.apply_gradients([(gradient, plain)])
+    assert (table.tobytes() == plain.tobytes()) == (clips.get("clipnorm") != 0.5)
+    assert other.gradient_norms == {}
+    with pytest.raises(IndexError):
+        opt.apply_gradients([(np.ones(3), bias), (IndexedSlices(np.ones((1, 2)), [9]), table)])
+    assert opt.gradient_norms == {"table": 5.0, "bias": 2.0}
+
+
+def test_an_infinite_limit_lets_infinite_gradients_through_as_they_are():
+    var = np.ones(3)
+    RMSprop(clipnorm=math.inf).apply_gradients([(np.array([np.nan, 1.0, 1.0]), var)])
+    assert np.isnan(var).tolist() == [True, False, False]
