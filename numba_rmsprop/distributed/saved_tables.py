@@ -201,6 +201,7 @@ class SavedTables:
         assert first is not None
         steps, floor = first.variables[0]["steps"], first.variables[0]["floor"]
         slots.restore(slots.clocks, steps, floor, first.tensors[in_file(0, "runs")])
+        slots.product[()] = first.variables[0]["rho_product"]
         slots.changes = Changes()
         opt.iterations = first.iterations
 
@@ -215,7 +216,7 @@ def read_shard(path: Path, identity: str) -> Contents:
 
 def _check_alike(file: Contents, first: Contents) -> None:
     """Raise ValueError if two shards were not saved after the same step."""
-    for what in ("steps", "floor"):
+    for what in ("steps", "floor", "rho_product"):
         if file.variables[0][what] != first.variables[0][what]:
             raise ValueError(f"{file.path}: expected {what} as in {first.path}, got {file.variables[0][what]}")
     runs, clocks = in_file(0, "runs"), in_file(0, "clocks")

@@ -156,7 +156,7 @@ def _write(opt: AnyOptimizer, path: AnyPath, before: Saved | None, include_varia
                 "steps": slots.steps,
                 "floor": slots.floor,
                 "custom_slots": list(slots.custom),
-                "rho_product": slots.rho_product if opt.corrects_bias else None,
+                "rho_product": slots.rho_product,
                 "flushes": [] if all_rows else [step for step, _ in slots.changes.flushes],
                 "checksum": None if include_variables else checksum(slots.var),
             }
@@ -241,5 +241,5 @@ def _apply(file: Contents, i: int, slots: Slots) -> None:
     elif rows is ...:
         slots.clocks = None
     slots.custom = {name: np.array(tensors[in_file(i, f"custom.{name}")]) for name in entry["custom_slots"]}
-    slots.product[()] = 1.0 if entry["rho_product"] is None else entry["rho_product"]
+    slots.product[()] = entry["rho_product"]
     slots.restore(slots.clocks, entry["steps"], entry["floor"], tensors[in_file(i, "runs")])

@@ -32,8 +32,8 @@ MAX_TEXT = 1 << 20
 ENTRY = {"name": str, "shape": list, "dtype": str, "steps": int, "floor": int, "custom_slots": list, "flushes": list}
 """Entries of a variable in a file, and their types."""
 
-OPTIONAL = "since", "checksum", "rho_product"
-"""Entries that not all files have: those that lack values have a checksum, and with bias correction, a product."""
+OPTIONAL: dict[str, Any] = {"since": None, "checksum": None, "rho_product": 1.0}
+"""Entries that not all files have, and what stands for them."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def parse(path: str | os.PathLike[str], tensors: dict[str, Any], metadata: dict[
             raise ValueError(f"{path}: expected at most {MAX_AXES} axes and {MAX_FLUSHES} flushes of variables[{i}]")
         if not is_text(entry["name"]) or type(entry.get("since", 0)) is not int:
             raise ValueError(f"{path}: expected a name and a number of steps of variables[{i}], got {entry!a:.100}")
-        variables.append({key: entry[key] for key in ENTRY} | {key: entry.get(key) for key in OPTIONAL})
+        variables.append(OPTIONAL | {key: entry[key] for key in (*ENTRY, *OPTIONAL) if key in entry})
     if len({entry["name"] for entry in variables}) < count:
         raise ValueError(f"{path}: expected different names of variables, got {[e['name'] for e in variables]!a:.100}")
     weights = value("weights", list)
@@ -247,7 +247,7 @@ class _Variable:
                 self.refuse(f"clocks from {clocks.min()} to {clocks.max()} after {steps} steps")
         self._check_runs(opt.rule, "runs", floor, steps, needed=exact and floor < steps)
         product = self.entry["rho_product"]
-        if (type(product) is float and 0 <= product <= 1) != opt.corrects_bias:
+        if type(product) is not float or not 0 <= product <= 1 or (product < 1 and not opt.corrects_bias):
             self.refuse(f"a product of rho of {product!r:.100}")
         if set(self.entry["custom_slots"]) & set(opt.slot_names):
             self.refuse(f"added slots {self.entry['custom_slots']}")

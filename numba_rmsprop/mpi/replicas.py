@@ -231,7 +231,9 @@ def _key(opt: AnyOptimizer, found: Sequence[Slots], numbers: StepNumbers) -> tup
 def _in_words(number: int, opt: AnyOptimizer, found: Sequence[Slots], numbers: StepNumbers | None) -> str:
     """Return the words for a step, of which :func:`_key` returns the numbers."""
     variables = ", ".join(
-        f"{describe(own.name, own.var)} after {own.steps} steps, {own.floor} of them flushed" for own in found
+        f"{describe(own.name, own.var)} after {own.steps} steps, {own.floor} of them flushed"
+        + (f", with a product of rho of {own.rho_product:.17g}" if opt.corrects_bias else "")
+        for own in found
     )
     settings = {name: value for name, value in opt.get_config().items() if name not in ("name", "learning_rate")}
     rate = "none" if numbers is None else f"{numbers.of_rule.learning_rate:.9g}"

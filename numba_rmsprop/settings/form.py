@@ -23,18 +23,18 @@ class Form(NamedTuple):
         That of the slots; None for the one that steps are computed in.
     seed : int or None
         Where random bits come from, to round numbers of 16 bits at random; None rounds them to the nearest.
-    starts : tuple of (str, float)
-        Slots that start from another number than 0, each with that number.
     ranks, rank : int
         The ranks among which the rows are shared out, and which of them this is.
+    starts : tuple of (str, float)
+        Slots that start from another number than 0, each with that number.
     """
 
     by_row: bool = False
     dtype: np.dtype[Any] | None = None
     seed: int | None = None
-    starts: tuple[tuple[str, float], ...] = ()
     ranks: int = 1
     rank: int = 0
+    starts: tuple[tuple[str, float], ...] = ()
 
     def rounding(self, name: str, number: int, rows: NDArray[np.int64] | None) -> Rounding | None:
         """Return what kernels round by in launch ``number`` on a variable; another number or name, other random bits.

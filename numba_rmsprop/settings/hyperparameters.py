@@ -8,13 +8,15 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from ..arrays.real_numbers import as_float
 from ..schedules import LearningRateSchedule
 
 Hyperparameter: TypeAlias = float | Callable[[], float]
 LearningRate: TypeAlias = float | LearningRateSchedule | Callable[[], float] | Callable[[int], float]
 
-UPPER_BOUNDS = {"rho": 1.0, "momentum": 1.0}
+UPPER_BOUNDS = {"rho": 1.0, "momentum": 1.0, "initial_scale": float(np.finfo(np.float32).max)}
 """The largest values of hyperparameters. All are at least 0, and those that are not listed are finite."""
 
 POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

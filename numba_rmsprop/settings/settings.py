@@ -77,7 +77,8 @@ class Settings:
         seed: int = 0,
     ) -> None:
         _check_choice("sparse_update", sparse_update, MODES)
-        state_dtype = None if state_dtype is None else str(np.dtype(state_dtype))
+        if not (state_dtype is None or isinstance(state_dtype, str)):
+            state_dtype = str(np.dtype(state_dtype))  # NumPy's dtype, or that of ml_dtypes
         check_form(state, state_dtype, rounding, seed, centered=bool(centered))
         if not isinstance(name, str):
             raise TypeError(f"name: expected a string, got {name!r}")
@@ -153,12 +154,12 @@ class Settings:
         dtype = None if self.state_dtype is None else np.dtype(self.state_dtype)
         seed = self.seed if self.rounding == "stochastic" else None
         starts = (("rms", self.initial_scale),) if self.initial_scale else ()
-        return Form(self.state == "rowwise", dtype, seed, starts)
+        return Form(self.state == "rowwise", dtype, seed, starts=starts)
 
     @property
     def corrects_bias(self) -> bool:
         """True if the numbers of a step depend on how many a variable has taken."""
-        return bool(self._values["bias_correction"])
+        return bool(self.bias_correction)
 
     def product_after(self, steps: int) -> float:
         """Return the product of rho over so many steps of a variable, where bias correction needs it; else 1."""
@@ -214,14 +215,14 @@ class Settings:
                 momentum=momentum,
                 epsilon_inside=epsilon if inside else 0.0,
                 epsilon_outside=0.0 if inside else epsilon,
-                shrink=1.0 - learning_rate * values["weight_decay"],
-                outer_rate=momentum if values["nesterov"] else 1.0,
+                shrink=1.0 - learning_rate * self.weight_decay,
+                outer_rate=momentum if self.nesterov else 1.0,
                 coupled_decay=0.0,
-                step_rate=1.0 if values["nesterov"] else 0.0,
+                step_rate=1.0 if self.nesterov else 0.0,
                 mean_share=1.0,
             ),
             clipvalue=math.inf if values["clipvalue"] is None else values["clipvalue"],
-            corrected=corrected if values["bias_correction"] else None,
+            corrected=corrected if self.bias_correction else None,
         )
         if values["decay"] == 0 and not any(map(callable, values.values())):
             self._constant_numbers = numbers

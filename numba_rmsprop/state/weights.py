@@ -85,6 +85,8 @@ class WeightStore(AnyOptimizer):
         ----------
         weights : sequence of array_like
             Weights from :meth:`get_weights`. A new optimizer has no slots to overwrite until :meth:`build` makes them.
+            The products of bias correction are not among them: where the number of iterations changes, every variable
+            is taken to have made all of them, with the rho of now. ``save`` keeps the products.
 
         Raises
         ------
@@ -124,8 +126,9 @@ class WeightStore(AnyOptimizer):
         self.flush()  # if any row was behind, this is a commit, and the look begins again
         calls += [(setattr, slots.changes, "everything", True) for slots in self.known.slots]
         calls += [(setitem, array, ..., value) for array, value in zip(present, values, strict=True)]
-        product = self.product_after(iterations)
-        calls += [(setitem, slots.product, (), product) for slots in self.known.slots]
+        if iterations != self.known.iterations:
+            product = self.product_after(iterations)
+            calls += [(setitem, slots.product, (), product) for slots in self.known.slots]
         calls.append((setattr, self.known, "iterations", iterations))
         return False
 

@@ -139,6 +139,8 @@ class Stepping(WeightStore):
             return None
         parts: list[Part] = []
         if plan.batch is not None:
+            if self.corrects_bias and len({own.rho_product for own in plan.batch.members}) > 1:
+                return None  # a copy of this optimizer has taken a step with some of them
             if self.check_finite and not plan.batch.is_finite(addresses):
                 return None  # a closer look says where
             parts.append((addresses, plan.batch))

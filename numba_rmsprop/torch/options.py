@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..settings.hyperparameters import check_limit
+from ..settings.hyperparameters import check_limit, check_number
 from ..settings.settings import MODES, STATES
 from .parameter_state import check_entry
 
@@ -18,7 +18,6 @@ NUMBERS = {
     "momentum": "momentum value",
     "weight_decay": "weight_decay value",
     "alpha": "alpha value",
-    "initial_scale": "initial_scale value",
 }
 OWN_OPTIONS: dict[str, Any] = {
     "sparse_update": MODES[0],
@@ -39,7 +38,7 @@ OPTIONS = tuple(dict.fromkeys([*NUMBERS, "centered", "maximize", *OWN_OPTIONS]))
 REQUIRED = ("lr", "eps", "weight_decay", "alpha")
 """Options that every state dict of torch.optim.RMSprop has, also those of old versions."""
 
-ALIASES = {"learning_rate": "lr", "rho": "alpha", "epsilon": "eps", "decay": "weight_decay"}
+ALIASES = {"use_nesterov": "nesterov", "learning_rate": "lr", "rho": "alpha", "epsilon": "eps", "decay": "weight_decay"}
 """Names of options in other libraries."""
 
 UNSUPPORTED = {
@@ -53,10 +52,10 @@ SIMILARITY = 0.85
 """At 0.8, "max_momentum" would count as a misspelt "momentum"."""
 
 
-def check_options(group: dict[str, Any], where: str = "") -> None:
+def check_options(group: dict[str, Any], where: str = "", *, is_saved: bool = False) -> None:
     """Raise TypeError or ValueError for a wrong option of a group, which ``where`` names at the beginning of messages.
 
-    Options that the group does not have are not checked.
+    Options that the group does not have are not checked. A saved group may have any momentum: schedulers change it.
     """
     for key, reason in UNSUPPORTED.items():
         if group.get(key):
@@ -69,10 +68,11 @@ def check_options(group: dict[str, Any], where: str = "") -> None:
             raise TypeError(f"{where}Invalid {name}: expected a number, got {value!r}")
         if not value >= 0.0:
             raise ValueError(f"{where}Invalid {name}: {value}")
-    if group.get("nesterov") and not group.get("momentum", 1.0) > 0:
+    if group.get("nesterov") and not is_saved and not group.get("momentum", 1.0) > 0:
         raise ValueError(f"{where}nesterov: expected momentum above 0 with it, got {group['momentum']}")
     if group.get("bias_correction") and group.get("alpha", 0.0) >= 1:
         raise ValueError(f"{where}alpha: expected less than 1 with bias_correction=True, got {group['alpha']}")
+    check_number("initial_scale", group.get("initial_scale", 0.0))
     limits = {key: check_limit(f"{where}{key}", group[key]) for key in CLIPS if group.get(key) is not None}
     if len(limits) > 1:
         raise ValueError(f"{where}expected one of {', '.join(CLIPS)} at most, got {limits}")
@@ -130,7 +130,7 @@ def _check_groups(found: list[Any], groups: list[dict[str, Any]]) -> dict[int, t
         missing = [key for key in ("params", *REQUIRED) if key not in saved]
         if missing:
             raise ValueError(f"{name}: expected {missing} in it, as RMSprop has them; got {list(saved)}")
-        check_options(saved, f"{name}: ")
+        check_options(saved, f"{name}: ", is_saved=True)
         numbers = saved["params"]
         if not isinstance(numbers, list) or not all(isinstance(number, int) for number in numbers):
             raise TypeError(f"{name}['params']: expected a list of numbers, got {numbers!r}")

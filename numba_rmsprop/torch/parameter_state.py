@@ -102,7 +102,7 @@ class ParameterState:
         if group["state"] not in STATES:
             raise ValueError(f"state: expected one of {STATES}, got {group['state']!r}")
         self.by_row = group["state"] == "rowwise"
-        self.decays_apart = bool(group["decoupled_weight_decay"])
+        self.decays_apart = _decays_apart(group)
         self.corrects_bias = bool(group["bias_correction"])
         check_entry(found, parameter, f"state[{name}]", by_row=self.by_row)
         found = dict.copy(found)
@@ -139,7 +139,7 @@ class ParameterState:
             form=Form(by_row=_is_by_row("square_avg", parameter, self.by_row)),
         )
         if self.corrects_bias:
-            self.slots.product = self.tensors["alpha_product"].numpy()
+            self.slots.product = self.tensors["alpha_product"].numpy()[0, ...]
         tensors = {SLOTS[key]: tensor.detach() for key, tensor in self.tensors.items() if key in SLOTS}
         self.table = Table(self.slots, {"var": parameter.detach(), **tensors}, self.axes)
         self.arrays = [self.slots.var, *arrays.values()]
@@ -178,7 +178,7 @@ class ParameterState:
             group["centered"] == self.centered
             and (group["sparse_update"] == "exact") == self.exact
             and (group["state"] == "rowwise") == self.by_row
-            and bool(group["decoupled_weight_decay"]) == self.decays_apart
+            and _decays_apart(group) == self.decays_apart
             and bool(group["bias_correction"]) == self.corrects_bias
             and ("momentum_buffer" in self.tensors or not group["momentum"] > 0)
         )
@@ -277,10 +277,12 @@ def _check_step(step: Any, name: str) -> None:
         raise ValueError(f"{name}: expected the number of steps, 0 or more, got {step}")
 
 
-def _check_product(product: Any, name: str) -> None:
-    number = product.item() if isinstance(product, Tensor) and product.numel() == 1 else product
-    if not isinstance(number, float) or not 0 <= number <= 1:
-        raise ValueError(f"{name}: expected the product of alpha over the steps, from 0 to 1, got {product!r:.100}")
+def _check_product(noted: Any, name: str) -> None:
+    is_pair = isinstance(noted, Tensor) and noted.shape == (2,) and noted.is_floating_point() and noted.is_cpu
+    if not is_pair or not 0 <= noted[0] <= 1 or not 0 <= noted[1] < math.inf:
+        raise ValueError(
+            f"{name}: expected the product of alpha over the steps, from 0 to 1, and their number, got {noted!r:.100}"
+        )
 
 
 def _check_slot(tensor: Any, parameter: Tensor, name: str, *, by_row: bool) -> None:
@@ -311,13 +313,21 @@ def _as_step(step: Any) -> Tensor:
     return torch.tensor(float(step), dtype=torch.float64 if in_double else torch.float32)
 
 
+def _decays_apart(group: dict[str, Any]) -> bool:
+    return bool(group["decoupled_weight_decay"]) and float(group["weight_decay"]) > 0
+
+
 def _as_product(found: dict[str, Any], step: Tensor, group: dict[str, Any]) -> Tensor:
-    """Return the product of alpha over the steps taken so far; where nothing tells, as if alpha had not changed."""
-    product = found.get("alpha_product")
-    if isinstance(product, Tensor) and product.dtype is torch.float64 and product.is_cpu and not product.ndim:
-        return product
-    taken = float(group["alpha"]) ** step.item() if product is None else float(product)
-    return torch.tensor(taken, dtype=torch.float64)
+    """Return the product of alpha over the steps taken so far, and after how many steps it was that.
+
+    For steps that others have taken since, or all of them where nothing tells, alpha is taken to be what it is now.
+    """
+    noted, taken = found.get("alpha_product"), step.item()
+    product, at = (1.0, 0.0) if noted is None else noted.tolist()
+    if at == taken and isinstance(noted, Tensor) and noted.dtype is torch.float64 and noted.is_contiguous():
+        return noted
+    alpha = float(group["alpha"])
+    return torch.tensor([product * alpha ** (taken - at) if at <= taken else alpha**taken, taken], dtype=torch.float64)
 
 
 def _as_slot(tensor: Tensor | None, parameter: Tensor, *, by_row: bool, start: float = 0.0) -> Tensor:

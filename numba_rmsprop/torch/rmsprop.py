@@ -66,7 +66,8 @@ class RMSprop(torch.optim.Optimizer):
         Take Nesterov's momentum: param <- param - lr·(momentum·buffer + g / (sqrt(v) + eps)).
     bias_correction : bool, default False
         Divide square_avg and grad_avg by 1 - alpha^t, where t is how many steps the parameter has taken with this one;
-        with an alpha that changes, by 1 - the product of all alpha, which the state keeps as ``alpha_product``.
+        with an alpha that changes, by 1 - the product of all alpha, which the state keeps as ``alpha_product``, beside
+        the number of these steps.
     initial_scale : float, default 0.0
         What square_avg starts from.
     decoupled_weight_decay : bool, default False
@@ -91,14 +92,15 @@ class RMSprop(torch.optim.Optimizer):
     Notes
     -----
     Parameters, gradients and state are used in place, without copies. A ``state_dict`` can be loaded by
-    torch.optim.RMSprop, and the other way round.
+    torch.optim.RMSprop, and the other way round. It knows no option from ``sparse_update`` on, and steps without them.
 
-    With momentum, a sparse step also moves the rows that it does not touch, but only when they are needed. A forward
-    pass of :class:`~numba_rmsprop.torch.Embedding` or :class:`~numba_rmsprop.torch.EmbeddingBag` catches up the rows
-    that it reads. With other modules, call :meth:`catch_up` before you read or write some rows, and :meth:`flush`
-    before you read or write a whole table: otherwise you read old values, and the steps that a row has missed are
-    applied to the values that you have written. A warning is given, once, if no rows were caught up between two steps,
-    or if rows were written to while others were behind.
+    With momentum or decoupled weight decay, a sparse step also moves the rows that it does not touch, but only when
+    they are needed. A forward pass of :class:`~numba_rmsprop.torch.Embedding` or
+    :class:`~numba_rmsprop.torch.EmbeddingBag` catches up the rows that it reads. With other modules, call
+    :meth:`catch_up` before you read or write some rows, and :meth:`flush` before you read or write a whole table:
+    otherwise you read old values, and the steps that a row has missed are applied to the values that you have written.
+    A warning is given, once, if no rows were caught up between two steps, or if rows were written to while others were
+    behind.
 
     The state of such rows is behind, too, even without momentum. ``state[parameter]`` brings it up to date whenever
     something is read from it. A tensor that you keep from it falls behind at the next sparse step.
@@ -183,7 +185,8 @@ class RMSprop(torch.optim.Optimizer):
         Raises
         ------
         ValueError
-            If there is a sparse gradient in exact mode with ``weight_decay``.
+            If there is a sparse gradient in exact mode with ``weight_decay`` that is not decoupled, or ``alpha`` is 1
+            or more with ``bias_correction``.
         TypeError
             If the kind of a parameter or gradient is not supported.
         IndexError
@@ -259,8 +262,8 @@ class RMSprop(torch.optim.Optimizer):
     def flush(self, *parameters: Tensor) -> None:
         """Bring every row of some parameters up to date, or of all, and of their state.
 
-        Call it before you read a parameter with sparse gradients and momentum as a whole, or write to it. Rows that an
-        earlier optimizer has left behind are brought up to date, too.
+        Call it before you read a parameter with sparse gradients and momentum or decoupled weight decay as a whole, or
+        write to it. Rows that an earlier optimizer has left behind are brought up to date, too.
 
         Raises
         ------
@@ -322,10 +325,10 @@ class RMSprop(torch.optim.Optimizer):
             handle.remove()
         for group, saved in zip(self.param_groups, loaded["param_groups"], strict=True):
             for parameter, number in zip(group["params"], saved["params"], strict=True):
-                if parameter.dtype in STORED_AS and number in loaded["state"]:
-                    # PyTorch has rounded the state to the parameter's dtype.
-                    found = loaded["state"][number]
-                    self.state[parameter].update({key: found[key] for key in SLOTS if key in found})
+                # PyTorch has rounded the state to the parameter's dtype.
+                kept = ("alpha_product", *SLOTS) if parameter.dtype in STORED_AS else ("alpha_product",)
+                found = loaded["state"].get(number, {})
+                self.state[parameter].update({key: found[key] for key in kept if key in found})
 
     def _before_load(self, found: dict[str, Any], loaded: dict[str, Any]) -> None:
         """Check a state dict after other hooks may have changed it, and copy its entries to ``loaded``."""
@@ -376,4 +379,5 @@ class RMSprop(torch.optim.Optimizer):
                 group.setdefault(name, self.defaults[name])
             for option, default in OWN_OPTIONS.items():  # which pickles of former versions lack
                 group.setdefault(option, default)
+                self.defaults.setdefault(option, default)
         self.defaults.pop("differentiable", None)  # PyTorch sets it in __setstate__, and nowhere else

@@ -236,6 +236,8 @@ class Steps:
         alpha, epsilon, maximize = float(group["alpha"]), float(group["eps"]), bool(group["maximize"])
         nesterov, corrects_bias = bool(group["nesterov"]), bool(group["bias_correction"])
         apart = bool(group["decoupled_weight_decay"])
+        if corrects_bias and not alpha < 1:
+            raise ValueError(f"alpha: expected less than 1 with bias_correction=True, got {alpha}")
         given = learning_rate, alpha, epsilon, decay, momentum, maximize, nesterov, corrects_bias, apart
         latest = self._numbers.get(number)
         if latest is not None and latest[0] == given:
@@ -316,8 +318,10 @@ class Written:
         self.versioned = [own.parameter for own in parameters if not own.parameter.is_inference()]
         self._may_fall_behind = [own for own in parameters if own.slots.values_fall_behind]
         addresses: dict[np.dtype[Any], list[int]] = {}
-        for step in (own.tensors["step"] for own in parameters):
-            addresses.setdefault(step.numpy().dtype, []).append(step.data_ptr())
+        counts = [own.tensors["step"] for own in parameters]
+        counts += [own.tensors["alpha_product"][1] for own in parameters if own.corrects_bias]
+        for count in counts:
+            addresses.setdefault(count.numpy().dtype, []).append(count.data_ptr())
         self._counters: list[tuple[NDArray[np.int64], NDArray[Any]]] = [
             (np.array(found, np.int64), np.empty(0, dtype)) for dtype, found in addresses.items()
         ]

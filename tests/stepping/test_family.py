@@ -80,6 +80,7 @@ def test_the_product_goes_on_after_set_weights_copies_and_files(tmp_path):
     loaded, fresh = np.ones((4, 2)), np.ones((4, 2))
     runs = [(RMSprop.load(tmp_path / "file", [loaded]), loaded)]
     runs.append(copy.deepcopy((opt, var)))
+    opt.set_weights(opt.get_weights())
     restored = RMSprop(0.1, 0.9, **CORRECTED)
     restored.build([fresh])
     restored.set_weights(opt.get_weights())
@@ -95,13 +96,40 @@ def test_the_product_goes_on_after_set_weights_copies_and_files(tmp_path):
     ("options", "message"),
     [
         ({"nesterov": True}, "nesterov: expected False without momentum, got True; give momentum"),
-        ({"initial_scale": -1.0}, "initial_scale: expected 0 <= initial_scale, finite, got -1.0"),
+        ({"initial_scale": -1.0}, "initial_scale: expected 0 <= initial_scale <= "),
+        ({"initial_scale": 1e39}, "initial_scale: expected 0 <= initial_scale <= "),
         ({"initial_scale": np.nan}, "initial_scale: expected 0 <= initial_scale"),
     ],
 )
 def test_options_that_there_are_not(options, message):
     with pytest.raises(ValueError, match=message):
         RMSprop(**options)
+
+
+def test_a_copy_that_steps_some_of_the_variables_leaves_the_original_its_products():
+    first, second, alone = np.ones(3), np.ones(3), np.ones(3)
+    opt, other = RMSprop(0.1, bias_correction=True), RMSprop(0.1, bias_correction=True)
+    opt.apply_gradients([(np.ones(3), first), (np.ones(3), second)])
+    opt.apply_gradients([(np.ones(3), first), (np.ones(3), second)])
+    copy.copy(opt).apply_gradients([(np.ones(3), first)])
+    opt.apply_gradients([(np.ones(3), first), (np.ones(3), second)])
+    for _ in range(3):
+        other.apply_gradients([(np.ones(3), alone)])
+    assert second.tobytes() == alone.tobytes()
+    assert opt.known.slots[0].rho_product == pytest.approx(0.9**4)
+
+
+def test_a_subclass_may_fix_an_option_in_its_body():
+    class Fixed(RMSprop):
+        bias_correction = True
+        nesterov = True
+        weight_decay = 0.1
+
+    var, other = np.ones(3), np.ones(3)
+    Fixed(0.1, momentum=0.9).apply_gradients([(np.ones(3), var)])
+    options = {"bias_correction": True, "nesterov": True, "weight_decay": 0.1}
+    RMSprop(0.1, momentum=0.9, **options).apply_gradients([(np.ones(3), other)])
+    assert var.tobytes() == other.tobytes()
 
 
 def test_nothing_is_averaged_with_rho_1():

@@ -49,12 +49,12 @@ LIST = r"""
 @ kernels/rmsprop.py stepping/test_exact.py::test_any_hyperparameter_may_change_alone
 - return var * numbers.shrink - step => return (var - step) * numbers.shrink
 @ kernels/rmsprop.py torch/test_dense.py::test_combinations
-- step = numbers.outer_rate * new_momentum => step = new_momentum
+- else:\n            step = numbers.outer_rate * new_momentum => else:\n            step = new_momentum
 - return grad + numbers.coupled_decay * var => return grad - numbers.coupled_decay * var
 @ kernels/rmsprop.py stepping/test_infinities.py::test_rows_that_every_step_touches_and_infinite_momentum
 - return numbers.coupled_decay != 0 => return numbers.coupled_decay >= 0
 @ settings/settings.py stepping/test_exact.py::test_any_hyperparameter_may_change_alone
-- shrink=1.0 - learning_rate * values["weight_decay"] => shrink=1.0 - values["weight_decay"]
+- shrink=1.0 - learning_rate * self.weight_decay => shrink=1.0 - self.weight_decay
 @ settings/settings.py test_other_implementations.py::test_keras_three_steps
 - inside = self.has_momentum if values["epsilon_in_sqrt"] is None => inside = True if values["epsilon_in_sqrt"] is None
 
@@ -101,6 +101,48 @@ LIST = r"""
 = a longer history is slower and no other one
 @ state/slots.py stepping/test_remembered_call.py
 - self.small = False
+
+# family
+@ kernels/rmsprop.py stepping/test_family.py::test_as_optax
+- numbers.outer_rate * new_momentum + numbers.step_rate * step => numbers.outer_rate * new_momentum
+- square = numbers.mean_share * square
+- learning_rate=numbers.learning_rate * root => learning_rate=numbers.learning_rate
+- epsilon_inside=numbers.epsilon_inside * share => epsilon_inside=numbers.epsilon_inside
+- epsilon_outside=numbers.epsilon_outside * root => epsilon_outside=numbers.epsilon_outside
+@ settings/settings.py stepping/test_family.py::test_as_optax
+- outer_rate=momentum if self.nesterov else 1.0 => outer_rate=1.0
+@ settings/settings.py stepping/test_family.py::test_a_subclass_may_fix_an_option_in_its_body
+- corrected=corrected if self.bias_correction => corrected=corrected if values["bias_correction"]
+@ state/slot_arrays.py stepping/test_family.py::test_as_optax
+- arrays[slot][...] = start
+@ stepping/own_numbers.py stepping/test_family.py
+- product = members[0].rho_product * numbers.of_rule.rho => product = numbers.of_rule.rho
+- if product == 1: => if False:
+@ stepping/step.py stepping/test_family.py
+- small.setdefault((own.dtype, own.rho_product), ([], [])) => small.setdefault((own.dtype, 1.0), ([], []))
+- if self.corrects_bias and len({own.rho_product for own in plan.batch.members}) > 1: => if False:
+@ stepping/remembered_call.py stepping/test_family.py
+- and own.rho_product == product] => ]
+= variables whose products differ are told apart before each call, too
+@ files/checkpoint.py stepping/test_family.py
+- slots.product[()] = entry["rho_product"]
+@ distributed/saved_tables.py distributed/test_table_checkpoints.py
+- slots.product[()] = first.variables[0]["rho_product"]
+@ torch/steps.py torch/test_family.py
+- shrink=1.0 - learning_rate * decay if apart else 1.0 => shrink=1.0
+- step_rate=outer_rate if nesterov and has_momentum else 0.0 => step_rate=1.0 if nesterov and has_momentum else 0.0
+- kind = own.dtype, frozenset(own.tensors), own.slots.rho_product => kind = own.dtype, frozenset(own.tensors), 1.0
+@ torch/rmsprop.py torch/test_family.py
+- kept = ("alpha_product", *SLOTS) if parameter.dtype in STORED_AS else ("alpha_product",) => kept = SLOTS
+@ torch/parameter_state.py torch/test_family.py
+- product * alpha ** (taken - at) if at <= taken => product if at <= taken
+- and float(group["weight_decay"]) > 0 => 
+@ torch/parts.py torch/test_norm_clipping.py
+- if other is group => if True
+- if other[kind] is not None] => if True]
+- if len(limits) > 1: => if False:
+@ stepping/norm_clipping.py stepping/test_norm_clipping.py
+- or limit == math.inf => or False
 
 # duplicates
 @ kernels/duplicates.py stepping/test_remembered_call.py::test_a_hot_row_is_summed_in_order

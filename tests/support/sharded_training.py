@@ -18,7 +18,13 @@ CASES = {
     "schedule": {"learning_rate": schedules.ExponentialDecay(0.1, 3, 0.5), "momentum": 0.5},
     "clipped norm": {"clipnorm": 0.5, "momentum": 0.9},
 }
-OPTIONS = {"learning_rate": schedules.ExponentialDecay(0.1, 50, 0.9), "momentum": 0.9, "weight_decay": 0.01}
+OPTIONS = {
+    "learning_rate": schedules.ExponentialDecay(0.1, 50, 0.9),
+    "momentum": 0.9,
+    "nesterov": True,
+    "bias_correction": True,
+    "weight_decay": 0.01,
+}
 """Options of a table that is saved and loaded."""
 
 KINDS = [(1, 1, "float32"), (3, 2, "float32"), (60, 5, "float64"), (20_000, 16, "float32")]

@@ -95,20 +95,21 @@ def test_parameters_that_miss_steps_count_their_own():
         torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
-def test_a_loaded_state_goes_on_with_its_product():
-    parameter = torch.nn.Parameter(torch.ones(3))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_loaded_state_goes_on_with_its_product(dtype):
+    parameter = torch.nn.Parameter(torch.ones(3, dtype=dtype))
     opt = RMSprop([parameter], 0.1, **FAMILY)
     for alpha in (0.9, 0.5):
         opt.param_groups[0]["alpha"] = alpha
-        parameter.grad = torch.ones(3)
+        parameter.grad = torch.ones(3, dtype=dtype)
         opt.step()
-    assert opt.state_dict()["state"][0]["alpha_product"].item() == pytest.approx(0.45)
+    assert opt.state_dict()["state"][0]["alpha_product"].tolist() == pytest.approx([0.45, 2])
     other = torch.nn.Parameter(parameter.detach().clone())
     loaded = RMSprop([other], 0.1, **FAMILY)
     loaded.load_state_dict(copy.deepcopy(opt.state_dict()))
     both = (opt, parameter), (loaded, other)
     for one, its in both:
-        its.grad = torch.ones(3)
+        its.grad = torch.ones(3, dtype=dtype)
         one.step()
     torch.testing.assert_close(parameter, other, rtol=0, atol=0)
 
@@ -123,11 +124,76 @@ def test_a_state_without_a_product_is_as_if_alpha_had_not_changed():
     opt.load_state_dict(peer.state_dict())
     parameter.grad = torch.ones(3)
     opt.step()
-    assert opt.state[parameter]["alpha_product"].item() == pytest.approx(0.9**4)
+    assert opt.state[parameter]["alpha_product"].tolist() == pytest.approx([0.9**4, 4])
     found = opt.state_dict()
-    found["state"][0]["alpha_product"] = torch.tensor(2.0)
-    with pytest.raises(ValueError, match="expected the product of alpha over the steps, from 0 to 1"):
-        opt.load_state_dict(found)
+    for wrong in (torch.tensor(0.5), torch.tensor([2.0, 1.0]), torch.tensor([0.5, -1.0]), 0.5):
+        found["state"][0]["alpha_product"] = wrong
+        with pytest.raises(ValueError, match="expected the product of alpha over the steps, from 0 to 1"):
+            opt.load_state_dict(found)
+
+
+@pytest.mark.parametrize("by_torch", [False, True])
+def test_steps_without_correction_count_in_a_product(by_torch):
+    parameter = torch.nn.Parameter(torch.ones(3))
+    opt = RMSprop([parameter], 0.1, 0.9, bias_correction=True)
+    other = torch.optim.RMSprop([parameter], 0.1, 0.9) if by_torch else opt
+    parameter.grad = torch.ones(3)
+    opt.step()
+    if by_torch:
+        other.load_state_dict(opt.state_dict())
+    opt.param_groups[0]["bias_correction"] = False
+    for _ in range(3):
+        other.step()
+    opt.load_state_dict(other.state_dict())
+    opt.param_groups[0]["bias_correction"] = True
+    opt.step()
+    assert opt.state[parameter]["alpha_product"].tolist() == pytest.approx([0.9**5, 5])
+
+
+def test_a_run_whose_momentum_is_0_for_a_time_can_be_loaded():
+    parameter = torch.nn.Parameter(torch.ones(3))
+    opt = RMSprop([parameter], momentum=0.9, nesterov=True)
+    parameter.grad = torch.ones(3)
+    opt.step()
+    opt.param_groups[0]["momentum"] = 0.0
+    opt.step()
+    opt.load_state_dict(copy.deepcopy(opt.state_dict()))
+    opt.step()
+
+
+def test_alpha_may_not_become_1_with_correction():
+    first, second = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+    with pytest.warns(UserWarning, match="duplicate parameters"):
+        opt = RMSprop([first, first, second], bias_correction=True)
+    first.grad = second.grad = torch.ones(3)
+    opt.param_groups[0]["alpha"] = 1.0
+    with pytest.raises(ValueError, match=r"alpha: expected less than 1 with bias_correction=True, got 1\.0"):
+        opt.step()
+    assert first.eq(1).all()
+    assert not opt.state
+
+
+def test_without_decay_nothing_falls_behind(recwarn):
+    table = torch.nn.Embedding(5, 2, sparse=True)
+    opt = RMSprop(table.parameters(), decoupled_weight_decay=True)
+    for decay in (0.0, 0.0, 0.1, 0.0):
+        opt.param_groups[0]["weight_decay"] = decay
+        table(torch.tensor([1])).sum().backward()
+        opt.step()
+        assert not recwarn.list
+
+
+def test_an_optimizer_that_a_former_version_pickled_takes_steps():
+    parameter = torch.nn.Parameter(torch.ones(3))
+    opt = RMSprop([parameter])
+    for options in (opt.defaults, *opt.param_groups):
+        for name in ("nesterov", "bias_correction", "initial_scale", "decoupled_weight_decay", "clipnorm"):
+            del options[name]
+    state, opt = opt.__getstate__(), RMSprop.__new__(RMSprop)
+    opt.__setstate__(state)
+    opt.add_param_group({"params": [torch.nn.Parameter(torch.ones(2))]})
+    parameter.grad = torch.ones(3)
+    opt.step()
 
 
 @pytest.mark.parametrize(
@@ -135,7 +201,8 @@ def test_a_state_without_a_product_is_as_if_alpha_had_not_changed():
     [
         ({"nesterov": True}, "nesterov: expected momentum above 0 with it, got 0"),
         ({"bias_correction": True, "alpha": 1.0}, "alpha: expected less than 1 with bias_correction=True, got 1.0"),
-        ({"initial_scale": -1.0}, "Invalid initial_scale value: -1.0"),
+        ({"initial_scale": -1.0}, "initial_scale: expected 0 <= initial_scale"),
+        ({"initial_scale": float("inf")}, "initial_scale: expected 0 <= initial_scale"),
         ({"inital_scale": 1.0}, "unexpected keyword|unknown option"),
     ],
 )
