@@ -136,7 +136,7 @@ LIST = r"""
 - kept = ("alpha_product", *SLOTS) if parameter.dtype in STORED_AS else ("alpha_product",) => kept = SLOTS
 @ torch/parameter_state.py torch/test_family.py
 - product * alpha ** (taken - at) if at <= taken => product if at <= taken
-- and float(group["weight_decay"]) > 0 => 
+- bool(group["decoupled_weight_decay"]) and float(group["weight_decay"]) > 0 => bool(group["decoupled_weight_decay"])
 @ torch/parts.py torch/test_norm_clipping.py
 - if other is group => if True
 - if other[kind] is not None] => if True]
@@ -278,7 +278,7 @@ LIST = r"""
 @ kernels/norms.py stepping/test_norm_clipping.py::test_mixed_gradients
 - end):\n        wide = np.float64(clip(load_grad(grads, row, j), clipvalue)) => end):\n        wide = grads[row, j]
 @ stepping/norm_clipping.py stepping/test_norm_clipping.py::test_not_a_number_is_not_clipped_away
-- return 1.0 if norm <= limit else limit / norm => return min(1.0, limit / norm) if norm else 1.0
+- limit == math.inf else limit / norm => not norm else min(1.0, limit / norm)
 @ stepping/norm_clipping.py stepping/test_norm_clipping.py -k order_of_variables
 - sum(sorted(chain.from_iterable(squares))) => sum(chain.from_iterable(squares))
 @ stepping/small_batch.py stepping/test_norm_clipping.py::test_a_small_variable_is_clipped_after_a_step_that_was_not
@@ -381,7 +381,7 @@ LIST = r"""
 @ torch/steps.py torch/test_sparse.py::test_a_momentum_of_0_for_a_while
 - rests=None if has_momentum else "momentum", => rests=None,
 @ torch/steps.py torch/test_lazy_mode.py::test_weight_decay_is_refused
-- if own.exact and group["weight_decay"] != 0: => if own.exact and group["weight_decay"] < 0:
+- if own.exact and group["weight_decay"] != 0 and => if own.exact and group["weight_decay"] < 0 and
 @ torch/remembered_group.py torch/test_many_small_parameters.py
 -                 or any(map(_is_neg, grads)) =>
 @ torch/gradients.py torch/test_moved_memory.py::test_indices_in_the_memory_of_another_parameter_and_of_a_state
@@ -393,7 +393,7 @@ LIST = r"""
 @ torch/stale_rows.py torch/test_stale_state.py
 - if not self.was_changed(parameter):\n            self.settle(parameter) => self.settle(parameter)
 @ torch/rmsprop.py torch/test_half_precision.py::test_the_state_keeps_its_float32
-- if parameter.dtype in STORED_AS and number in loaded["state"]: => if number not in loaded["state"]:
+- ("alpha_product", *SLOTS) if parameter.dtype in STORED_AS else ("alpha_product",) => ("alpha_product",)
 
 # ranks
 @ kernels/row_dealing.py distributed/test_row_exchange.py::test_hot_neighbours_are_spread
