@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Self
 
+from .arrays.variables import FloatArray, describe
 from .base_optimizer import Optimizer
 from .kernels.rmsprop import RMSPROP
 from .kernels.rule import Rule
@@ -15,6 +17,8 @@ from .runtime.whole_calls import carry_out, in_turn
 from .settings.config import accepts_all, arguments_in, construct, deserialize, serialize
 from .settings.option_names import ARGUMENTS, refuse_unknown
 from .settings.settings import Settings, check_form
+from .settings.variable_options import check_patterns
+from .state.variables_by_memory import AUTOMATIC
 
 POSITIONAL = ("learning_rate", "rho", "momentum", "epsilon", "centered", "name")
 
@@ -68,6 +72,11 @@ class RMSprop(Settings, Optimizer):
         of the variable, and not those of a row. rho must be below 1.
     initial_scale : float, default 0.0
         What every mean square starts from; 1 is TensorFlow 1's. It fills a slot, whose pages then all take memory.
+    learning_rate_factors : mapping of str to float, optional
+        Multiply the learning rate of some variables, by the names that :meth:`build` gave them: 0 freezes one (its
+        state goes on), 0.1 fine-tunes it. Settable.
+    excluded_from_weight_decay : iterable of str, optional
+        Variables without weight decay, as :meth:`exclude_from_weight_decay` takes their names.
     clipvalue : float, optional
         Clip every element of the gradient to [-clipvalue, clipvalue].
     clipnorm : float, optional
@@ -175,6 +184,8 @@ class RMSprop(Settings, Optimizer):
         nesterov: bool = False,
         bias_correction: bool = False,
         initial_scale: float = 0.0,
+        learning_rate_factors: Mapping[str, float] | None = None,
+        excluded_from_weight_decay: Iterable[str] | None = None,
         clipvalue: float | None = None,
         clipnorm: float | None = None,
         global_clipnorm: float | None = None,
@@ -210,6 +221,8 @@ class RMSprop(Settings, Optimizer):
             nesterov=nesterov,
             bias_correction=bias_correction,
             initial_scale=initial_scale,
+            learning_rate_factors=learning_rate_factors,
+            excluded_from_weight_decay=excluded_from_weight_decay,
             clipvalue=clipvalue,
             clipnorm=clipnorm,
             global_clipnorm=global_clipnorm,
@@ -235,6 +248,64 @@ class RMSprop(Settings, Optimizer):
     def drifts(self) -> bool:
         """True if the value of a row moves in a step with gradient 0."""
         return self.has_momentum or self.weight_decay > 0
+
+    def exclude_from_weight_decay(
+        self,
+        var_list: Iterable[FloatArray] | None = None,
+        var_names: Iterable[str] | None = None,
+    ) -> None:
+        """Take no weight decay of some variables from now on.
+
+        Parameters
+        ----------
+        var_list : iterable of ndarray, optional
+            The variables, which must have names: ``opt.build({"bias": bias})`` gives them.
+        var_names : iterable of str, optional
+            Names, parts of names or regular expressions: all variables in whose names one of these is found.
+
+        Raises
+        ------
+        KeyError
+            If an array is not known.
+        ValueError
+            If it has no name, or a regular expression is wrong.
+        TypeError
+            If names are not strings.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> weight, bias, opt = np.ones((2, 2)), np.ones(2), RMSprop(weight_decay=0.1)
+        >>> opt.build({"weight": weight, "bias": bias})
+        >>> opt.exclude_from_weight_decay(var_names=["bias"])
+        >>> step_count = opt.apply_gradients([(np.zeros((2, 2)), weight), (np.zeros(2), bias)])
+        >>> weight[0, 0].round(6), bias[0].round(6)
+        (np.float64(0.9999), np.float64(1.0))
+        """
+        given = check_patterns(var_names)
+        for var in var_list if var_list is not None else ():
+            own = self.known.called(var)
+            if AUTOMATIC.fullmatch(own.name):
+                raise ValueError(
+                    f"var_list: expected variables with names, got {describe(own.name, own.var)}; "
+                    "opt.build({'bias': bias}) names them"
+                )
+            given += (f"^{re.escape(own.name)}$",)
+        in_turn(self._exclude, given)
+
+    def _exclude(self, patterns: tuple[str, ...]) -> None:
+        excluded = dict.fromkeys([*self.excluded_from_weight_decay, *patterns])
+        self._values = self._values | {"excluded_from_weight_decay": tuple(excluded) or None}
+        self._note_values()
+
+    @property
+    def excluded_from_weight_decay(self) -> tuple[str, ...]:
+        """Patterns of the names of variables without weight decay."""
+        return self._values["excluded_from_weight_decay"] or ()
+
+    def _note_values(self) -> None:
+        super()._note_values()
+        self.known.remembered.pop("plan", None)  # variables that were stepped together may differ now
 
     def to_rowwise(self) -> None:
         """Go on with row-wise state.

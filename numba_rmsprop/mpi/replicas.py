@@ -215,6 +215,7 @@ def _key(opt: AnyOptimizer, found: Sequence[Slots], numbers: StepNumbers) -> tup
         (
             *(crc32(own.name.encode()) if own in opt.known.registry else -1, ord(own.var.dtype.char)),
             *(len(own.shape), *own.shape, own.steps, own.floor, own.rho_product),
+            *opt.variable_options(own.name),
         )
         for own in found
     )

@@ -27,12 +27,12 @@ def serialize(value: Any) -> Any:
         return {"class_name": type(value).__name__, "config": value.get_config()}
     if callable(value):
         return {"function": str(getattr(value, "__name__", type(value).__name__))}
-    return value
+    return list(value) if isinstance(value, tuple) else value
 
 
 def deserialize(value: Any, custom_objects: Mapping[str, Any] | None, parameter: str) -> Any:
     """Return the hyperparameter that :func:`serialize` described; raise if it is incomplete or its class is unknown."""
-    if not isinstance(value, Mapping):
+    if not isinstance(value, Mapping) or parameter == "learning_rate_factors":
         return value
     known = dict(custom_objects or {})
     if "function" in value:

@@ -10,6 +10,7 @@ ARGUMENTS = (
     *("learning_rate", "rho", "momentum", "epsilon", "centered", "name", "sparse_update", "epsilon_in_sqrt"),
     *("weight_decay", "decay", "clipvalue", "clipnorm", "global_clipnorm", "check_finite", "lr", "slots_folder"),
     *("communicator", "state", "state_dtype", "rounding", "seed", "nesterov", "bias_correction", "initial_scale"),
+    *("learning_rate_factors", "excluded_from_weight_decay"),
 )
 """The arguments of RMSprop."""
 

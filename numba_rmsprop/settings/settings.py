@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from .hyperparameters import (
 )
 from .option_names import refuse_misspelt
 from .step_numbers import StepNumbers
+from .variable_options import USUAL_OPTIONS, VariableOptions, check_factors, check_patterns, options_of
 
 MODES = ("exact", "lazy")
 STATES, STATE_DTYPES, ROUNDINGS = ("elementwise", "rowwise"), (None, "bfloat16"), ("nearest", "stochastic")
@@ -71,6 +73,8 @@ class Settings:
         nesterov: bool = False,
         bias_correction: bool = False,
         initial_scale: float = 0.0,
+        learning_rate_factors: Mapping[str, float] | None = None,
+        excluded_from_weight_decay: Iterable[str] | None = None,
         state: str = "elementwise",
         state_dtype: str | None = None,
         rounding: str = "nearest",
@@ -105,6 +109,8 @@ class Settings:
             "state_dtype": state_dtype,
             "rounding": rounding,
             "seed": int(seed),
+            "learning_rate_factors": check_factors(learning_rate_factors) or None,
+            "excluded_from_weight_decay": check_patterns(excluded_from_weight_decay) or None,
             **clips,
         }
         self.has_momentum = callable(momentum) or self._values["momentum"] > 0
@@ -132,6 +138,9 @@ class Settings:
         "global_clipnorm", "The limit of the norm of all gradients of a call together, or None"
     )
 
+    learning_rate_factors: Mapping[str, float] | None = _settable(
+        "learning_rate_factors", "Factors of the learning rate, by the names of variables, or None"
+    )
     centered: bool = _fixed("centered", "True if steps are divided by the standard deviation")
     sparse_update: str = _fixed("sparse_update", 'Either "exact" or "lazy"')
     weight_decay: float = _fixed("weight_decay", "The decoupled weight decay")
@@ -176,7 +185,9 @@ class Settings:
 
     def _set(self, name: str, given: Any) -> None:
         value = given
-        if name not in CLIPS:
+        if name == "learning_rate_factors":
+            value = check_factors(value) or None
+        elif name not in CLIPS:
             value = check(name, value)
         elif value is not None:
             value = check_limit(name, value)
@@ -193,8 +204,43 @@ class Settings:
 
     def _note_values(self) -> None:
         """Take note of new values: whether norms are clipped, and that the numbers of a step are others."""
+        self.has_variable_options = bool(
+            self._values["learning_rate_factors"] or self._values["excluded_from_weight_decay"]
+        )
+        self._variable_options: dict[str, VariableOptions] = {}
+        self._numbers_with: dict[VariableOptions, tuple[StepNumbers, StepNumbers]] = {}
         self.clips_norms = self._values["clipnorm"] is not None or self._values["global_clipnorm"] is not None
         self._constant_numbers: StepNumbers | None = None
+
+    def variable_options(self, name: str) -> VariableOptions:
+        """Return what is different for a variable of this name."""
+        if not self.has_variable_options:
+            return USUAL_OPTIONS
+        found = self._variable_options.get(name)
+        if found is None:
+            values = self._values
+            factors, excluded = values["learning_rate_factors"], values["excluded_from_weight_decay"]
+            found = options_of(name, factors or {}, excluded or ())
+            self._variable_options[name] = found
+        return found
+
+    def named_by_options(self) -> set[str]:
+        """Return the names of variables that options name."""
+        return set(self._values["learning_rate_factors"] or ())
+
+    def numbers_with(self, options: VariableOptions, numbers: StepNumbers) -> StepNumbers:
+        """Return the numbers of a step for a variable with options of its own."""
+        if options == USUAL_OPTIONS:
+            return numbers
+        known = self._numbers_with.get(options)
+        if known is not None and known[0] is numbers:
+            return known[1]
+        rate = numbers.of_rule.learning_rate * options.rate_factor
+        shrink = 1.0 - rate * self.weight_decay if options.decays else 1.0
+        of_rule = numbers.of_rule._replace(learning_rate=rate, shrink=shrink)
+        made = StepNumbers(RMSPROP, of_rule, clipvalue=numbers.clipvalue, corrected=numbers.corrected)
+        self._numbers_with[options] = numbers, made
+        return made
 
     def numbers_at(self, step: int) -> StepNumbers:
         """Return the hyperparameters of step ``step``."""

@@ -13,6 +13,7 @@ from ..kernels.rule import Rule
 from ..runtime.whole_calls import carry_out, in_turn
 from ..settings.form import USUAL, Form
 from ..settings.step_numbers import StepNumbers
+from ..settings.variable_options import USUAL_OPTIONS, VariableOptions
 from .known_variables import KnownVariables
 from .slots import Slots
 from .variable_names import named
@@ -96,6 +97,21 @@ class AnyOptimizer:
     def corrects_bias(self) -> bool:
         """True if the numbers of a step depend on how many a variable has taken."""
         return False
+
+    has_variable_options: bool = False
+    """Whether some settings differ between variables."""
+
+    def variable_options(self, name: str) -> VariableOptions:
+        """Return what is different for a variable of this name."""
+        return USUAL_OPTIONS
+
+    def named_by_options(self) -> set[str]:
+        """Return the names of variables that options name."""
+        return set()
+
+    def numbers_with(self, options: VariableOptions, numbers: StepNumbers) -> StepNumbers:
+        """Return the numbers of a step for a variable with options of its own."""
+        return numbers
 
     def product_after(self, steps: int) -> float:
         """Return the product of rho over so many steps of a variable, where bias correction needs it; else 1."""

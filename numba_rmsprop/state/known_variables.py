@@ -50,6 +50,7 @@ class KnownVariables:
 
     gathers = False
     has_warned_of_old_rows = False
+    has_warned_of_names = False
 
     def __init__(self) -> None:
         self.iterations = 0
@@ -156,7 +157,9 @@ class KnownVariables:
         found = self.find_or_make(arrays, make, names)
         check_names(names, found, self.slots)
         calls.append((self.register, found))
-        calls += [(setattr, own, "name", name) for name, own in zip(names, found, strict=False)]
+        if names:  # by which variables may have options of their own
+            calls += [(setattr, own, "name", name) for name, own in zip(names, found, strict=False)]
+            calls.append((self._note_change,))
         return True
 
     def add_rebind(self, calls: list[Call], variable: FloatArray | int | str, array: FloatArray) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
@@ -27,11 +28,14 @@ class Plan:
         The variables of the call, all registered, in its order.
     occupied : Occupied
         The memory of all variables and slots.
+    kind : callable
+        ``kind(own)`` returns what small variables have in common that are stepped together.
     """
 
-    def __init__(self, found: list[Slots], occupied: Occupied) -> None:
-        dtype, product = next(((own.dtype, own.rho_product) for own in found if own.small), (np.dtype(np.float32), 1.0))
-        members = [own for own in found if own.small and own.dtype == dtype and own.rho_product == product]
+    def __init__(self, found: list[Slots], occupied: Occupied, kind: Callable[[Slots], Any]) -> None:
+        small = [own for own in found if own.small]
+        dtype = small[0].dtype if small else np.dtype(np.float32)
+        members = [own for own in small if kind(own) == kind(small[0])]
         self.found = found
         self.batch = Batch(members) if members else None
         numbers = {own: number for number, own in enumerate(members)}

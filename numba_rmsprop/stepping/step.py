@@ -11,6 +11,7 @@ import math
 import threading
 from collections import Counter
 from itertools import chain
+from operator import attrgetter
 from typing import Any
 
 from ..arrays.noted_layouts import layout_is_known
@@ -96,6 +97,8 @@ class Stepping(WeightStore):
             return None if parts is None else self._add_step(calls, parts, numbers)
         seen, found = self._seen_in(closer)
         parts = self._parts([grad for grad, _ in closer if grad is not None], found)
+        if self.has_variable_options and not known.has_warned_of_names:
+            self._warn_of_names(seen)
         # Its batch may hold a variable that this call gives clocks, even if the call is then refused.
         known.remembered.pop("plan", None)
         calls.append((known.register, seen))
@@ -112,7 +115,10 @@ class Stepping(WeightStore):
             self._let_others_pay(parts)
         compiles = False
         for k, (gradient, taker) in enumerate(parts):
-            own = own_numbers(calls, taker.members, numbers)
+            own = numbers
+            if self.has_variable_options:
+                own = self.numbers_with(self.variable_options(taker.members[0].name), numbers)
+            own = own_numbers(calls, taker.members, own)
             compiles |= taker.add_step(calls, gradient, own, 1.0 if scales is None else scales[k])
         calls.append((setattr, known, "iterations", known.iterations + 1))
         if numbers is not self._constant_numbers:
@@ -120,7 +126,18 @@ class Stepping(WeightStore):
         return compiles
 
     def _remember(self, found: list[Slots]) -> None:
-        self.known.remembered["plan"] = Plan(found, self.known.occupied)
+        self.known.remembered["plan"] = Plan(found, self.known.occupied, self._kind)
+
+    def _warn_of_names(self, seen: list[Slots]) -> None:
+        """Warn once of options for variables that there are not, since a name may be misspelt."""
+        names = {own.name for own in (*self.known.slots, *seen)}
+        missing = sorted(self.named_by_options() - names)
+        if missing:
+            self.known.has_warned_of_names = True
+            warn(
+                f"learning_rate_factors: expected names of variables, got {missing}, which no variable has so far; "
+                f"they are called {sorted(names)}. opt.build({{{missing[0]!r}: array}}) gives a name"
+            )
 
     def _seen_in(self, pairs: list[tuple[Any, FloatArray]]) -> tuple[list[Slots], list[Slots]]:
         """Return the variables of a call, and those among them with a gradient.
@@ -164,17 +181,21 @@ class Stepping(WeightStore):
             gradient = as_gradient(grad, own.var, own.name, occupied)
             self.check_gradient(gradient, own)
             if own.small and gradient.touches_all:
-                members, values = small.setdefault((own.dtype, own.rho_product), ([], []))
+                members, values = small.setdefault(self._kind(own), ([], []))
                 members.append(own)
                 values.append(gradient.values)
             else:
                 parts.append((gradient, own))
         kinds = Counter[Any]()
-        for (dtype, _), (members, values) in small.items():
+        for (dtype, *_), (members, values) in small.items():
             batch = self._batch((dtype, kinds[dtype]), members)
             kinds[dtype] += 1
             parts.append((batch.fill(values), batch))
         return parts
+
+    def _kind(self, own: Slots) -> tuple[Any, ...]:
+        """Return what small variables have in common that are stepped together."""
+        return own.dtype, own.rho_product, self.variable_options(own.name)
 
     def _batch(self, key: Any, members: list[Slots]) -> Batch:
         """Return the batch of these variables, which are registered or will be; the last one of each key is kept."""
@@ -199,8 +220,10 @@ class Stepping(WeightStore):
     def _clip(self, calls: list[Call], parts: list[Part], numbers: StepNumbers) -> list[float | list[float]]:
         """Return what the clipping of norms leaves of each gradient, and add what notes the norms."""
         squares = self.squares_of(parts, numbers)
-        named = zip((own.name for _, taker in parts for own in taker.members), chain(*squares), strict=True)
-        calls.append((setattr, self.known, "norms", {name: math.sqrt(square) for name, square in named}))
+        # Mapped, and not one by one: there may be thousands of small variables.
+        names = map(attrgetter("name"), chain.from_iterable([taker.members for _, taker in parts]))
+        norms = dict(zip(names, map(math.sqrt, chain.from_iterable(squares)), strict=True))
+        calls.append((setattr, self.known, "norms", norms))
         if self.clipnorm is None:
             return [limited(self.global_clipnorm, norm_of(squares))] * len(parts)
         return [each_limited(self.clipnorm, of_part) for of_part in squares]

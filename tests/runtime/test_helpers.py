@@ -160,11 +160,11 @@ def test_one_job_in_which_the_caller_was_interrupted_does_not_look_like_long_one
 def test_after_a_loss_steps_are_taken_alone_and_then_together_again(account):
     together = launching.team_for(ITEMS)
     assert together[0] == 3
-    account[ALONE], account[UNTIL] = 2, time.monotonic_ns() + PATIENCE
+    account[ALONE], account[UNTIL] = 2, time.monotonic_ns() + 100 * PATIENCE
     assert [launching.team_for(ITEMS) for _ in range(4)] == [launching.ALONE] * 2 + [together] * 2
     account[ALONE], account[UNTIL] = 1000, time.monotonic_ns()
     assert launching.team_for(ITEMS) == together
-    account[ALONE], account[UNTIL] = 1000, time.monotonic_ns() + PATIENCE
+    account[ALONE], account[UNTIL] = 1000, time.monotonic_ns() + 100 * PATIENCE
     assert launching.team_for(2 * ITEMS)[0] == 3
 
 

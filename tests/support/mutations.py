@@ -119,11 +119,14 @@ LIST = r"""
 - product = members[0].rho_product * numbers.of_rule.rho => product = numbers.of_rule.rho
 - if product == 1: => if False:
 @ stepping/step.py stepping/test_family.py
-- small.setdefault((own.dtype, own.rho_product), ([], [])) => small.setdefault((own.dtype, 1.0), ([], []))
+- own.rho_product, self.variable_options(own.name) => 1.0, self.variable_options(own.name)
 - if self.corrects_bias and len({own.rho_product for own in plan.batch.members}) > 1: => if False:
-@ stepping/remembered_call.py stepping/test_family.py
-- and own.rho_product == product] => ]
-= variables whose products differ are told apart before each call, too
+@ stepping/step.py settings/test_variable_options.py
+- own.rho_product, self.variable_options(own.name) => own.rho_product, None
+@ settings/settings.py settings/test_variable_options.py
+- shrink = 1.0 - rate * self.weight_decay if options.decays else 1.0 => shrink = numbers.of_rule.shrink
+@ optimizer.py settings/test_variable_options.py
+- self.known.remembered.pop("plan", None)
 @ files/checkpoint.py stepping/test_family.py
 - slots.product[()] = entry["rho_product"]
 @ distributed/saved_tables.py distributed/test_table_checkpoints.py
