@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 
 from .arrays.variables import FloatArray, describe
 from .base_optimizer import Optimizer
+from .gradients.pairs import as_variables
 from .kernels.rmsprop import RMSPROP
 from .kernels.rule import Rule
 from .runtime.interrupts import Call
@@ -17,8 +18,7 @@ from .runtime.whole_calls import carry_out, in_turn
 from .settings.config import accepts_all, arguments_in, construct, deserialize, serialize
 from .settings.option_names import ARGUMENTS, refuse_unknown
 from .settings.settings import Settings, check_form
-from .settings.variable_options import check_patterns
-from .state.variables_by_memory import AUTOMATIC
+from .settings.variable_options import AUTOMATIC, check_patterns
 
 POSITIONAL = ("learning_rate", "rho", "momentum", "epsilon", "centered", "name")
 
@@ -73,8 +73,8 @@ class RMSprop(Settings, Optimizer):
     initial_scale : float, default 0.0
         What every mean square starts from; 1 is TensorFlow 1's. It fills a slot, whose pages then all take memory.
     learning_rate_factors : mapping of str to float, optional
-        Multiply the learning rate of some variables, by the names that :meth:`build` gave them: 0 freezes one (its
-        state goes on), 0.1 fine-tunes it. Settable.
+        Multiply the learning rate of some variables, by the names that :meth:`build` gave them: 0 freezes one
+        (its state goes on, and with momentum it first coasts to a stop), 0.1 fine-tunes it. Settable.
     excluded_from_weight_decay : iterable of str, optional
         Variables without weight decay, as :meth:`exclude_from_weight_decay` takes their names.
     clipvalue : float, optional
@@ -283,7 +283,7 @@ class RMSprop(Settings, Optimizer):
         (np.float64(0.9999), np.float64(1.0))
         """
         given = check_patterns(var_names)
-        for var in var_list if var_list is not None else ():
+        for var in () if var_list is None else as_variables(var_list):
             own = self.known.called(var)
             if AUTOMATIC.fullmatch(own.name):
                 raise ValueError(
@@ -295,16 +295,16 @@ class RMSprop(Settings, Optimizer):
 
     def _exclude(self, patterns: tuple[str, ...]) -> None:
         excluded = dict.fromkeys([*self.excluded_from_weight_decay, *patterns])
-        self._values = self._values | {"excluded_from_weight_decay": tuple(excluded) or None}
-        self._note_values()
+        self._set_variable_options("excluded_from_weight_decay", tuple(excluded) or None)
 
     @property
     def excluded_from_weight_decay(self) -> tuple[str, ...]:
         """Patterns of the names of variables without weight decay."""
         return self._values["excluded_from_weight_decay"] or ()
 
-    def _note_values(self) -> None:
-        super()._note_values()
+    def _set_variable_options(self, name: str, value: Any) -> None:
+        super()._set_variable_options(name, value)
+        self.known.has_warned_of_names = False
         self.known.remembered.pop("plan", None)  # variables that were stepped together may differ now
 
     def to_rowwise(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -31,12 +32,16 @@ class ShardOptimizer(RMSprop):
 
     def __init__(self, ranks: Ranks, **options: Any) -> None:
         self._ranks = ranks
+        _refuse_variable_options(options)
         super().__init__(**options)
 
     @property
     def form(self) -> Form:
         """The form in which state is kept; random bits go by the rows of the whole table."""
         return super().form._replace(ranks=self._ranks.size, rank=self._ranks.rank)
+
+    def _set_variable_options(self, name: str, value: Any) -> None:
+        _refuse_variable_options({name: value})
 
     @property
     def limits(self) -> tuple[float, float]:
@@ -104,3 +109,12 @@ class ShardOptimizer(RMSprop):
         squares = np.empty(len(values))
         row_squares(values, numbers.packed(values.dtype)[0], np.empty((1, TERMS)), squares)
         return [[exact_sum(self._ranks.all_gather(partial_sum(squares)[np.newaxis]))]]
+
+
+def _refuse_variable_options(options: Mapping[str, Any]) -> None:
+    for name in ("learning_rate_factors", "excluded_from_weight_decay"):
+        if options.get(name):
+            raise ValueError(
+                f"{name}: expected None for a table, which is one variable, got {options[name]!r:.100}; set its "
+                "learning_rate and weight_decay"
+            )

@@ -15,13 +15,13 @@ from ..arrays.storage import computed_in
 from ..arrays.variables import FloatArray, describe
 from ..kernels.rule import Rule
 from ..runtime.caller_warnings import warn
+from ..settings.variable_options import AUTOMATIC
 from ..state.any_optimizer import AnyOptimizer
 from ..state.changed_rows import MAX_FLUSHES
 from ..state.skipped_steps import MAX_RUNS
 from ..state.slot_arrays import kind_of
 from ..state.slots import CLOCK_LIMIT
 from ..state.variable_names import is_text
-from ..state.variables_by_memory import AUTOMATIC
 
 MAX_AXES = 64
 """As many as NumPy allows."""

@@ -27,6 +27,8 @@ def serialize(value: Any) -> Any:
         return {"class_name": type(value).__name__, "config": value.get_config()}
     if callable(value):
         return {"function": str(getattr(value, "__name__", type(value).__name__))}
+    if isinstance(value, Mapping):
+        return dict(value)
     return list(value) if isinstance(value, tuple) else value
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from .hyperparameters import (
 )
 from .option_names import refuse_misspelt
 from .step_numbers import StepNumbers
-from .variable_options import USUAL_OPTIONS, VariableOptions, check_factors, check_patterns, options_of
+from .variable_options import USUAL_OPTIONS, VariableOptions, check_factors, check_patterns, options_of, unmatched
 
 MODES = ("exact", "lazy")
 STATES, STATE_DTYPES, ROUNDINGS = ("elementwise", "rowwise"), (None, "bfloat16"), ("nearest", "stochastic")
@@ -138,9 +139,6 @@ class Settings:
         "global_clipnorm", "The limit of the norm of all gradients of a call together, or None"
     )
 
-    learning_rate_factors: Mapping[str, float] | None = _settable(
-        "learning_rate_factors", "Factors of the learning rate, by the names of variables, or None"
-    )
     centered: bool = _fixed("centered", "True if steps are divided by the standard deviation")
     sparse_update: str = _fixed("sparse_update", 'Either "exact" or "lazy"')
     weight_decay: float = _fixed("weight_decay", "The decoupled weight decay")
@@ -156,6 +154,21 @@ class Settings:
     )
     rounding: str = _fixed("rounding", 'How numbers of 16 bits are rounded, "nearest" or "stochastic"')
     seed: int = _fixed("seed", "Where the random bits of stochastic rounding come from")
+
+    @property
+    def learning_rate_factors(self) -> Mapping[str, float] | None:
+        """Factors of the learning rate, by the names of variables, or None; settable as a whole."""
+        factors = self._values["learning_rate_factors"]
+        return None if factors is None else MappingProxyType(factors)
+
+    @learning_rate_factors.setter
+    def learning_rate_factors(self, value: Mapping[str, float] | None) -> None:
+        self._set_variable_options("learning_rate_factors", check_factors(value) or None)
+
+    def _set_variable_options(self, name: str, value: Any) -> None:
+        """Take over checked options of single variables."""
+        self._values = self._values | {name: value}
+        self._note_values()
 
     @property
     def form(self) -> Form:
@@ -185,9 +198,7 @@ class Settings:
 
     def _set(self, name: str, given: Any) -> None:
         value = given
-        if name == "learning_rate_factors":
-            value = check_factors(value) or None
-        elif name not in CLIPS:
+        if name not in CLIPS:
             value = check(name, value)
         elif value is not None:
             value = check_limit(name, value)
@@ -224,9 +235,13 @@ class Settings:
             self._variable_options[name] = found
         return found
 
-    def named_by_options(self) -> set[str]:
-        """Return the names of variables that options name."""
-        return set(self._values["learning_rate_factors"] or ())
+    def unmatched_options(self, names: Iterable[str]) -> str:
+        """Return words for options that name none of these variables; no words where there are none."""
+        factors, excluded = (
+            self._values["learning_rate_factors"] or {},
+            self._values["excluded_from_weight_decay"] or (),
+        )
+        return unmatched(names, factors, excluded)
 
     def numbers_with(self, options: VariableOptions, numbers: StepNumbers) -> StepNumbers:
         """Return the numbers of a step for a variable with options of its own."""

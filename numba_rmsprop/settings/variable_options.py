@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 
 from .hyperparameters import check_number
 
+AUTOMATIC = re.compile(r"variable ([0-9]{1,18})")
+"""Names of variables that were given none, numbered in the order in which they were first seen."""
+
 
 class VariableOptions(NamedTuple):
     """What differs from one variable to another."""
@@ -55,4 +58,17 @@ def check_patterns(patterns: Any) -> tuple[str, ...]:
 
 def options_of(name: str, factors: Mapping[str, float], excluded: Iterable[str]) -> VariableOptions:
     """Return the options of a variable of this name."""
-    return VariableOptions(factors.get(name, 1.0), not any(re.search(pattern, name) for pattern in excluded))
+    decays = AUTOMATIC.fullmatch(name) is not None or not any(re.search(pattern, name) for pattern in excluded)
+    return VariableOptions(factors.get(name, 1.0), decays)
+
+
+def unmatched(names: Iterable[str], factors: Mapping[str, float], excluded: Iterable[str]) -> str:
+    """Return words for options that name none of these variables; no words where there are none."""
+    given = [name for name in names if not AUTOMATIC.fullmatch(name)]
+    missing = [f"learning_rate_factors[{name!r}]" for name in factors if name not in names]
+    missing += [
+        f"exclude_from_weight_decay {pattern!r}"
+        for pattern in excluded
+        if not any(re.search(pattern, name) for name in given)
+    ]
+    return ", ".join(missing)

@@ -105,9 +105,9 @@ class AnyOptimizer:
         """Return what is different for a variable of this name."""
         return USUAL_OPTIONS
 
-    def named_by_options(self) -> set[str]:
-        """Return the names of variables that options name."""
-        return set()
+    def unmatched_options(self, names: Iterable[str]) -> str:
+        """Return words for options that name none of these variables; no words where there are none."""
+        return ""
 
     def numbers_with(self, options: VariableOptions, numbers: StepNumbers) -> StepNumbers:
         """Return the numbers of a step for a variable with options of its own."""

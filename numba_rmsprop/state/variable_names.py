@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ..settings.variable_options import AUTOMATIC
 from .slots import Slots
-from .variables_by_memory import AUTOMATIC
 
 
 def is_text(name: object) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -22,11 +21,9 @@ from ..arrays.variables import (
     share_memory,
 )
 from ..runtime.caller_warnings import warn
+from ..settings.variable_options import AUTOMATIC
 from .reference_counts import ReferenceCounts
 from .slots import Slots
-
-AUTOMATIC = re.compile(r"variable ([0-9]{1,18})")
-"""Names of variables that were given none, numbered in the order in which they were first seen."""
 
 Kind: TypeAlias = tuple[tuple[int, ...], np.dtype[np.floating]]
 

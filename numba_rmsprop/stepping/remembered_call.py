@@ -35,9 +35,14 @@ class Plan:
     def __init__(self, found: list[Slots], occupied: Occupied, kind: Callable[[Slots], Any]) -> None:
         small = [own for own in found if own.small]
         dtype = small[0].dtype if small else np.dtype(np.float32)
-        members = [own for own in small if kind(own) == kind(small[0])]
+        kinds: dict[Any, list[Slots]] = {}
+        for own in small:
+            if own.dtype == dtype:
+                kinds.setdefault(kind(own), []).append(own)
+        members = [own for group in kinds.values() for own in group]
         self.found = found
-        self.batch = Batch(members) if members else None
+        self.batches = [Batch(group) for group in kinds.values()]
+        self._addresses = np.concatenate([batch.addresses for batch in self.batches]) if members else None
         numbers = {own: number for number, own in enumerate(members)}
         self.rest = [(k, own) for k, own in enumerate(found) if own not in numbers]
         known = np.zeros((len(found), LENGTHS + max(own.var.ndim for own in found)), np.int64)
@@ -49,10 +54,10 @@ class Plan:
         self._mapped = [mapped for own in found for mapped in own.layouts.mapped]
         self._expected = known, self._layouts, occupied.array, HEADER, id(np.ndarray), kind_of(dtype)
         # Compiled now and not at the second step.
-        if self.batch is None:
+        if self._addresses is None:
             changes_of(self._layouts, HEADER)
         else:
-            collect_addresses(np.empty(0, np.int64), known[:0], *self._expected[1:], self.batch.addresses)
+            collect_addresses(np.empty(0, np.int64), known[:0], *self._expected[1:], self._addresses)
 
     def addresses_in(self, pairs: list[Any]) -> NDArray[np.int64] | None:
         """Return the addresses of small variables and their gradients in a call.
@@ -61,7 +66,7 @@ class Plan:
         """
         if len(pairs) != len(self.found):
             return None
-        if self.batch is None:
+        if self._addresses is None:
             return NONE_SMALL if self._fits_without_batch(pairs) else None
         try:
             # Any other kind of pair may make its gradient when it is asked, and nobody would hold it.
@@ -72,7 +77,7 @@ class Plan:
             objects = np.fromiter(map(id, chain.from_iterable(pairs)), np.int64, 2 * len(pairs))
         except (KeyError, TypeError):  # something is no pair
             return None
-        addresses = self.batch.addresses.copy()
+        addresses = self._addresses.copy()
         return addresses if collect_addresses(objects, *self._expected, addresses) else None
 
     def _fits_without_batch(self, pairs: list[Any]) -> bool:

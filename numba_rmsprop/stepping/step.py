@@ -130,13 +130,13 @@ class Stepping(WeightStore):
 
     def _warn_of_names(self, seen: list[Slots]) -> None:
         """Warn once of options for variables that there are not, since a name may be misspelt."""
-        names = {own.name for own in (*self.known.slots, *seen)}
-        missing = sorted(self.named_by_options() - names)
+        names = sorted({own.name for own in (*self.known.slots, *seen)})
+        missing = self.unmatched_options(names)
         if missing:
             self.known.has_warned_of_names = True
             warn(
-                f"learning_rate_factors: expected names of variables, got {missing}, which no variable has so far; "
-                f"they are called {sorted(names)}. opt.build({{{missing[0]!r}: array}}) gives a name"
+                f"{missing}, which fits no variable so far; they are called {names}. opt.build({{'bias': bias}}) gives "
+                "names to variables"
             )
 
     def _seen_in(self, pairs: list[tuple[Any, FloatArray]]) -> tuple[list[Slots], list[Slots]]:
@@ -155,12 +155,13 @@ class Stepping(WeightStore):
         if plan is None or addresses is None:
             return None
         parts: list[Part] = []
-        if plan.batch is not None:
-            if self.corrects_bias and len({own.rho_product for own in plan.batch.members}) > 1:
+        for batch in plan.batches:
+            own_addresses, addresses = addresses[: len(batch.members)], addresses[len(batch.members) :]
+            if self.corrects_bias and len({own.rho_product for own in batch.members}) > 1:
                 return None  # a copy of this optimizer has taken a step with some of them
-            if self.check_finite and not plan.batch.is_finite(addresses):
+            if self.check_finite and not batch.is_finite(own_addresses):
                 return None  # a closer look says where
-            parts.append((addresses, plan.batch))
+            parts.append((own_addresses, batch))
         for k, own in plan.rest:
             grad = pairs[k][0]
             if not is_known(grad):

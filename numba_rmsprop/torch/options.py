@@ -38,7 +38,15 @@ OPTIONS = tuple(dict.fromkeys([*NUMBERS, "centered", "maximize", *OWN_OPTIONS]))
 REQUIRED = ("lr", "eps", "weight_decay", "alpha")
 """Options that every state dict of torch.optim.RMSprop has, also those of old versions."""
 
-ALIASES = {"use_nesterov": "nesterov", "learning_rate": "lr", "rho": "alpha", "epsilon": "eps", "decay": "weight_decay"}
+ALIASES = {
+    "learning_rate": "lr",
+    "rho": "alpha",
+    "epsilon": "eps",
+    "decay": "weight_decay",
+    "use_nesterov": "nesterov",
+    "max_norm": "global_clipnorm",
+    "max_grad_norm": "global_clipnorm",
+}
 """Names of options in other libraries."""
 
 UNSUPPORTED = {

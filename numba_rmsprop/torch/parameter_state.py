@@ -279,7 +279,7 @@ def _check_step(step: Any, name: str) -> None:
 
 def _check_product(noted: Any, name: str) -> None:
     is_pair = isinstance(noted, Tensor) and noted.shape == (2,) and noted.is_floating_point() and noted.is_cpu
-    if not is_pair or not 0 <= noted[0] <= 1 or not 0 <= noted[1] < math.inf:
+    if not is_pair or (noted.dtype is torch.float64 and not (0 <= noted[0] <= 1 and 0 <= noted[1] < math.inf)):
         raise ValueError(
             f"{name}: expected the product of alpha over the steps, from 0 to 1, and their number, got {noted!r:.100}"
         )
@@ -321,11 +321,14 @@ def _as_product(found: dict[str, Any], step: Tensor, group: dict[str, Any]) -> T
     """Return the product of alpha over the steps taken so far, and after how many steps it was that.
 
     For steps that others have taken since, or all of them where nothing tells, alpha is taken to be what it is now.
+    Nothing tells, too, where torch.optim.RMSprop has rounded the product to the dtype of the parameter.
     """
     noted, taken = found.get("alpha_product"), step.item()
-    product, at = (1.0, 0.0) if noted is None else noted.tolist()
-    if at == taken and isinstance(noted, Tensor) and noted.dtype is torch.float64 and noted.is_contiguous():
-        return noted
+    product, at = 1.0, 0.0
+    if noted is not None and noted.dtype is torch.float64:
+        product, at = noted.tolist()
+        if at == taken and noted.is_contiguous():
+            return noted
     alpha = float(group["alpha"])
     return torch.tensor([product * alpha ** (taken - at) if at <= taken else alpha**taken, taken], dtype=torch.float64)
 

@@ -34,9 +34,12 @@ def scale_of(part: Part, own: list[float], parts: list[Part], squares: list[list
     ``squares`` are those of all parts.
     """
     group = part[3]
-    kind = next((key for key in CLIPS if group[key] is not None), None)
-    if kind is None:
+    kinds = [key for key in CLIPS if group[key] is not None]
+    if not kinds:
         return 1.0
+    if len(kinds) > 1:
+        raise ValueError(f"parameter group: expected one of {', '.join(CLIPS)} at most, got {kinds}")
+    kind = kinds[0]
     limit = check_limit(kind, group[kind])
     if kind == "clipnorm":
         return each_limited(limit, own)

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..runtime.whole_calls import in_turn
 from . import stale_rows
 from .fused import FusedWeight
-from .options import OWN_OPTIONS, check_names, check_options, check_state_dict
+from .options import CLIPS, OWN_OPTIONS, check_names, check_options, check_state_dict
 from .parameter_state import SLOTS, Entry, ParameterState, check_parameter
 from .parts import Group
 from .steps import Steps
@@ -328,7 +328,9 @@ class RMSprop(torch.optim.Optimizer):
                 # PyTorch has rounded the state to the parameter's dtype.
                 kept = ("alpha_product", *SLOTS) if parameter.dtype in STORED_AS else ("alpha_product",)
                 found = loaded["state"].get(number, {})
-                self.state[parameter].update({key: found[key] for key in kept if key in found})
+                own = {key: found[key] for key in kept if key in found}
+                if own:
+                    self.state[parameter].update(own)
 
     def _before_load(self, found: dict[str, Any], loaded: dict[str, Any]) -> None:
         """Check a state dict after other hooks may have changed it, and copy its entries to ``loaded``."""
@@ -370,8 +372,9 @@ class RMSprop(torch.optim.Optimizer):
                 # If the model was loaded before the optimizer, its rows stay as they were loaded.
                 own.table.retire(own.parameter)
             for group, known in zip(state["param_groups"], before, strict=True):
+                clips = any(group.get(option) is not None for option in CLIPS)
                 for option in OWN_OPTIONS:
-                    group.setdefault(option, known[option])
+                    group.setdefault(option, None if clips and option in CLIPS else known[option])
         super().__setstate__(state)
         self._steps = Steps()
         for group in self.param_groups:

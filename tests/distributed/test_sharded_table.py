@@ -7,6 +7,8 @@ import pytest
 from on_ranks import needs_mpi, reports
 from sharded_training import TRAININGS, digest_of_one_process
 
+from numba_rmsprop.distributed.shard import ShardOptimizer
+
 pytestmark = [pytest.mark.mpi, needs_mpi]
 
 
@@ -75,3 +77,13 @@ def test_sums_may_overflow_as_in_one_process():
 def test_wide_links_and_launches_on_all_threads_have_the_same_bits():
     environment = {"NUMBA_NUM_THREADS": "2"}
     assert reports("sharded_tables.wide_links_and_launches", 3, environment=environment) == [[1, 1, 1]]
+
+
+@pytest.mark.parametrize("options", [{"learning_rate_factors": {"a": 0.5}}, {"excluded_from_weight_decay": ["a"]}])
+def test_a_table_has_no_options_by_names_of_variables(options):
+    with pytest.raises(ValueError, match="expected None for a table, which is one variable"):
+        ShardOptimizer(None, **options)
+    opt = ShardOptimizer(None)
+    with pytest.raises(ValueError, match="expected None for a table, which is one variable"):
+        opt.learning_rate_factors = {"variable 0": 0.5}
+    assert opt.learning_rate_factors is None

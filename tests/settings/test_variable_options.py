@@ -91,7 +91,7 @@ def test_options_stand_in_config_copies_and_files(tmp_path):
     options = {"learning_rate_factors": {"class_name": 0.5, "frozen": 0.0}, "excluded_from_weight_decay": ["bias"]}
     opt = RMSprop(0.1, weight_decay=0.1, **options)
     opt.build(found)
-    with pytest.warns(UserWarning, match=r"got \['class_name'\], which no variable has so far"):
+    with pytest.warns(UserWarning, match=r"^learning_rate_factors\['class_name'\], which fits no variable so far"):
         opt.apply_gradients([(GRAD, var) for var in found.values()])
     config = json.loads(json.dumps(opt.get_config()))
     assert {name: config[name] for name in options} == options
@@ -130,3 +130,40 @@ def test_a_variable_without_a_name_cannot_be_excluded():
     opt.build([var])
     with pytest.raises(ValueError, match="var_list: expected variables with names"):
         opt.exclude_from_weight_decay([var])
+
+
+def test_misspelt_names_are_told_each_time_they_are_set():
+    var, opt = np.ones(2), RMSprop(weight_decay=0.1, excluded_from_weight_decay=["v"])
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="exclude_from_weight_decay 'v', which fits no variable so far"):
+            opt.apply_gradients([(np.zeros(2), var)])
+        assert (var < 1).all()  # a variable without a name fits no pattern
+        opt.learning_rate_factors = {"typo": 0.5}
+
+
+def test_factors_are_set_as_a_whole():
+    opt = RMSprop(learning_rate_factors={"a": 0.5})
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        opt.learning_rate_factors["a"] = 0.0
+    opt.get_config()["learning_rate_factors"]["a"] = 0.0
+    assert opt.learning_rate_factors == {"a": 0.5}
+
+
+def test_two_kinds_of_small_variables_are_two_launches():
+    variables = [np.ones(8) for _ in range(40)]
+    opt = RMSprop(weight_decay=0.1, excluded_from_weight_decay=["b"])
+    opt.build({f"{'wb'[k % 2]}{k}": var for k, var in enumerate(variables)})
+    for _ in range(3):
+        opt.apply_gradients([(np.ones(8), var) for var in variables])
+    plan = opt.known.remembered["plan"]
+    assert [len(batch.members) for batch in plan.batches] == [20, 20]
+    assert not plan.rest
+    expected = [alone_with_decay(decay) for decay in (0.1, 0.0)]
+    assert all(var.tobytes() == expected[k % 2] for k, var in enumerate(variables))
+
+
+def alone_with_decay(decay):
+    var, opt = np.ones(8), RMSprop(weight_decay=decay)
+    for _ in range(3):
+        opt.apply_gradients([(np.ones(8), var)])
+    return var.tobytes()

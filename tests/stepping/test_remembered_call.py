@@ -36,7 +36,7 @@ def test_the_bits_of_a_closer_look(dtype, momentum, centered):
     with_plan, without = variables(dtype), variables(dtype)
     for step in range(6):
         planned.apply_gradients(list(zip(gradients(step, dtype), with_plan, strict=True)))
-        assert remembered_call(planned).batch is not None
+        assert remembered_call(planned).batches
         forget_call(unplanned)
         unplanned.apply_gradients(list(zip(gradients(step, dtype), without, strict=True)))
     planned.flush()

@@ -120,7 +120,7 @@ LIST = r"""
 - if product == 1: => if False:
 @ stepping/step.py stepping/test_family.py
 - own.rho_product, self.variable_options(own.name) => 1.0, self.variable_options(own.name)
-- if self.corrects_bias and len({own.rho_product for own in plan.batch.members}) > 1: => if False:
+- if self.corrects_bias and len({own.rho_product for own in batch.members}) > 1: => if False:
 @ stepping/step.py settings/test_variable_options.py
 - own.rho_product, self.variable_options(own.name) => own.rho_product, None
 @ settings/settings.py settings/test_variable_options.py

@@ -126,18 +126,25 @@ def test_a_state_without_a_product_is_as_if_alpha_had_not_changed():
     opt.step()
     assert opt.state[parameter]["alpha_product"].tolist() == pytest.approx([0.9**4, 4])
     found = opt.state_dict()
-    for wrong in (torch.tensor(0.5), torch.tensor([2.0, 1.0]), torch.tensor([0.5, -1.0]), 0.5):
+    double = torch.float64
+    for wrong in (
+        torch.tensor(0.5),
+        torch.tensor([2.0, 1.0], dtype=double),
+        torch.tensor([0.5, -1.0], dtype=double),
+        0.5,
+    ):
         found["state"][0]["alpha_product"] = wrong
         with pytest.raises(ValueError, match="expected the product of alpha over the steps, from 0 to 1"):
             opt.load_state_dict(found)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("by_torch", [False, True])
-def test_steps_without_correction_count_in_a_product(by_torch):
-    parameter = torch.nn.Parameter(torch.ones(3))
+def test_steps_without_correction_count_in_a_product(by_torch, dtype):
+    parameter = torch.nn.Parameter(torch.ones(3, dtype=dtype))
     opt = RMSprop([parameter], 0.1, 0.9, bias_correction=True)
     other = torch.optim.RMSprop([parameter], 0.1, 0.9) if by_torch else opt
-    parameter.grad = torch.ones(3)
+    parameter.grad = torch.ones(3, dtype=dtype)
     opt.step()
     if by_torch:
         other.load_state_dict(opt.state_dict())

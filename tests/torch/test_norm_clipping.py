@@ -126,3 +126,22 @@ def test_a_global_limit_is_one_for_all_groups():
     with pytest.raises(ValueError, match="global_clipnorm: expected the same in all groups"):
         opt.step()
     assert all(group["params"][0].eq(1).all() for group in groups)
+
+
+def test_two_limits_of_a_group_are_refused_when_they_are_set():
+    parameter = nn.Parameter(torch.ones(3))
+    opt = RMSprop([parameter], clipnorm=1.0)
+    parameter.grad = torch.ones(3)
+    opt.param_groups[0]["global_clipnorm"] = 2.0
+    with pytest.raises(ValueError, match="at most, got"):
+        opt.step()
+    assert parameter.eq(1).all()
+
+
+def test_a_loaded_group_has_the_limit_that_it_was_saved_with():
+    saved = RMSprop([nn.Parameter(torch.ones(3))], group_clipnorm=2.0).state_dict()
+    del saved["param_groups"][0]["clipnorm"]
+    opt = RMSprop([nn.Parameter(torch.ones(3))], clipnorm=1.0)
+    opt.load_state_dict(saved)
+    assert [opt.param_groups[0][kind] for kind in KINDS] == [None, 2.0, None]
+    assert not opt.state
