@@ -145,3 +145,11 @@ def test_a_loaded_group_has_the_limit_that_it_was_saved_with():
     opt.load_state_dict(saved)
     assert [opt.param_groups[0][kind] for kind in KINDS] == [None, 2.0, None]
     assert not opt.state
+
+
+def test_a_global_limit_is_about_the_groups_that_have_it():
+    first, second = (nn.Parameter(torch.zeros(1)) for _ in range(2))
+    opt = RMSprop([{"params": [first], "global_clipnorm": 1.0}, {"params": [second], "clipnorm": 1.0}], 1.0, 0.0, 1.0)
+    first.grad, second.grad = torch.full((1,), 3.0), torch.full((1,), 4.0)
+    opt.step()
+    assert (first.item(), second.item()) == (-0.5, -0.5)
