@@ -183,6 +183,12 @@ def test_numbers_that_float16_holds_are_not_moved():
     assert table.tobytes() == every.tobytes()
 
 
+def test_columns_of_a_row_have_bits_of_their_own():
+    var = np.ones((4, 64), BFLOAT16)
+    RMSprop(0.001, rho=0.0, **STOCHASTIC).apply_gradients([(np.ones((4, 64), np.float32), var)])
+    assert all(len(set(bits(row).tolist())) == 2 for row in var)
+
+
 def test_copies_of_rows_are_rounded_as_the_rows_are():
     # A table of this form has no view of its rows, and a gather of one of several ranks works on copies.
     orders = {order: randn(6, 5, 4, dtype=BFLOAT16).copy(order) for order in "CF"}
