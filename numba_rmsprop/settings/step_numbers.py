@@ -66,7 +66,7 @@ class StepNumbers:
         self._packed: dict[np.dtype[np.floating], FloatArray] = {}
 
     def with_rule_numbers(self, of_rule: Any) -> StepNumbers:
-        """Return the same step with other numbers of the rule, of which a skipped step must not depend on any."""
+        """Return the same step with other numbers of the rule; a skipped step must not depend on those that differ."""
         made = object.__new__(StepNumbers)
         for name in self.__slots__:
             setattr(made, name, getattr(self, name))

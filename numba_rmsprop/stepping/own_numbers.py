@@ -24,7 +24,7 @@ def own_numbers(calls: list[Call], members: Sequence[Slots], numbers: StepNumber
         return numbers
     product = members[0].rho_product * numbers.of_rule.rho
     if product == 1:
-        raise ValueError("rho: expected less than 1 with bias_correction=True, got 1, by which nothing is averaged")
+        raise ValueError("rho: expected less than 1 with bias_correction=True, got 1, which averages nothing")
     calls += [(setitem, own.product, (), product) for own in members]
     of_rule = numbers.corrected(numbers.of_rule, product)
     return numbers if of_rule == numbers.of_rule else numbers.with_rule_numbers(of_rule)

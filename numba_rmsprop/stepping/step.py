@@ -135,8 +135,8 @@ class Stepping(WeightStore):
         if missing:
             self.known.has_warned_of_names = True
             warn(
-                f"{missing}, which fits no variable so far; they are called {names}. opt.build({{'bias': bias}}) gives "
-                "names to variables"
+                f"no variable fits {missing} so far; their names are {names}. Name variables with "
+                "opt.build({'bias': bias})"
             )
 
     def _seen_in(self, pairs: list[tuple[Any, FloatArray]]) -> tuple[list[Slots], list[Slots]]:

@@ -91,7 +91,7 @@ def test_options_stand_in_config_copies_and_files(tmp_path):
     options = {"learning_rate_factors": {"class_name": 0.5, "frozen": 0.0}, "excluded_from_weight_decay": ["bias"]}
     opt = RMSprop(0.1, weight_decay=0.1, **options)
     opt.build(found)
-    with pytest.warns(UserWarning, match=r"^learning_rate_factors\['class_name'\], which fits no variable so far"):
+    with pytest.warns(UserWarning, match=r"^no variable fits learning_rate_factors\['class_name'\] so far"):
         opt.apply_gradients([(GRAD, var) for var in found.values()])
     config = json.loads(json.dumps(opt.get_config()))
     assert {name: config[name] for name in options} == options
@@ -135,7 +135,7 @@ def test_a_variable_without_a_name_cannot_be_excluded():
 def test_misspelt_names_are_told_each_time_they_are_set():
     var, opt = np.ones(2), RMSprop(weight_decay=0.1, excluded_from_weight_decay=["v"])
     for _ in range(2):
-        with pytest.warns(UserWarning, match="exclude_from_weight_decay 'v', which fits no variable so far"):
+        with pytest.warns(UserWarning, match=r"no variable fits .*exclude_from_weight_decay 'v'"):
             opt.apply_gradients([(np.zeros(2), var)])
         assert (var < 1).all()  # a variable without a name fits no pattern
         opt.learning_rate_factors = {"typo": 0.5}
