@@ -31,6 +31,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "momentum": {"momentum": 0.9},
     "centered": {"centered": True},
     "momentum+centered": {"momentum": 0.9, "centered": True},
+    "averaged": {"use_ema": True},
+    "averaged+momentum": {"use_ema": True, "momentum": 0.9},
     "rowwise": {"state": "rowwise"},
     "rowwise+momentum": {"state": "rowwise", "momentum": 0.9},
     "stochastic": {"rounding": "stochastic"},

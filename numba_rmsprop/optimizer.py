@@ -6,13 +6,11 @@ import inspect
 import os
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 from .arrays.variables import FloatArray, describe
 from .base_optimizer import Optimizer
 from .gradients.pairs import as_variables
-from .kernels.rmsprop import RMSPROP
-from .kernels.rule import Rule
 from .runtime.interrupts import Call
 from .runtime.whole_calls import carry_out, in_turn
 from .settings.config import accepts_all, arguments_in, construct, deserialize, serialize
@@ -72,6 +70,17 @@ class RMSprop(Settings, Optimizer):
         of the variable, and not those of a row. rho must be below 1.
     initial_scale : float, default 0.0
         What every mean square starts from; 1 is TensorFlow 1's. It fills a slot, whose pages then all take memory.
+    use_ema : bool, default False
+        Keep a moving average of each variable, as Keras 3 does: after each of its steps,
+        average <- ema_momentum·average + (1 - ema_momentum)·var. It starts as the variable, and the first step of the
+        optimizer sets it to the variable once more. Rows that a sparse step leaves out are averaged too, at the cost of
+        the rows that are touched (in lazy mode they are not). :meth:`average` and ``gather(..., averaged=True)`` read
+        it. A call without a gradient for a variable does not average it. Its slot, ``average``, takes the variable's
+        memory once more, in float32 for one of 16 bits.
+    ema_momentum : float, default 0.99
+        In [0, 1].
+    ema_overwrite_frequency : int, optional
+        Overwrite the variables with their averages each time so many steps have been taken; in exact mode all rows.
     learning_rate_factors : mapping of str to float, optional
         Multiply the learning rate of some variables, by the names that :meth:`build` gave them: 0 freezes one
         (its state goes on, and with momentum it first coasts to a stop), 0.1 fine-tunes it. Settable.
@@ -116,7 +125,7 @@ class RMSprop(Settings, Optimizer):
         :meth:`get_slot`, :meth:`minimize`) must then be called on all ranks. Settable, on all ranks together. It is no
         part of the config.
     **others : optional
-        Arguments of Keras's optimizers that ask for nothing, such as ``use_ema=False``.
+        Arguments of Keras's optimizers that ask for nothing, such as ``loss_scale_factor=None``.
 
     Raises
     ------
@@ -166,8 +175,6 @@ class RMSprop(Settings, Optimizer):
     9.683772
     """
 
-    rule: ClassVar[Rule] = RMSPROP
-
     def __init__(
         self,
         learning_rate: Any = 0.001,
@@ -184,6 +191,9 @@ class RMSprop(Settings, Optimizer):
         nesterov: bool = False,
         bias_correction: bool = False,
         initial_scale: float = 0.0,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
         learning_rate_factors: Mapping[str, float] | None = None,
         excluded_from_weight_decay: Iterable[str] | None = None,
         clipvalue: float | None = None,
@@ -221,6 +231,9 @@ class RMSprop(Settings, Optimizer):
             nesterov=nesterov,
             bias_correction=bias_correction,
             initial_scale=initial_scale,
+            use_ema=use_ema,
+            ema_momentum=ema_momentum,
+            ema_overwrite_frequency=ema_overwrite_frequency,
             learning_rate_factors=learning_rate_factors,
             excluded_from_weight_decay=excluded_from_weight_decay,
             clipvalue=clipvalue,
@@ -237,7 +250,7 @@ class RMSprop(Settings, Optimizer):
     @property
     def slot_names(self) -> tuple[str, ...]:
         """The slots that every variable has, in the order of :attr:`weights`."""
-        return ("rms", *["momentum"] * self.has_momentum, *["mg"] * self.centered)
+        return ("rms", *["momentum"] * self.has_momentum, *["mg"] * self.centered, *["average"] * self.has_average)
 
     @property
     def exact(self) -> bool:
@@ -247,7 +260,7 @@ class RMSprop(Settings, Optimizer):
     @property
     def drifts(self) -> bool:
         """True if the value of a row moves in a step with gradient 0."""
-        return self.has_momentum or self.weight_decay > 0
+        return self.has_momentum or self.weight_decay > 0 or self.ema_overwrite_frequency is not None
 
     def exclude_from_weight_decay(
         self,

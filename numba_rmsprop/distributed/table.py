@@ -24,8 +24,8 @@ from .row_layout import Layout
 from .shard import ShardOptimizer
 from .table_arguments import check_table, checked_entries, checked_indices, output
 
-CALLS = ("new table", "gather", "apply_gradients", "flush")
-NEW, GATHER, STEP, FLUSH = range(len(CALLS))
+CALLS = ("new table", "gather", "gather(averaged=True)", "apply_gradients", "flush")
+NEW, GATHER, GATHER_AVERAGES, STEP, FLUSH = range(len(CALLS))
 """Calls that all ranks make together."""
 
 REMEMBERED = 4
@@ -149,7 +149,7 @@ class ShardedTable:
         """Steps taken so far."""
         return self._opt.iterations
 
-    def gather(self, indices: ArrayLike, out: FloatArray | None = None) -> FloatArray:
+    def gather(self, indices: ArrayLike, out: FloatArray | None = None, *, averaged: bool = False) -> FloatArray:
         r"""Return current rows, wherever they lie; all ranks call this together, each with its own indices.
 
         Each distinct row comes once, however often the batch repeats it. The request is remembered until the step, for
@@ -161,6 +161,8 @@ class ShardedTable:
             Rows of the whole table, in [0, rows); may be empty.
         out : ndarray, shape (\*indices.shape, columns), optional
             Where to put them: C-contiguous, of the table's dtype (float32 where that has 16 bits).
+        averaged : bool, default False
+            Return rows of the table's moving average (``use_ema``).
 
         Returns
         -------
@@ -172,13 +174,14 @@ class ShardedTable:
         IndexError
             If an index is negative or too large.
         TypeError, ValueError
-            If ``indices`` are not integers, or ``out`` does not fit; on all ranks, if their calls differ.
+            If ``indices`` are not integers, or ``out`` does not fit, or there is no average; on all ranks, if their
+            calls differ.
         OtherRankError
             If another rank refuses the call.
         """
-        return self.gather_async(indices, out).wait()
+        return self.gather_async(indices, out, averaged=averaged).wait()
 
-    def gather_async(self, indices: ArrayLike, out: FloatArray | None = None) -> Gathering:
+    def gather_async(self, indices: ArrayLike, out: FloatArray | None = None, *, averaged: bool = False) -> Gathering:
         """Begin to fetch rows, to compute something else until :meth:`Gathering.wait` returns them.
 
         The rows are those of now: a step that is taken meanwhile does not change them. Arguments and errors are those
@@ -189,18 +192,20 @@ class ShardedTable:
             wanted = checked_indices(indices, self._layout.rows)
             result = output(out, (*wanted.shape, self.shard.shape[1]), computed_in(self.dtype), self._opt.occupied)
             request = Request(wanted.reshape(-1), self._layout) if self.ranks.size > 1 else None
+            if averaged:
+                self._opt.averaged_slots(self.shard)
         with Uninterrupted():
-            asked_counts, _ = self._agree(GATHER, request, error=refusal.error)
+            asked_counts, _ = self._agree(GATHER_AVERAGES if averaged else GATHER, request, error=refusal.error)
             if request is None:  # no other ranks
-                self._opt.gather(self.shard, wanted, out=result)
+                self._opt.gather(self.shard, wanted, out=result, averaged=averaged)
                 return Gathering(lambda: result)
-            return self._begin_gather(request, asked_counts, result)
+            return self._begin_gather(request, asked_counts, result, averaged=averaged)
 
-    def _begin_gather(self, request: Request, asked_counts: Counts, result: FloatArray) -> Gathering:
+    def _begin_gather(self, request: Request, asked_counts: Counts, result: FloatArray, *, averaged: bool) -> Gathering:
         route = Route(self.ranks, request, asked_counts, in_order=self._sum_order == "batch")
         self._routes = [*self._routes[1 - REMEMBERED :], route]
         reply, received = self._buffers.take(len(route.asked)), self._buffers.take(len(request.order))
-        self._opt.gather(self.shard, route.asked, out=reply)
+        self._opt.gather(self.shard, route.asked, out=reply, averaged=averaged)
         arriving = route.begin_reply(reply, received)
 
         def finish() -> FloatArray:

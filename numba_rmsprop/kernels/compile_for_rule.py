@@ -22,14 +22,14 @@ MODULES: tuple[ModuleType, ...] = (skip_factors, rows, csr, dense, gather_and_fl
 def kernels_of(rule: Rule) -> Any:
     """Return the kernels of a step, by their names in the modules of this folder.
 
-    Those of another rule than RMSprop are compiled in each process anew: Numba's cache on the disk knows a function by
-    its place in a file, which they share with RMSprop's.
+    Those of rules of other packages are compiled in each process anew: where a rule has changed, Numba's cache on the
+    disk would not notice, since the kernels' files have not.
     """
     own = {name: kernel for module in MODULES for name, kernel in _kernels(module).items()}
     if rule is RMSPROP:
         return SimpleNamespace(**own)
     spaces = {module.__name__: vars(module) | rule.names for module in MODULES}
-    made = {name: _made_for(kernel, spaces) for name, kernel in own.items()}
+    made = {name: _made_for(kernel, spaces, rule) for name, kernel in own.items()}
     for space in spaces.values():
         space.update({name: kernel for name, kernel in made.items() if name in space})
     return SimpleNamespace(**made)
@@ -45,8 +45,12 @@ def _kernels(module: ModuleType) -> dict[str, Any]:
     }
 
 
-def _made_for(kernel: Any, spaces: dict[str, dict[str, Any]]) -> Any:
+def _made_for(kernel: Any, spaces: dict[str, dict[str, Any]], rule: Rule) -> Any:
     """Return a kernel compiled with other functions under the names that it calls."""
     function = python_function(kernel)
     assert function is not None
-    return compiled_as(kernel, FunctionType(function.__code__, spaces[function.__module__], function.__name__))
+    made = FunctionType(function.__code__, spaces[function.__module__], function.__name__)
+    # By this name, Numba's cache on the disk tells it from RMSprop's, which stands at the same place of the same file.
+    made.__qualname__ = f"{function.__qualname__}_{rule.name.rpartition('.')[2]}"
+    own_package = __name__.partition(".")[0]
+    return compiled_as(kernel, made, on_disk=rule.name.partition(".")[0] == own_package)

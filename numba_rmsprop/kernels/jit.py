@@ -77,9 +77,14 @@ def python_function(kernel: Any) -> FunctionType | None:
     return found if isinstance(found, FunctionType) else None
 
 
-def compiled_as(kernel: Any, function: FunctionType) -> Any:
-    """Compile a function with the options of a kernel, without a cache on the disk."""
-    return numba.jit(**kernel.targetoptions)(function) if hasattr(kernel, "targetoptions") else function
+def compiled_as(kernel: Any, function: FunctionType, *, on_disk: bool) -> Any:
+    """Compile a function with the options of a kernel, and keep it on the disk, or not."""
+    if not hasattr(kernel, "targetoptions"):
+        return function
+    dispatcher = numba.jit(**kernel.targetoptions)(function)
+    if on_disk:
+        keep_on_disk(dispatcher, function)
+    return dispatcher
 
 
 def _compile(

@@ -246,16 +246,16 @@ def catch_up(factors: Any, var: Any, rms: Any, momentum: Any, mg: Any) -> Any:
 @compiled_inline
 def catch_up_any(factors: Any, var: Any, rms: Any, momentum: Any, mg: Any) -> Any:
     """Return the same whatever the factors are and whatever follows."""
-    new_rms = _times(rms, factors.rms, factors.rms_sign)
-    new_mg = None if mg is None else _times(mg, factors.rms, factors.rms_sign)
-    var = _times(var, factors.var, factors.var_sign)
+    new_rms = times(rms, factors.rms, factors.rms_sign)
+    new_mg = None if mg is None else times(mg, factors.rms, factors.rms_sign)
+    var = times(var, factors.var, factors.var_sign)
     if momentum is None:
         new_momentum = None
     else:
         drift = factors.drift if np.abs(momentum) < np.inf else factors.drift_sign
         if drift != 0 and momentum != 0:
             var = var - drift * momentum
-        new_momentum = _times(momentum, factors.momentum, factors.momentum_sign)
+        new_momentum = times(momentum, factors.momentum, factors.momentum_sign)
     # Each of the steps divided 0 by a root of this, which leaves 0 of all but NaN.
     variance = new_rms
     if mg is not None:
@@ -268,7 +268,7 @@ def catch_up_any(factors: Any, var: Any, rms: Any, momentum: Any, mg: Any) -> An
 
 
 @inlined
-def _times(x: Any, factor: Any, sign: Any) -> Any:
+def times(x: Any, factor: Any, sign: Any) -> Any:
     """Return ``x * factor``, or what the steps one by one make of it where that is infinity times 0."""
     product = x * factor
     return product if product == product else x * sign

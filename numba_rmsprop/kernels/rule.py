@@ -65,6 +65,8 @@ class Rule:
         For each slot that a step may leave out, the ``skipped`` numbers of such a step.
     slots_by_row : tuple of str
         Slots that may have one number for each row (row-wise state).
+    slots_of_values : tuple of str
+        Slots that stand for values of the variable: they start as it, and are never kept in 16 bits.
     values_enter, entering, update_row, update_in_row : callable
         For row-wise state. ``entering(grad, numbers, *values)`` returns the gradient whose square is averaged over the
         row, where ``values_enter(numbers)``; else it is ``grad``. ``update_row(square, numbers, *values)`` returns
@@ -102,6 +104,7 @@ class Rule:
     catch_up_any: Callable[..., Any]
     at_rest: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     slots_by_row: tuple[str, ...] = ()
+    slots_of_values: tuple[str, ...] = ()
     values_enter: Callable[..., Any] = no_values_enter
     entering: Callable[..., Any] = not_entering
     update_row: Callable[..., Any] = not_by_row

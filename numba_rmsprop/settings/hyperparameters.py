@@ -16,7 +16,7 @@ from ..schedules import LearningRateSchedule
 Hyperparameter: TypeAlias = float | Callable[[], float]
 LearningRate: TypeAlias = float | LearningRateSchedule | Callable[[], float] | Callable[[int], float]
 
-UPPER_BOUNDS = {"rho": 1.0, "momentum": 1.0, "initial_scale": float(np.finfo(np.float32).max)}
+UPPER_BOUNDS = {"rho": 1.0, "momentum": 1.0, "ema_momentum": 1.0, "initial_scale": float(np.finfo(np.float32).max)}
 """The largest values of hyperparameters. All are at least 0, and those that are not listed are finite."""
 
 POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

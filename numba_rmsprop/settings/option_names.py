@@ -10,7 +10,7 @@ ARGUMENTS = (
     *("learning_rate", "rho", "momentum", "epsilon", "centered", "name", "sparse_update", "epsilon_in_sqrt"),
     *("weight_decay", "decay", "clipvalue", "clipnorm", "global_clipnorm", "check_finite", "lr", "slots_folder"),
     *("communicator", "state", "state_dtype", "rounding", "seed", "nesterov", "bias_correction", "initial_scale"),
-    *("learning_rate_factors", "excluded_from_weight_decay"),
+    *("learning_rate_factors", "excluded_from_weight_decay", "use_ema", "ema_momentum", "ema_overwrite_frequency"),
 )
 """The arguments of RMSprop."""
 
@@ -32,9 +32,6 @@ ALIASES = {
 """Names of settings in other libraries."""
 
 KERAS_ONLY: dict[str, tuple[Any, ...]] = {
-    "use_ema": (None, False),
-    "ema_momentum": (),
-    "ema_overwrite_frequency": (),
     "jit_compile": (),
     "is_legacy_optimizer": (),
     "build_config": (),
@@ -44,7 +41,6 @@ KERAS_ONLY: dict[str, tuple[Any, ...]] = {
 """Arguments of Keras that this library lacks, and the values that turn them off; they are ignored where it is ()."""
 
 WORKAROUNDS = {
-    "use_ema": "keep a mean of the variables yourself",
     "loss_scale_factor": "divide the gradients by it",
     "gradient_accumulation_steps": "add up the gradients of so many batches, and call apply_gradients once",
 }

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels.averaged_rmsprop import AVERAGED_RMSPROP
 from ..kernels.rmsprop import RMSPROP, Numbers, corrected
+from ..kernels.rule import Rule
 from .form import Form
 from .hyperparameters import (
     Hyperparameter,
@@ -20,6 +22,7 @@ from .hyperparameters import (
     evaluate,
     evaluate_learning_rate,
 )
+from .moving_average import check_frequency, is_apart, with_average
 from .option_names import refuse_misspelt
 from .step_numbers import StepNumbers
 from .variable_options import USUAL_OPTIONS, VariableOptions, check_factors, check_patterns, options_of, unmatched
@@ -31,7 +34,7 @@ CLIPS = ("clipvalue", "clipnorm", "global_clipnorm")
 
 FIXED = (
     *("centered", "sparse_update", "epsilon_in_sqrt", "weight_decay", "nesterov", "bias_correction", "initial_scale"),
-    *("state", "state_dtype", "rounding", "seed"),
+    *("state", "state_dtype", "rounding", "seed", "use_ema", "ema_momentum", "ema_overwrite_frequency"),
 )
 """Settings that cannot be set."""
 
@@ -52,6 +55,7 @@ class Settings:
     """The hyperparameters of :class:`~numba_rmsprop.RMSprop`, whose docstring describes them."""
 
     has_momentum: bool
+    has_average: bool
     clips_norms: bool
 
     def __init__(
@@ -74,6 +78,9 @@ class Settings:
         nesterov: bool = False,
         bias_correction: bool = False,
         initial_scale: float = 0.0,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
         learning_rate_factors: Mapping[str, float] | None = None,
         excluded_from_weight_decay: Iterable[str] | None = None,
         state: str = "elementwise",
@@ -106,6 +113,9 @@ class Settings:
             "nesterov": bool(nesterov),
             "bias_correction": bool(bias_correction),
             "initial_scale": check_number("initial_scale", initial_scale),
+            "use_ema": bool(use_ema),
+            "ema_momentum": check_number("ema_momentum", ema_momentum),
+            "ema_overwrite_frequency": check_frequency(use_ema, ema_overwrite_frequency),
             "state": state,
             "state_dtype": state_dtype,
             "rounding": rounding,
@@ -148,6 +158,11 @@ class Settings:
     nesterov: bool = _fixed("nesterov", "True if the momentum is Nesterov's")
     bias_correction: bool = _fixed("bias_correction", "True if the means are corrected for their start at 0")
     initial_scale: float = _fixed("initial_scale", "The number that every mean square starts from")
+    use_ema: bool = _fixed("use_ema", "True if variables have moving averages")
+    ema_momentum: float = _fixed("ema_momentum", "How much of the averages stays from step to step")
+    ema_overwrite_frequency: int | None = _fixed(
+        "ema_overwrite_frequency", "After how many steps the averages overwrite the variables, or None"
+    )
     state: str = _fixed("state", 'Either "elementwise" or "rowwise"')
     state_dtype: str | None = _fixed(
         "state_dtype", 'The dtype of the slots, "bfloat16", or None for that of the arithmetic'
@@ -169,6 +184,11 @@ class Settings:
         """Take over checked options of single variables."""
         self._values = self._values | {name: value}
         self._note_values()
+
+    @property
+    def rule(self) -> Rule:
+        """The mathematics of a step."""
+        return AVERAGED_RMSPROP if self.use_ema else RMSPROP
 
     @property
     def form(self) -> Form:
@@ -220,6 +240,7 @@ class Settings:
         )
         self._variable_options: dict[str, VariableOptions] = {}
         self._numbers_with: dict[VariableOptions, tuple[StepNumbers, StepNumbers]] = {}
+        self.has_average = bool(self.use_ema)
         self.clips_norms = self._values["clipnorm"] is not None or self._values["global_clipnorm"] is not None
         self._constant_numbers: StepNumbers | None = None
 
@@ -253,13 +274,14 @@ class Settings:
         rate = numbers.of_rule.learning_rate * options.rate_factor
         shrink = 1.0 - rate * self.weight_decay if options.decays else 1.0
         of_rule = numbers.of_rule._replace(learning_rate=rate, shrink=shrink)
-        made = StepNumbers(RMSPROP, of_rule, clipvalue=numbers.clipvalue, corrected=numbers.corrected)
+        made = StepNumbers(self.rule, of_rule, clipvalue=numbers.clipvalue, corrected=numbers.corrected)
         self._numbers_with[options] = numbers, made
         return made
 
     def numbers_at(self, step: int) -> StepNumbers:
         """Return the hyperparameters of step ``step``."""
-        if self._constant_numbers is not None:
+        average_is_apart = self.has_average and is_apart(step, self.ema_overwrite_frequency)
+        if self._constant_numbers is not None and not average_is_apart:
             return self._constant_numbers
         values = self._values
         decay = evaluate("decay", values["decay"])
@@ -267,25 +289,28 @@ class Settings:
         epsilon = evaluate("epsilon", values["epsilon"])
         rho, momentum = evaluate("rho", values["rho"]), evaluate("momentum", values["momentum"])
         inside = self.has_momentum if values["epsilon_in_sqrt"] is None else values["epsilon_in_sqrt"]
+        of_rule: Any = Numbers(
+            learning_rate=learning_rate,
+            rho=rho,
+            one_minus_rho=1.0 - rho,
+            momentum=momentum,
+            epsilon_inside=epsilon if inside else 0.0,
+            epsilon_outside=0.0 if inside else epsilon,
+            shrink=1.0 - learning_rate * self.weight_decay,
+            outer_rate=momentum if self.nesterov else 1.0,
+            coupled_decay=0.0,
+            step_rate=1.0 if self.nesterov else 0.0,
+            mean_share=1.0,
+        )
+        if self.has_average:
+            of_rule = with_average(of_rule, step, self.ema_momentum, self.ema_overwrite_frequency)
         numbers = StepNumbers(
-            RMSPROP,
-            Numbers(
-                learning_rate=learning_rate,
-                rho=rho,
-                one_minus_rho=1.0 - rho,
-                momentum=momentum,
-                epsilon_inside=epsilon if inside else 0.0,
-                epsilon_outside=0.0 if inside else epsilon,
-                shrink=1.0 - learning_rate * self.weight_decay,
-                outer_rate=momentum if self.nesterov else 1.0,
-                coupled_decay=0.0,
-                step_rate=1.0 if self.nesterov else 0.0,
-                mean_share=1.0,
-            ),
+            self.rule,
+            of_rule,
             clipvalue=math.inf if values["clipvalue"] is None else values["clipvalue"],
             corrected=corrected if self.bias_correction else None,
         )
-        if values["decay"] == 0 and not any(map(callable, values.values())):
+        if values["decay"] == 0 and not average_is_apart and not any(map(callable, values.values())):
             self._constant_numbers = numbers
         return numbers
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 from numpy.typing import NDArray
 
@@ -26,8 +26,6 @@ class AnyOptimizer:
 
     Attributes
     ----------
-    rule : Rule
-        The mathematics of a step.
     known : KnownVariables
         The variables, with their state.
     own_weights : dict of str to ndarray
@@ -42,7 +40,6 @@ class AnyOptimizer:
         Whether there is such a limit.
     """
 
-    rule: ClassVar[Rule]
     known: KnownVariables
     own_weights: dict[str, NDArray[Any]]
     slots_folder: str | os.PathLike[str] | None = None
@@ -55,6 +52,11 @@ class AnyOptimizer:
         self.slots_folder = slots_folder
         self.known = KnownVariables()
         self.own_weights = {}
+
+    @property
+    def rule(self) -> Rule:
+        """The mathematics of a step."""
+        raise NotImplementedError
 
     @property
     def slot_names(self) -> tuple[str, ...]:

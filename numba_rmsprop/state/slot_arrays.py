@@ -100,6 +100,9 @@ class SlotArrays:
             arrays = {slot: zeros(self.folder, shape, dtype, order) for slot, (shape, dtype) in kinds.items()}
             for slot, start in form.starts:
                 arrays[slot][...] = start
+            for slot in slots:
+                if slot in rule.slots_of_values:
+                    arrays[slot][...] = var
         self.slots: dict[str, FloatArray] = {slot: arrays[slot] for slot in rule.slots if slot in slots}
         self.custom: dict[str, NDArray[Any]] = {}
         self._note_arrays()
@@ -213,7 +216,7 @@ def kind_of(
     """Return the shape and dtype of a slot of a variable of this shape and dtype."""
     by_row = form.by_row and len(shape) > 1 and slot in rule.slots_by_row
     computed = computed_in(dtype)
-    if form.dtype is not None and computed == FLOAT32:
+    if form.dtype is not None and computed == FLOAT32 and slot not in rule.slots_of_values:
         computed = form.dtype
     return shape[:1] if by_row else shape, computed
 

@@ -369,6 +369,20 @@ class Slots(SlotArrays):
         else:
             whole(self._copy, indices, out)
 
+    def gather_slot(self, slot: str, indices: NDArray[np.int64], out: FloatArray, *, in_place: bool = True) -> None:
+        """Copy current rows of a slot into ``out``, as :meth:`gather` those of the variable."""
+        if in_place or not self.has_rows_behind:
+            if self.has_rows_behind:
+                carry_out(self._add_catch_up, indices, None)
+            whole(copy_rows, self.slots[slot], indices, out)
+            return
+        self.check_process()
+        borrowed = self.borrow(indices, catches_up=True, copied=True)
+        call_in_one_go([self._catching_up(borrowed, None)])
+        places, state, *_ = borrowed
+        assert places is not None
+        copy_rows(state[1 + self.rule.slots.index(slot)], places, out)
+
     def pool(self, bags: Bags, out: FloatArray, *, in_place: bool = True) -> None:
         """Write the sum or mean of each bag's current rows into ``out``, shape (bags, columns); as :meth:`gather`."""
         self.read_at = self.steps if in_place else CLOCK_LIMIT

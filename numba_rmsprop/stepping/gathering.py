@@ -17,10 +17,10 @@ from ..kernels.bags import Bags
 from ..runtime.whole_calls import in_turn
 from ..state.reading import copy_rows, pool_rows
 from ..state.slots import Slots
-from ..state.weights import WeightStore
+from .averages import Averages
 
 
-class Gathering(WeightStore):
+class Gathering(Averages):
     """The calls of an optimizer that read rows."""
 
     @property
@@ -29,7 +29,13 @@ class Gathering(WeightStore):
         return True
 
     def gather(
-        self, var: FloatArray, indices: ArrayLike, out: FloatArray | None = None, *, dtype: DTypeLike | None = None
+        self,
+        var: FloatArray,
+        indices: ArrayLike,
+        out: FloatArray | None = None,
+        *,
+        dtype: DTypeLike | None = None,
+        averaged: bool = False,
     ) -> FloatArray:
         r"""Return current rows of a variable, at the cost of those rows.
 
@@ -50,6 +56,8 @@ class Gathering(WeightStore):
             Where to put them: C-contiguous, of the variable's dtype; where that has 16 bits, float32 will do, too.
         dtype : dtype, optional
             The dtype of a new array: the variable's, or, as by default for variables of 16 bits, float32.
+        averaged : bool, default False
+            Return rows of the variable's moving average (``use_ema``), in float32 for one of 16 bits.
 
         Returns
         -------
@@ -63,7 +71,7 @@ class Gathering(WeightStore):
         TypeError, ValueError
             If ``indices`` are not integers, or ``out`` or ``dtype`` does not fit; or rows are behind and the variable
             or a slot is read-only, or was changed in place; or the array is unknown where one of its shape was
-            restored, as for :meth:`apply_gradients`.
+            restored, as for :meth:`apply_gradients`; or there is no average.
 
         Examples
         --------
@@ -72,7 +80,7 @@ class Gathering(WeightStore):
         array([[4., 5.],
                [0., 1.]])
         """
-        return in_turn(self._gather, var, as_indices(indices, "indices"), out, dtype)
+        return in_turn(self._gather, var, as_indices(indices, "indices"), out, dtype, averaged)
 
     def gather_sum(
         self,
@@ -171,12 +179,23 @@ class Gathering(WeightStore):
         return in_turn(self._gather_sum, var, bags, out)
 
     def _gather(
-        self, var: FloatArray, wanted: NDArray[np.integer], out: FloatArray | None, dtype: DTypeLike | None
+        self,
+        var: FloatArray,
+        wanted: NDArray[np.integer],
+        out: FloatArray | None,
+        dtype: DTypeLike | None,
+        averaged: bool,
     ) -> FloatArray:
-        slots, rows, out, in_place = self._look_to_read(var, wanted, wanted.shape, out, dtype, as_they_are=True)
+        if averaged:
+            self.averaged_slots(var)
+        slots, rows, out, in_place = self._look_to_read(
+            var, wanted, wanted.shape, out, dtype, as_they_are=not averaged, writes_slots=averaged
+        )
         flat = out.reshape(len(rows), math.prod(var.shape[1:]))
         if slots is None:
             copy_rows(var, rows, flat)
+        elif averaged:
+            slots.gather_slot("average", rows, flat, in_place=in_place)
         else:
             slots.gather(rows, flat, in_place=in_place)
         return out
@@ -206,17 +225,20 @@ class Gathering(WeightStore):
         dtype: DTypeLike | None = None,
         *,
         as_they_are: bool = False,
+        writes_slots: bool = False,
     ) -> tuple[Slots | None, NDArray[np.int64], FloatArray, bool]:
         """Check what reads rows, and let others catch up theirs; return slots, rows, ``out`` and whether to write.
 
         Rows that are read ``as_they_are`` may have the variable's dtype, and any the one that steps are computed in.
+        Rows of a slot may have to be caught up where those of the variable need not be: that ``writes_slots``.
         """
         slots = self.known.find(var)
         in_place = self.gathers_in_place
         if slots is None:
             self.known.check_new(var)
         else:
-            slots.check_memory(written=in_place and slots.has_values_behind)
+            behind = slots.has_rows_behind if writes_slots else slots.has_values_behind
+            slots.check_memory(written=in_place and behind)
         self.known.gathers = True
         name = "variable" if slots is None else slots.name
         if var.ndim == 0:

@@ -112,7 +112,6 @@ def test_serialized_schedules_of_keras():
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"use_ema": True}, "expected use_ema=False, since this library does not have it, got True; keep a mean"),
         ({"loss_scale_factor": 128.0}, "expected loss_scale_factor=None.*got 128.0; divide the gradients by it"),
         ({"gradient_accumulation_steps": 4}, "expected gradient_accumulation_steps=None.*got 4; add up the gradients"),
     ],

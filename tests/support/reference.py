@@ -22,19 +22,26 @@ class Reference:
         nesterov=False,
         bias_correction=False,
         initial_scale=0.0,
+        use_ema=False,
+        ema_momentum=0.99,
+        ema_overwrite_frequency=None,
     ):
         self.vars = [np.array(var, np.float64) for var in variables]
         self.rms = [np.full_like(var, initial_scale) for var in self.vars]
         self.products = [1.0] * len(self.vars)
         self.mg = [np.zeros_like(var) for var in self.vars]
         self.mom = [np.zeros_like(var) for var in self.vars]
+        self.averages = [var.copy() for var in self.vars]
+        self.calls = 0
         self.with_momentum = momentum
         self.centered = centered
         self.by_row = by_row
         self.nesterov = nesterov
         self.bias_correction = bias_correction
+        self.use_ema, self.ema_momentum = use_ema, ema_momentum
+        self.overwrite_frequency = ema_overwrite_frequency
         self.epsilon_inside = momentum if epsilon_inside is None else epsilon_inside
-        self.largest = {name: self._sizes(name) for name in ("vars", "mg", "mom")}
+        self.largest = {name: self._sizes(name) for name in ("vars", "mg", "mom", "averages")}
 
     def _sizes(self, name):
         return [np.max(np.abs(array), initial=0) for array in getattr(self, name)]
@@ -75,11 +82,17 @@ class Reference:
                 mom = momentum * mom + step
                 step = momentum * mom + step if self.nesterov else mom
             var -= step
+            ema = self.ema_momentum if self.calls else 0.0
+            average = ema * self.averages[i] + (1 - ema) * var
+            if self.use_ema and self.overwrite_frequency and (self.calls + 1) % self.overwrite_frequency == 0:
+                var = average.copy()
             rows = slice(None) if touched is None or touched[i] is None else touched[i]
             if var.ndim == 0:
                 rows = ()
-            for old, new in ((self.vars, var), (self.rms, rms), (self.mg, mg), (self.mom, mom)):
+            slots = (self.rms, rms), (self.mg, mg), (self.mom, mom), (self.averages, average)
+            for old, new in ((self.vars, var), *slots):
                 old[i][rows] = new[rows]
+        self.calls += 1
         for name, before in self.largest.items():
             self.largest[name] = np.maximum(before, self._sizes(name))
 

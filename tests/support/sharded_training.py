@@ -33,7 +33,9 @@ KINDS = [(1, 1, "float32"), (3, 2, "float32"), (60, 5, "float64"), (20_000, 16, 
 LEAN = {"state": "rowwise", "rounding": "stochastic", "seed": 5}, (500, 17, "bfloat16")
 """Options and kind of a lean table, whose random bits go by the rows of the whole table."""
 
-TRAININGS = [LEAN, *itertools.product(CASES.values(), KINDS)]
+AVERAGED = {"momentum": 0.9, "use_ema": True, "ema_momentum": 0.5, "ema_overwrite_frequency": 4}, (60, 5, "float64")
+
+TRAININGS = [LEAN, AVERAGED, *itertools.product(CASES.values(), KINDS)]
 """The clipped ones come last."""
 
 
@@ -86,9 +88,10 @@ def digest(table):
     table.flush()
     rms = table.optimizer.get_slot(table.shard, "rms")
     assert rms.shape[0] == len(table.shard) == len(table.rows_here)
+    averages = table.gather(np.arange(table.shape[0]), averaged=True) if table.optimizer.use_ema else np.empty(0)
     whole = table.whole()
     assert (whole is None) == (table.ranks.rank != 0)
-    return None if whole is None else hashlib.sha256(whole.tobytes()).hexdigest()
+    return None if whole is None else hashlib.sha256(whole.tobytes() + averages.tobytes()).hexdigest()
 
 
 def take_step_alone(opt, table, step):
@@ -108,4 +111,5 @@ def digest_of_one_process(rows, columns, dtype, **options):
     for step in range(STEPS):
         take_step_alone(opt, table, step)
     opt.flush()
-    return hashlib.sha256(table.tobytes()).hexdigest()
+    averages = opt.average(table) if opt.use_ema else np.empty(0)
+    return hashlib.sha256(table.tobytes() + averages.tobytes()).hexdigest()

@@ -109,6 +109,8 @@ class Run:
             assert_close(opt.get_slot(var, "momentum"), reference.mom[0], tolerance, "momentum", largest["mom"])
         if self.centered:
             assert_close(opt.get_slot(var, "mg"), reference.mg[0], tolerance, "mg", largest["mg"])
+        if self.family.get("use_ema"):
+            assert_close(opt.average(var), reference.averages[0], tolerance, "average", largest["averages"])
 
 
 def gradient_of(step, shape, dtype):
@@ -173,9 +175,13 @@ def runs(draw, kinds=(*SPARSE_KINDS, "dense"), lazy=False, clips=True, **fixed):
     # Centered and corrected, the variance after one step is mere rounding, unless the mean square starts above 0.
     starts_at_0 = not (family["bias_correction"] and flags["centered"]) and draw(st.booleans())
     family["initial_scale"] = 0.0 if starts_at_0 else 1.0
+    dtype = draw(st.sampled_from(DTYPES))
+    if dtype is np.float64 and draw(st.booleans()):  # float32 would take as many kernels once more
+        family |= {"use_ema": True, "ema_momentum": draw(st.sampled_from([0.0, 0.5, 0.9]))}
+        family["ema_overwrite_frequency"] = draw(st.sampled_from([None, None, 1, 3]))
     run = Run(
         shape=(rows, columns),
-        dtype=draw(st.sampled_from(DTYPES)),
+        dtype=dtype,
         weight_decay=draw(st.sampled_from([0.0, 0.1])),
         clips=draw(clip) if clips else {},
         lazy=lazy,
