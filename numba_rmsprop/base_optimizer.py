@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Self
 
 from .arrays.variables import FloatArray, describe
@@ -14,11 +15,12 @@ from .gradients.from_loss import check_call, gradients_of
 from .gradients.pairs import as_list, as_variables
 from .mpi.replicas import Replicas, load_together
 from .runtime.interrupts import Uninterrupted
+from .state.known_variables import Accumulation
+from .stepping.accumulation import Accumulating, Pairs
 from .stepping.gathering import Gathering
-from .stepping.step import Stepping
 
 
-class Optimizer(Stepping, Gathering):
+class Optimizer(Accumulating, Gathering):
     """The calls of an optimizer, whatever its rule.
 
     A subclass names its :class:`~numba_rmsprop.kernels.rule.Rule` and says which hyperparameters a step has; the rest
@@ -58,6 +60,7 @@ class Optimizer(Stepping, Gathering):
     ) -> int:
         """Take one step, and return the number of steps taken.
 
+        With ``gradient_accumulation_steps=n``, each n-th call takes one, with the mean of the gradients of n calls.
         Everything is checked before anything is written: a call that raises leaves every array as it was. Ctrl-C waits
         until the step is whole.
 
@@ -111,10 +114,19 @@ class Optimizer(Stepping, Gathering):
         >>> table[7].round(4)
         array([-0.3162, -0.3162], dtype=float32)
         """
-        pairs = as_list(grads_and_vars)
-        if self._replicas is not None and experimental_aggregate_gradients:
-            return self._replicas.step(self, pairs, self.take_step)
+        pairs, count = as_list(grads_and_vars), self.gradient_accumulation_steps
+        replicas = self._replicas if experimental_aggregate_gradients else None
+        if count is not None and pairs:
+            return self.accumulate(pairs, count, partial(self._take_mean, replicas))
+        if replicas is not None:
+            return replicas.step(self, pairs, self.take_step)
         return self.take_step(pairs) if pairs else self.known.iterations
+
+    def _take_mean(self, replicas: Replicas | None, means: Pairs, after: Accumulation) -> int:
+        """Take the step of some calls, with the means of their gradients, or those of all ranks added up."""
+        if replicas is None:
+            return self.take_step(means, after=after)
+        return replicas.step(self, means, partial(self.take_step, after=after))
 
     def minimize(
         self,

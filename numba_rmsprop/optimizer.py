@@ -81,6 +81,11 @@ class RMSprop(Settings, Optimizer):
         In [0, 1].
     ema_overwrite_frequency : int, optional
         Overwrite the variables with their averages each time so many steps have been taken; in exact mode all rows.
+    gradient_accumulation_steps : int, optional
+        Take one step for so many calls of :meth:`apply_gradients`, with the mean of their gradients, as Keras 3 does:
+        the sum divided by the number of calls, also for a variable that had none in some. Sparse gradients are added up
+        as rows. ``iterations`` counts steps; averages, too, go by steps. Files hold the sums of an unfinished round,
+        :meth:`get_weights` does not. With a communicator, ranks exchange the means alone.
     learning_rate_factors : mapping of str to float, optional
         Multiply the learning rate of some variables, by the names that :meth:`build` gave them: 0 freezes one
         (its state goes on, and with momentum it first coasts to a stop), 0.1 fine-tunes it. Settable.
@@ -194,6 +199,7 @@ class RMSprop(Settings, Optimizer):
         use_ema: bool = False,
         ema_momentum: float = 0.99,
         ema_overwrite_frequency: int | None = None,
+        gradient_accumulation_steps: int | None = None,
         learning_rate_factors: Mapping[str, float] | None = None,
         excluded_from_weight_decay: Iterable[str] | None = None,
         clipvalue: float | None = None,
@@ -234,6 +240,7 @@ class RMSprop(Settings, Optimizer):
             use_ema=use_ema,
             ema_momentum=ema_momentum,
             ema_overwrite_frequency=ema_overwrite_frequency,
+            gradient_accumulation_steps=gradient_accumulation_steps,
             learning_rate_factors=learning_rate_factors,
             excluded_from_weight_decay=excluded_from_weight_decay,
             clipvalue=clipvalue,

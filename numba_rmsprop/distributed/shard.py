@@ -33,6 +33,12 @@ class ShardOptimizer(RMSprop):
     def __init__(self, ranks: Ranks, **options: Any) -> None:
         self._ranks = ranks
         _refuse_variable_options(options)
+        if options.get("gradient_accumulation_steps") is not None:
+            raise ValueError(
+                "gradient_accumulation_steps: expected None for a table, got "
+                f"{options['gradient_accumulation_steps']!r:.100}; hand the rows and gradients of several batches to "
+                "one call, divided by their number"
+            )
         super().__init__(**options)
 
     @property

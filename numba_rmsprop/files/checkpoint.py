@@ -3,7 +3,8 @@
 Arrays are named ``variables.{i}.{slot}``, ``variables.{i}.custom.{slot}``, ``variables.{i}.value`` and
 ``weights.{name}``; ``variables.{i}.clocks`` and ``variables.{i}.runs`` say how far behind the rows are. In a delta they
 may hold some rows only: those that ``variables.{i}.rows`` lists. ``variables.{i}.flush.{j}`` are the runs by which a
-flush went that loading has to repeat. The rest stands in the metadata, as JSON.
+flush went that loading has to repeat. ``variables.{i}.sum.{what}`` is the sum of gradients that wait for a step, see
+:mod:`numba_rmsprop.gradients.sums`. The rest stands in the metadata, as JSON.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays.variables import FloatArray, describe
+from ..gradients.sums import DENSE, ENTRIES, ROWS, Sum
 from ..runtime.caller_warnings import warn
 from ..runtime.whole_calls import check_undisturbed, has_changed, in_turn, mark, undisturbed
 from ..state.any_optimizer import AnyOptimizer
 from ..state.changed_rows import Changes, Saved
+from ..state.known_variables import Accumulation
 from ..state.slots import Slots
 from .atomic_file import as_path
 from .checkpoint_validation import Contents, check_contents, in_file, in_order, parse
@@ -91,6 +94,7 @@ def load(
             _apply(file, i, opt.known.slots[i])
     for slots in opt.known.slots:
         slots.changes = Changes.since(slots.clocks, slots.floor, slots.steps)
+    opt.known.accumulation = Accumulation(last.accumulated_calls, _sums(last, opt))
     opt.own_weights.update({name: np.array(last.tensors[f"weights.{name}"]) for name in last.weights})
     opt.known.iterations = last.iterations
     opt.known.claim_none(last.variables)
@@ -128,6 +132,7 @@ def _write(opt: AnyOptimizer, path: AnyPath, before: Saved | None, include_varia
     identity = secrets.token_hex(16)
     if run is None:
         run = secrets.token_hex(16) if opt.known.saved is None else opt.known.saved.run
+    calls, sums = opt.known.accumulation
     metadata = {
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),
@@ -140,6 +145,7 @@ def _write(opt: AnyOptimizer, path: AnyPath, before: Saved | None, include_varia
         "include_variables": json.dumps(include_variables),
         "variables": str(len(opt.known.slots)),
         "weights": json.dumps(list(opt.own_weights)),
+        "accumulated_calls": str(calls),
     }
     for i, slots in enumerate(opt.known.slots):
         slots.check_process()
@@ -147,6 +153,8 @@ def _write(opt: AnyOptimizer, path: AnyPath, before: Saved | None, include_varia
         all_rows = before is None or _needs_all_rows(slots, include_variables)
         rows = None if all_rows else slots.changes.rows(slots.clocks)
         tensors |= {in_file(i, name): tensor for name, tensor in _tensors(slots, rows, include_variables)}
+        if slots in sums:
+            tensors |= {in_file(i, name): array for name, array in sums[slots].arrays().items()}
         metadata[f"variables.{i}"] = json.dumps(
             {
                 "name": slots.name,
@@ -211,6 +219,17 @@ def _tensors(slots: Slots, rows: NDArray[np.int64] | None, include_variables: bo
     for name, array in slots.custom.items():
         yield f"custom.{name}", array
     yield "runs", slots.history.runs
+
+
+def _sums(file: Contents, opt: AnyOptimizer) -> dict[Slots, Sum]:
+    """Return the sums of gradients in a file."""
+    found = {}
+    for i, slots in enumerate(opt.known.slots):
+        names = (DENSE, *ROWS, *ENTRIES)
+        arrays = {name: file.tensors[in_file(i, name)] for name in names if in_file(i, name) in file.tensors}
+        if arrays:
+            found[slots] = Sum.of_arrays(arrays)
+    return found
 
 
 def _check_format(path: AnyPath, metadata: Mapping[str, str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..arrays.storage import computed_in
 from ..arrays.variables import FloatArray, describe
+from ..gradients.sums import DENSE, ENTRIES, ROWS
 from ..kernels.rule import Rule
 from ..runtime.caller_warnings import warn
 from ..settings.variable_options import AUTOMATIC
@@ -47,6 +49,7 @@ class Contents:
     run: str
     config: dict[str, Any]
     iterations: int
+    accumulated_calls: int
     include_variables: bool
     variables: list[dict[str, Any]]
     weights: list[str]
@@ -113,6 +116,7 @@ def parse(path: str | os.PathLike[str], tensors: dict[str, Any], metadata: dict[
         run=metadata.get("run", ""),
         config=value("config", dict),
         iterations=iterations,
+        accumulated_calls=value("accumulated_calls", int) if "accumulated_calls" in metadata else 0,
         include_variables=value("include_variables", bool),
         variables=variables,
         weights=weights,
@@ -249,8 +253,27 @@ class _Variable:
         product = self.entry["rho_product"]
         if type(product) is not float or not 0 <= product <= 1 or (product < 1 and not opt.corrects_bias):
             self.refuse(f"a product of rho of {product!r:.100}")
+        self._check_sum(opt)
         if set(self.entry["custom_slots"]) & set(opt.slot_names):
             self.refuse(f"added slots {self.entry['custom_slots']}")
+
+    def _check_sum(self, opt: AnyOptimizer) -> None:
+        """Check the sum of gradients that wait for a step."""
+        dtype, columns = computed_in(self.var.dtype), math.prod(self.var.shape[1:])
+        if self.has(DENSE):
+            self.tensor(DENSE, dtype, self.var.shape)
+        for (places, values), count, width in ((ROWS, self.var.shape[:1], columns), (ENTRIES, (self.var.size,), 1)):
+            if self.has(places):
+                found = self.tensor(places, np.int64, None)
+                self.tensor(values, dtype, (*found.shape, width))
+                if not self.var.ndim or found.ndim != 1 or len(np.unique(found)) < len(found):
+                    self.refuse(f"sums of rows {found[:3].tolist()}")
+                if len(found) and not (found.min() >= 0 and found.max() < count[0]):
+                    self.refuse(f"sums of rows from {found.min()} to {found.max()}")
+        has_sum = any(map(self.has, (DENSE, ROWS[0], ENTRIES[0])))
+        calls, limit = self.file.accumulated_calls, opt.gradient_accumulation_steps
+        if not 0 <= calls < (1 if limit is None else limit) or (has_sum and not calls):
+            self.refuse(f"sums of the gradients of {calls} calls, with gradient_accumulation_steps={limit}")
 
     def _check_rows(self, opt: AnyOptimizer, before: _Variable | None) -> int:
         """Check the rows of a delta, and the flushes before them; return how many rows there are."""

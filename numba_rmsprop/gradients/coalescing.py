@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
+import scipy.sparse
 from numpy.typing import NDArray
 
 from ..arrays.storage import computed_in
@@ -10,7 +14,10 @@ from ..arrays.variables import FloatArray
 from ..kernels.row_dealing import number_rows, sum_entries
 from ..runtime.launching import team_for
 from ..runtime.whole_calls import in_turn
-from .rows import Entries
+from ..state.slots import Slots
+from .conversion import Gradient
+from .csr import CSR
+from .rows import Entries, Rows
 
 Chains = tuple[NDArray[np.int32], NDArray[np.int32]]
 """The first entry of each distinct row, and the next entry after each, as in kernels/row_dealing.py."""
@@ -39,6 +46,22 @@ def coalesce(entries: Entries) -> tuple[NDArray[np.int64], FloatArray]:
     sums = np.empty((len(firsts), values.shape[1]), computed_in(values.dtype))
     sum_rows(rows, entries, firsts.astype(np.int64), following, sums)
     return indices[firsts], sums
+
+
+def coalesced(gradient: Gradient, own: Slots) -> Any:
+    """Return a copy of a gradient with different rows or, of a matrix, different entries, as a COO array.
+
+    A dense one is returned as it is.
+    """
+    if isinstance(gradient, Rows):
+        indices, sums = coalesce(gradient.entries)
+        return Rows(sums, indices)
+    if isinstance(gradient, CSR):
+        shape = len(own.var), math.prod(own.shape[1:])
+        matrix = scipy.sparse.csr_array((gradient.values, gradient.indices, gradient.indptr), shape, copy=True)
+        matrix.sum_duplicates()
+        return matrix.tocoo()
+    return gradient
 
 
 def sum_rows(

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from ..arrays.variables import FloatArray, Occupied, describe
 from ..files.safetensors_file import checksum
-from ..gradients.coalescing import coalesce
+from ..gradients.coalescing import coalesced
 from ..gradients.conversion import as_gradient
-from ..gradients.csr import CSR
 from ..gradients.dense import Dense
 from ..gradients.indexed_slices import IndexedSlices
 from ..gradients.pairs import check_pairs, refuse_duplicates
@@ -184,15 +183,7 @@ def _coalesced(grad: Any, own: Slots, opt: AnyOptimizer, occupied: Occupied) -> 
     gradient = as_gradient(grad, own.var, own.name, occupied)
     if opt.check_finite:
         gradient.check_finite(own.var, own.name)
-    if isinstance(gradient, Rows):
-        indices, sums = coalesce(gradient.entries)
-        return Rows(sums, indices)
-    if isinstance(gradient, CSR):
-        shape = len(own.var), math.prod(own.shape[1:])
-        matrix = scipy.sparse.csr_array((gradient.values, gradient.indices, gradient.indptr), shape, copy=True)
-        matrix.sum_duplicates()
-        return matrix.tocoo()
-    return gradient
+    return coalesced(gradient, own)
 
 
 def _kind_and_entries(ours: Any) -> tuple[int, int]:
@@ -209,7 +200,7 @@ def _key(opt: AnyOptimizer, found: Sequence[Slots], numbers: StepNumbers) -> tup
     form = opt.form
     rounding = -1 if form.seed is None else form.seed
     modes = opt.exact, "mg" in opt.slot_names, opt.check_finite, form.by_row, form.dtype is None, rounding
-    starts = opt.corrects_bias, *(start for _, start in form.starts)
+    starts = opt.corrects_bias, opt.gradient_accumulation_steps or 0, *(start for _, start in form.starts)
     variables = (
         # Names and not numbers, since each rank lets a variable go when nobody holds it there any more.
         (

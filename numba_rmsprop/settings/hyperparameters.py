@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import operator
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeAlias
@@ -37,6 +38,19 @@ def check_limit(name: str, value: Any) -> float:
     if not number >= 0:
         raise ValueError(f"{name}: expected 0 <= {name}, or None, got {number!r}")
     return number
+
+
+def check_count(name: str, value: Any) -> int | None:
+    """Return a number of steps or calls, or None; raise ValueError unless it is a whole number above 0."""
+    if value is None:
+        return None
+    try:
+        found = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        found = 0
+    if found < 1:
+        raise ValueError(f"{name}: expected None or a whole number above 0, got {value!r:.100}")
+    return found
 
 
 def check(name: str, value: Any) -> Any:

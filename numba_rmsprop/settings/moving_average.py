@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 from ..kernels import averaged_rmsprop
 from ..kernels.rmsprop import Numbers
+from .hyperparameters import check_count
 
 
 def check_frequency(use_ema: Any, frequency: Any) -> int | None:
     """Return ``ema_overwrite_frequency``; raise unless it is None, or a whole number above 0 with ``use_ema``."""
-    if frequency is None:
-        return None
-    try:
-        found = None if isinstance(frequency, bool) else operator.index(frequency)
-    except TypeError:
-        found = None
-    if found is None or found < 1:
-        raise ValueError(f"ema_overwrite_frequency: expected None or a whole number above 0, got {frequency!r:.100}")
-    if not use_ema:
+    found = check_count("ema_overwrite_frequency", frequency)
+    if found is not None and not use_ema:
         raise ValueError(
             f"ema_overwrite_frequency: expected None without averages, got {found}; give use_ema=True as well"
         )

@@ -11,6 +11,7 @@ ARGUMENTS = (
     *("weight_decay", "decay", "clipvalue", "clipnorm", "global_clipnorm", "check_finite", "lr", "slots_folder"),
     *("communicator", "state", "state_dtype", "rounding", "seed", "nesterov", "bias_correction", "initial_scale"),
     *("learning_rate_factors", "excluded_from_weight_decay", "use_ema", "ema_momentum", "ema_overwrite_frequency"),
+    "gradient_accumulation_steps",
 )
 """The arguments of RMSprop."""
 
@@ -36,13 +37,11 @@ KERAS_ONLY: dict[str, tuple[Any, ...]] = {
     "is_legacy_optimizer": (),
     "build_config": (),
     "loss_scale_factor": (None,),
-    "gradient_accumulation_steps": (None,),
 }
 """Arguments of Keras that this library lacks, and the values that turn them off; they are ignored where it is ()."""
 
 WORKAROUNDS = {
     "loss_scale_factor": "divide the gradients by it",
-    "gradient_accumulation_steps": "add up the gradients of so many batches, and call apply_gradients once",
 }
 
 

@@ -17,6 +17,7 @@ from .hyperparameters import (
     Hyperparameter,
     LearningRate,
     check,
+    check_count,
     check_limit,
     check_number,
     evaluate,
@@ -35,6 +36,7 @@ CLIPS = ("clipvalue", "clipnorm", "global_clipnorm")
 FIXED = (
     *("centered", "sparse_update", "epsilon_in_sqrt", "weight_decay", "nesterov", "bias_correction", "initial_scale"),
     *("state", "state_dtype", "rounding", "seed", "use_ema", "ema_momentum", "ema_overwrite_frequency"),
+    "gradient_accumulation_steps",
 )
 """Settings that cannot be set."""
 
@@ -81,6 +83,7 @@ class Settings:
         use_ema: bool = False,
         ema_momentum: float = 0.99,
         ema_overwrite_frequency: int | None = None,
+        gradient_accumulation_steps: int | None = None,
         learning_rate_factors: Mapping[str, float] | None = None,
         excluded_from_weight_decay: Iterable[str] | None = None,
         state: str = "elementwise",
@@ -116,6 +119,7 @@ class Settings:
             "use_ema": bool(use_ema),
             "ema_momentum": check_number("ema_momentum", ema_momentum),
             "ema_overwrite_frequency": check_frequency(use_ema, ema_overwrite_frequency),
+            "gradient_accumulation_steps": check_count("gradient_accumulation_steps", gradient_accumulation_steps),
             "state": state,
             "state_dtype": state_dtype,
             "rounding": rounding,
@@ -162,6 +166,9 @@ class Settings:
     ema_momentum: float = _fixed("ema_momentum", "How much of the averages stays from step to step")
     ema_overwrite_frequency: int | None = _fixed(
         "ema_overwrite_frequency", "After how many steps the averages overwrite the variables, or None"
+    )
+    gradient_accumulation_steps: int | None = _fixed(
+        "gradient_accumulation_steps", "After how many calls a step is taken, with the mean of their gradients, or None"
     )
     state: str = _fixed("state", 'Either "elementwise" or "rowwise"')
     state_dtype: str | None = _fixed(

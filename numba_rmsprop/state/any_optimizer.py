@@ -34,6 +34,8 @@ class AnyOptimizer:
         A folder for files that hold the slots; None for memory.
     check_finite : bool
         Whether to refuse gradients that hold NaN or infinity.
+    gradient_accumulation_steps : int or None
+        After how many calls a step is taken with the mean of their gradients; None for each call.
     clipnorm, global_clipnorm : float or None
         Limits of the norm of each gradient, and of all together.
     clips_norms : bool
@@ -44,6 +46,7 @@ class AnyOptimizer:
     own_weights: dict[str, NDArray[Any]]
     slots_folder: str | os.PathLike[str] | None = None
     check_finite: bool = False
+    gradient_accumulation_steps: int | None = None
     clipnorm: float | None = None
     global_clipnorm: float | None = None
     clips_norms: bool = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -24,6 +24,24 @@ DERIVED = ("registry", "occupied", "remembered", "_views")
 """Attributes that depend on memory, and so are made anew in a copy and after unpickling."""
 
 
+class Accumulation(NamedTuple):
+    """Gradients that were added up since the last step; nothing changes it, and a later call puts another in its place.
+
+    Attributes
+    ----------
+    calls : int
+        How many calls they come from.
+    sums : dict of Slots to :class:`numba_rmsprop.gradients.sums.Sum`
+        The sum for each variable.
+    """
+
+    calls: int
+    sums: dict[Slots, Any]
+
+
+NO_SUMS = Accumulation(0, {})
+
+
 class KnownVariables:
     """The variables of an optimizer, each with its slots.
 
@@ -36,6 +54,8 @@ class KnownVariables:
         Steps taken so far.
     norms : dict of str to float
         The norms of the gradients of the latest step that clipped norms, by the names of the variables.
+    accumulation : Accumulation
+        Gradients that wait for a step.
     saved : Saved or None
         The last file, from which deltas go on.
     occupied : Occupied
@@ -55,6 +75,7 @@ class KnownVariables:
     def __init__(self) -> None:
         self.iterations = 0
         self.norms: dict[str, float] = {}
+        self.accumulation = NO_SUMS
         self.saved: Saved | None = None
         self._views: list[View] = []
         self.registry = Registry()
@@ -214,6 +235,8 @@ class KnownVariables:
 
     def _drop(self, gone: set[Slots]) -> None:
         if gone:
+            calls, sums = self.accumulation
+            self.accumulation = Accumulation(calls, {own: total for own, total in sums.items() if own not in gone})
             self.registry.remove(gone)
             self._forget_files()
 

@@ -16,6 +16,7 @@ from ..arrays.variables import FloatArray, Occupied, as_array, describe
 from ..runtime.interrupts import Call, Uninterrupted
 from ..runtime.whole_calls import carry_out, in_turn
 from .any_optimizer import AnyOptimizer
+from .known_variables import NO_SUMS
 
 Initializer: TypeAlias = str | float | Callable[..., ArrayLike]
 
@@ -86,7 +87,8 @@ class WeightStore(AnyOptimizer):
         weights : sequence of array_like
             Weights from :meth:`get_weights`. A new optimizer has no slots to overwrite until :meth:`build` makes them.
             The products of bias correction are not among them: where the number of iterations changes, every variable
-            is taken to have made all of them, with the rho of now. ``save`` keeps the products.
+            is taken to have made all of them, with the rho of now. ``save`` keeps the products. Gradients that were
+            added up since the last step (``gradient_accumulation_steps``) are dropped.
 
         Raises
         ------
@@ -130,6 +132,7 @@ class WeightStore(AnyOptimizer):
             product = self.product_after(iterations)
             calls += [(setitem, slots.product, (), product) for slots in self.known.slots]
         calls.append((setattr, self.known, "iterations", iterations))
+        calls.append((setattr, self.known, "accumulation", NO_SUMS))
         return False
 
     def flush(self, *variables: FloatArray) -> None:

@@ -23,6 +23,7 @@ from ..runtime.caller_warnings import warn
 from ..runtime.interrupts import Call
 from ..runtime.whole_calls import carry_out, in_turn
 from ..settings.step_numbers import StepNumbers
+from ..state.known_variables import NO_SUMS, Accumulation
 from ..state.slots import Slots
 from ..state.weights import WeightStore
 from .norm_clipping import each_limited, limited, norm_of
@@ -32,14 +33,22 @@ from .remembered_call import Plan
 from .small_batch import Batch
 
 
+class OvertakenError(RuntimeError):
+    """Another thread has changed the sums of gradients from which a step was to be taken."""
+
+
 class Stepping(WeightStore):
     """The steps of an optimizer."""
 
     _constant_numbers: StepNumbers | None = None  # those of every step, if they do not change
     _latest_thread = 0  # which has taken a step
 
-    def take_step(self, pairs: list[Any], given: StepNumbers | None = None) -> int:
+    def take_step(
+        self, pairs: list[Any], given: StepNumbers | None = None, *, after: Accumulation | None = None
+    ) -> int:
         """Take one step, with the hyperparameters given or those of now, and return the number of steps taken.
+
+        If the gradients hold the sums ``after``, these are dropped; if there are others by now, raise OvertakenError.
 
         The user's code is called here, where no lock is held: hyperparameters, and gradients of other libraries.
         """
@@ -47,7 +56,7 @@ class Stepping(WeightStore):
         step = self.known.iterations
         numbers = self.numbers_at(step) if given is None else given
         while True:
-            taken = in_turn(self._step, pairs, closer, numbers, step)
+            taken = in_turn(self._step, pairs, closer, numbers, step, after)
             if taken is not None:
                 return taken
             if self._was_overtaken(step):
@@ -74,12 +83,17 @@ class Stepping(WeightStore):
         return self.known.iterations != step and self._latest_thread != threading.get_ident()
 
     def _step(
-        self, pairs: list[Any], closer: list[tuple[Any, FloatArray]] | None, numbers: StepNumbers, step: int
+        self,
+        pairs: list[Any],
+        closer: list[tuple[Any, FloatArray]] | None,
+        numbers: StepNumbers,
+        step: int,
+        after: Accumulation | None,
     ) -> int | None:
         """Take one step; return None where other numbers or a closer look are needed. The caller holds the lock."""
         if closer is not None:
             self.known.let_go_before([var for _, var in closer])
-        return self.known.iterations if carry_out(self._look_at, pairs, closer, numbers, step) else None
+        return self.known.iterations if carry_out(self._look_at, pairs, closer, numbers, step, after) else None
 
     def _look_at(
         self,
@@ -88,8 +102,13 @@ class Stepping(WeightStore):
         closer: list[tuple[Any, FloatArray]] | None,
         numbers: StepNumbers,
         step: int,
+        after: Accumulation | None,
     ) -> bool | None:
         known = self.known
+        if after is not None:
+            if known.accumulation is not after:
+                raise OvertakenError("another thread has added gradients, or taken the step; call again")
+            calls.append((setattr, known, "accumulation", NO_SUMS))
         if known.iterations != step and numbers is not self._constant_numbers and self._was_overtaken(step):
             return None
         if closer is None:

@@ -113,7 +113,6 @@ def test_serialized_schedules_of_keras():
     ("asked", "message"),
     [
         ({"loss_scale_factor": 128.0}, "expected loss_scale_factor=None.*got 128.0; divide the gradients by it"),
-        ({"gradient_accumulation_steps": 4}, "expected gradient_accumulation_steps=None.*got 4; add up the gradients"),
     ],
 )
 def test_features_that_only_keras_has_are_refused(asked, message):
