@@ -13,6 +13,7 @@ from .files import checkpoint
 from .files.atomic_file import as_path
 from .gradients.from_loss import check_call, gradients_of
 from .gradients.pairs import as_list, as_variables
+from .gradients.sums import Sum
 from .mpi.replicas import Replicas, load_together
 from .runtime.interrupts import Uninterrupted
 from .state.known_variables import Accumulation
@@ -117,7 +118,7 @@ class Optimizer(Accumulating, Gathering):
         pairs, count = as_list(grads_and_vars), self.gradient_accumulation_steps
         replicas = self._replicas if experimental_aggregate_gradients else None
         if count is not None and pairs:
-            return self.accumulate(pairs, count, partial(self._take_mean, replicas))
+            return self.accumulate(pairs, count, partial(self._take_mean, replicas), alone=replicas is None)
         if replicas is not None:
             return replicas.step(self, pairs, self.take_step)
         return self.take_step(pairs) if pairs else self.known.iterations
@@ -125,7 +126,7 @@ class Optimizer(Accumulating, Gathering):
     def _take_mean(self, replicas: Replicas | None, means: Pairs, after: Accumulation) -> int:
         """Take the step of some calls, with the means of their gradients, or those of all ranks added up."""
         if replicas is None:
-            return self.take_step(means, after=after)
+            return self.take_step([(mean, var) for mean, var in means if mean is not None], after=after)
         return replicas.step(self, means, partial(self.take_step, after=after))
 
     def minimize(
@@ -237,8 +238,11 @@ class Optimizer(Accumulating, Gathering):
             If a weight or slot that you have added has a dtype that safetensors files cannot hold, or ``path`` is no
             path.
         ValueError
-            If the file would be refused by :meth:`load`, for example since the config is longer than a megabyte.
+            If the file would be refused by :meth:`load`, for example since the config is longer than a megabyte. With a
+            communicator, also amid the calls of ``gradient_accumulation_steps``, of which no rank has all gradients:
+            save when :attr:`accumulated_calls` is 0.
         """
+        self._check_round()
         checkpoint.save(self, path, include_variables=include_variables)
 
     def save_delta(self, path: str | os.PathLike[str]) -> None:
@@ -258,11 +262,19 @@ class Optimizer(Accumulating, Gathering):
         ------
         ValueError
             If nothing was saved or loaded before, or not since a variable was forgotten or let go, or ``path`` is a
-            file that the delta would go on from.
+            file that the delta would go on from; or amid calls, as in :meth:`save`.
         OSError, TypeError
             As in :meth:`save`.
         """
+        self._check_round()
         checkpoint.save_delta(self, path)
+
+    def _check_round(self) -> None:
+        if self._replicas is not None and not self._replicas.alone and self.accumulated_calls:
+            raise ValueError(
+                f"save: got {self.accumulated_calls} of {self.gradient_accumulation_steps} calls whose gradients are "
+                "added up for a step, and no rank has all of them; save when opt.accumulated_calls is 0"
+            )
 
     @classmethod
     def load(
@@ -310,6 +322,9 @@ class Optimizer(Accumulating, Gathering):
             return checkpoint.load(cls, paths, variables, custom_objects, slots_folder)
         opt = load_together(communicator, lambda: checkpoint.load(cls, paths, variables, custom_objects, slots_folder))
         opt.communicator = communicator
+        if communicator.Get_rank():  # one rank has the gradients of a round that one process had begun
+            calls, sums = opt.known.accumulation
+            opt.known.accumulation = Accumulation(calls, dict.fromkeys(sums, Sum()))
         return opt
 
     def _gradients(

@@ -44,6 +44,11 @@ class Sum(NamedTuple):
     rows: tuple[Piece, ...] = ()
     entries: tuple[Piece, ...] = ()
 
+    @property
+    def is_empty(self) -> bool:
+        """True if no gradient was added."""
+        return self.dense is None and not self.rows and not self.entries
+
     def plus(self, gradient: Gradient, own: Slots) -> Sum:
         """Return the sum with one more gradient, of which nothing is kept but copies."""
         if isinstance(gradient, Dense):
@@ -79,7 +84,9 @@ class Sum(NamedTuple):
         return cls(np.array(found[DENSE]) if DENSE in found else None, rows, entries)
 
     def divided(self, count: int, own: Slots) -> Any:
-        """Return the sum divided by a number, as :meth:`Optimizer.apply_gradients` takes it."""
+        """Return the sum divided by a number, as :meth:`Optimizer.apply_gradients` takes it; None if it is empty."""
+        if self.is_empty:
+            return None
         columns = math.prod(own.shape[1:])
         if self.dense is not None:
             total = self.dense.copy()

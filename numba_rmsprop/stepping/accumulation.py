@@ -20,7 +20,14 @@ Pairs: TypeAlias = list[tuple[Any, FloatArray]]
 class Accumulating(Stepping):
     """The steps of an optimizer of which each takes the mean of the gradients of some calls."""
 
-    def accumulate(self, pairs: list[Any], count: int, take: Callable[[Pairs, Accumulation], int]) -> int:
+    @property
+    def accumulated_calls(self) -> int:
+        """How many calls of :meth:`apply_gradients` wait for a step, with ``gradient_accumulation_steps``."""
+        return self.known.accumulation.calls
+
+    def accumulate(
+        self, pairs: list[Any], count: int, take: Callable[[Pairs, Accumulation], int], *, alone: bool
+    ) -> int:
         """Add gradients to those of the calls before; return the number of steps taken.
 
         Parameters
@@ -30,10 +37,14 @@ class Accumulating(Stepping):
         count : int
             After how many calls a step is taken.
         take : callable
-            ``take(means, sums)`` takes that step, unless the sums are not those that it goes on from any more.
+            ``take(means, sums)`` takes that step, unless the sums are not those that it goes on from any more. A
+            variable that had no gradient in any call comes with None.
+        alone : bool
+            Whether gradients of no other ranks are added, so that None for all is a mistake.
         """
         closer = self._known_pairs(check_pairs(pairs))
-        warn_of_none(closer)
+        if alone:
+            warn_of_none(closer)
         while True:
             due = in_turn(self._accumulate, closer, count)
             if due is None:
@@ -58,11 +69,12 @@ class Accumulating(Stepping):
         refuse_duplicates(found)
         occupied = known.occupied_with(found)
         sums = {own: total for own, total in before.sums.items() if own in known.registry}
+        sums |= {own: Sum() for own in seen if own not in sums}  # in the order of first sight, which all ranks share
         for grad, own in zip([grad for grad, _ in closer if grad is not None], found, strict=True):
             gradient = as_gradient(grad, own.var, own.name, occupied)
             if self.check_finite:
                 gradient.check_finite(own.var, own.name)
-            sums[own] = sums.get(own, Sum()).plus(gradient, own)
+            sums[own] = sums[own].plus(gradient, own)
         due.clear()
         if before.calls + 1 >= count:
             due.append(([(total.divided(count, own), own.var) for own, total in sums.items()], before))

@@ -86,6 +86,7 @@ def beside_one_process():
         {"centered": True, "clipnorm": 0.7, "rho": 0.99},
         {"global_clipnorm": 1.0, "clipvalue": 0.4},
         {"sparse_update": "lazy", "decay": 0.1},
+        {"gradient_accumulation_steps": 3, "momentum": 0.9},
     ]
     for dtype in (np.float32, np.float64):
         for options in cases:
@@ -281,6 +282,24 @@ def loading(path):
         opt.apply_gradients([(np.ones(5), var)])
         again.apply_gradients([(np.ones(5), copy)])
     report(bool((copy == var).all()))
+
+
+def loading_amid_calls(path):
+    """Go on, on all ranks, from a file that one process wrote with gradients that wait for a step."""
+    var, expected, options = np.arange(5.0), np.arange(5.0), {"gradient_accumulation_steps": 2}
+    opt, alone = RMSprop(0.1, **options), RMSprop(0.1)
+    opt.apply_gradients([(np.full(5, 3.0), var)])
+    if rank == 0:
+        opt.save(path)
+    comm.Barrier()
+    again = RMSprop.load(path, [var], communicator=comm)
+    again.apply_gradients([(np.full(5, rank + 1.0), var)])
+    alone.apply_gradients([(np.full(5, (3.0 + size * (size + 1) / 2) / 2), expected)])
+    again.apply_gradients([(np.ones(5), var)])
+    try:
+        again.save(path)
+    except ValueError as error:
+        report([bool(np.allclose(var, expected, rtol=1e-12)), again.iterations, str(error)])
 
 
 def in_several_messages():

@@ -135,7 +135,7 @@ def test_a_file_amid_a_round_goes_on_bit_for_bit(tmp_path, delta):
         if step == 4 and delta:
             opt.save(tmp_path / "file")
     (opt.save_delta if delta else opt.save)(tmp_path / "last")
-    assert (opt.iterations, opt.known.accumulation.calls) == (1, 2)
+    assert (opt.iterations, opt.accumulated_calls) == (1, 2)
     loaded = [np.empty_like(var) for var in variables]
     paths = [tmp_path / "file", tmp_path / "last"] if delta else tmp_path / "last"
     runs = [(RMSprop.load(paths, loaded), loaded), copy.deepcopy((opt, variables))]
@@ -155,7 +155,7 @@ def test_a_copy_has_a_round_of_its_own():
     opt.apply_gradients([(np.ones(3), var)])
     other = copy.copy(opt)
     other.apply_gradients([(np.ones(3), var)])
-    assert (other.iterations, opt.iterations, opt.known.accumulation.calls) == (1, 0, 1)
+    assert (other.iterations, opt.iterations, opt.accumulated_calls) == (1, 0, 1)
 
 
 def test_other_files_have_no_sums(tmp_path):
@@ -167,7 +167,7 @@ def test_other_files_have_no_sums(tmp_path):
     opt.save(tmp_path / "wrong")
     with pytest.raises(ValueError, match="sums of the gradients of 3 calls, with gradient_accumulation_steps=3"):
         RMSprop.load(tmp_path / "wrong", [var])
-    assert RMSprop.load(tmp_path / "file", [var]).known.accumulation.calls == 2
+    assert RMSprop.load(tmp_path / "file", [var]).accumulated_calls == 2
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_what_is_forgotten_is_in_no_sum_and_set_weights_drops_all():
     assert (second < 1).all()
     opt.apply_gradients([(np.ones(2), second)])
     opt.set_weights(opt.get_weights())
-    assert opt.known.accumulation.calls == 0
+    assert opt.accumulated_calls == 0
 
 
 def test_variables_without_a_gradient_in_some_calls_have_it_counted_as_0():
@@ -242,7 +242,7 @@ def test_threads_lose_no_call():
         thread.start()
     for thread in threads:
         thread.join()
-    assert (opt.iterations, opt.known.accumulation.calls) == (80, 0)
+    assert (opt.iterations, opt.accumulated_calls) == (80, 0)
 
 
 def test_with_averages_each_step_averages_once():
