@@ -7,6 +7,7 @@ from typing import Any
 from ..kernels import averaged_rmsprop
 from ..kernels.rmsprop import Numbers
 from .hyperparameters import check_count
+from .step_numbers import StepNumbers
 
 
 def check_frequency(use_ema: Any, frequency: Any) -> int | None:
@@ -19,13 +20,28 @@ def check_frequency(use_ema: Any, frequency: Any) -> int | None:
     return found
 
 
+def overwrites(step: int, frequency: int | None) -> bool:
+    """Return whether averages overwrite variables after a step."""
+    return frequency is not None and (step + 1) % frequency == 0
+
+
 def is_apart(step: int, frequency: int | None) -> bool:
     """Return whether the average goes by other numbers in a step: at the first one, and where it overwrites."""
-    return step == 0 or (frequency is not None and (step + 1) % frequency == 0)
+    return step == 0 or overwrites(step, frequency)
 
 
-def with_average(numbers: Numbers, step: int, momentum: float, frequency: int | None) -> averaged_rmsprop.Numbers:
-    """Return the numbers of a step with those of the average, which at the first step is the value after it."""
-    stays = momentum if step else 0.0
-    overwrites = frequency is not None and (step + 1) % frequency == 0
-    return averaged_rmsprop.Numbers(*numbers, stays, 1.0 - stays, float(overwrites))
+def with_average(numbers: Numbers, momentum: float, *, overwriting: bool = False) -> averaged_rmsprop.Numbers:
+    """Return the numbers of a step with those of its average."""
+    return averaged_rmsprop.Numbers(*numbers, momentum, 1.0 - momentum, float(overwriting))
+
+
+def at_first_step(numbers: StepNumbers) -> StepNumbers:
+    """Return the numbers of a step after which the average is the variable."""
+    return StepNumbers(
+        averaged_rmsprop.AVERAGED_RMSPROP,
+        numbers.of_rule._replace(ema_momentum=0.0, one_minus_ema_momentum=1.0),
+        clipvalue=numbers.clipvalue,
+        ascends=numbers.sign < 0,
+        corrected=numbers.corrected,
+        rests=numbers.rests,
+    )

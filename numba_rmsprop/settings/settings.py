@@ -23,7 +23,7 @@ from .hyperparameters import (
     evaluate,
     evaluate_learning_rate,
 )
-from .moving_average import check_frequency, is_apart, with_average
+from .moving_average import check_frequency, is_apart, overwrites, with_average
 from .option_names import refuse_misspelt
 from .step_numbers import StepNumbers
 from .variable_options import USUAL_OPTIONS, VariableOptions, check_factors, check_patterns, options_of, unmatched
@@ -310,7 +310,8 @@ class Settings:
             mean_share=1.0,
         )
         if self.has_average:
-            of_rule = with_average(of_rule, step, self.ema_momentum, self.ema_overwrite_frequency)
+            overwriting = overwrites(step, self.ema_overwrite_frequency)
+            of_rule = with_average(of_rule, self.ema_momentum if step else 0.0, overwriting=overwriting)
         numbers = StepNumbers(
             self.rule,
             of_rule,

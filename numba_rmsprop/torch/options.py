@@ -26,6 +26,8 @@ OWN_OPTIONS: dict[str, Any] = {
     "bias_correction": False,
     "initial_scale": 0.0,
     "decoupled_weight_decay": False,
+    "use_ema": False,
+    "ema_momentum": 0.99,
     "clipnorm": None,
     "group_clipnorm": None,
     "global_clipnorm": None,
@@ -56,8 +58,11 @@ UNSUPPORTED = {
 }
 """Options of PyTorch's optimizers that this one does not have. ``foreach`` only changes the speed, and is ignored."""
 
+OF_SCHEDULERS = ("max_momentum", "base_momentum")
+"""What schedulers of PyTorch note in a group, which is no misspelt "momentum" or "ema_momentum"."""
+
 SIMILARITY = 0.85
-"""At 0.8, "max_momentum" would count as a misspelt "momentum"."""
+"""How similar a misspelt option is, from 0 to 1."""
 
 
 def check_options(group: dict[str, Any], where: str = "", *, is_saved: bool = False) -> None:
@@ -81,6 +86,7 @@ def check_options(group: dict[str, Any], where: str = "", *, is_saved: bool = Fa
     if group.get("bias_correction") and group.get("alpha", 0.0) >= 1:
         raise ValueError(f"{where}alpha: expected less than 1 with bias_correction=True, got {group['alpha']}")
     check_number("initial_scale", group.get("initial_scale", 0.0))
+    check_number("ema_momentum", group.get("ema_momentum", 0.0))
     limits = {key: check_limit(f"{where}{key}", group[key]) for key in CLIPS if group.get(key) is not None}
     if len(limits) > 1:
         raise ValueError(f"{where}expected one of {', '.join(CLIPS)} at most, got {limits}")
@@ -96,7 +102,7 @@ def check_options(group: dict[str, Any], where: str = "", *, is_saved: bool = Fa
 def check_names(options: Iterable[str]) -> None:
     """Raise ValueError for an option that is misspelt, or named as in another library; other names are allowed."""
     for key in options:
-        near = [] if key in OPTIONS else get_close_matches(str(key), OPTIONS, 1, SIMILARITY)
+        near = [] if key in (*OPTIONS, *OF_SCHEDULERS) else get_close_matches(str(key), OPTIONS, 1, SIMILARITY)
         meant = ALIASES.get(key, near[0] if near else None)
         if meant is not None:
             raise ValueError(f"parameter group: unknown option {key!r}; did you mean {meant!r}?")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..arrays.variables import Occupied, check_memory, refuse_overlap
+from ..kernels.averaged_rmsprop import AVERAGED_RMSPROP
 from ..kernels.rmsprop import RMSPROP
 from ..settings.form import Form
 from ..settings.settings import MODES, STATES
@@ -29,7 +30,7 @@ from .tensor_views import (
     zeros_as,
 )
 
-SLOTS = {"square_avg": "rms", "momentum_buffer": "momentum", "grad_avg": "mg"}
+SLOTS = {"square_avg": "rms", "momentum_buffer": "momentum", "grad_avg": "mg", "average": "average"}
 """PyTorch's names of the slots, and ours."""
 
 COUNTS = (torch.float32, torch.float64, torch.int32, torch.int64)
@@ -86,6 +87,8 @@ class ParameterState:
         Who has read them.
     is_exposed : bool
         Whether others may hold the slots' tensors.
+    begins_average : bool
+        Whether the average begins with the next step, after which it is the parameter.
     """
 
     def __init__(self, parameter: Tensor, found: dict[str, Any], group: dict[str, Any], name: str) -> None:
@@ -104,17 +107,21 @@ class ParameterState:
         self.by_row = group["state"] == "rowwise"
         self.decays_apart = _decays_apart(group)
         self.corrects_bias = bool(group["bias_correction"])
+        self.averages = bool(group["use_ema"])
+        self.begins_average = self.averages and "average" not in found
         check_entry(found, parameter, f"state[{name}]", by_row=self.by_row)
         found = dict.copy(found)
         self.is_exposed = not found.keys().isdisjoint(SLOTS)
         self.tensors: dict[str, Tensor] = {"step": _as_step(found.get("step", 0.0))}
         for key in SLOTS:
-            wanted = {"momentum_buffer": group["momentum"] > 0, "grad_avg": self.centered}.get(key, True)
-            if wanted or key in found:
-                by_row, start = _is_by_row(key, parameter, self.by_row), group["initial_scale"]
-                self.tensors[key] = _as_slot(
-                    found.get(key), parameter, by_row=by_row, start=float(start) if key == "square_avg" else 0.0
-                )
+            wanted = {"momentum_buffer": group["momentum"] > 0, "grad_avg": self.centered}.get(key, key != "average")
+            if self.averages if key == "average" else wanted or key in found:
+                by_row, start = _is_by_row(key, parameter, self.by_row), 0.0
+                if key == "square_avg":
+                    start = float(group["initial_scale"])
+                self.tensors[key] = _as_slot(found.get(key), parameter, by_row=by_row, start=start)
+        if self.begins_average:
+            self.tensors["average"].copy_(parameter.detach())
         if self.corrects_bias:
             self.tensors["alpha_product"] = _as_product(found, self.tensors["step"], group)
         self._layouts = {key: layout(tensor) for key, tensor in self.tensors.items()}
@@ -131,7 +138,7 @@ class ParameterState:
         self.slots = Slots(
             in_order(var, self.axes),
             name,
-            RMSPROP,
+            AVERAGED_RMSPROP if self.averages else RMSPROP,
             tuple(arrays),
             exact=self.exact,
             drifts="momentum" in arrays or self.decays_apart,
@@ -180,6 +187,7 @@ class ParameterState:
             and (group["state"] == "rowwise") == self.by_row
             and _decays_apart(group) == self.decays_apart
             and bool(group["bias_correction"]) == self.corrects_bias
+            and bool(group["use_ema"]) == self.averages
             and ("momentum_buffer" in self.tensors or not group["momentum"] > 0)
         )
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from ..runtime.whole_calls import in_turn
 from . import stale_rows
+from .averages import exchanged
 from .fused import FusedWeight
 from .options import CLIPS, OWN_OPTIONS, check_names, check_options, check_state_dict
 from .parameter_state import SLOTS, Entry, ParameterState, check_parameter
@@ -74,6 +76,13 @@ class RMSprop(torch.optim.Optimizer):
         Let ``weight_decay`` shrink the parameter before each step, as AdamW does, and not enter the gradient:
         param <- param·(1 - lr·weight_decay). It is exact with sparse gradients, too: rows that a step does not touch
         then fall behind, as with momentum.
+    use_ema : bool, default False
+        Keep a moving average of each parameter, in the state as ``average``: after each step,
+        average <- ema_momentum·average + (1 - ema_momentum)·param. After the first step that has it, it is the
+        parameter, as in torch.optim.swa_utils.AveragedModel. Rows that a step does not touch are averaged too, at the
+        cost of the rows that are touched. :meth:`averages` puts it in the place of the parameters.
+    ema_momentum : float, default 0.99
+        In [0, 1].
     clipnorm, group_clipnorm, global_clipnorm : float, optional
         Scale gradients to a norm of at most this: each by its own; all of a group by their common norm; or all of all
         groups, as torch.nn.utils.clip_grad_norm_ does, which refuses sparse gradients. The norm is that of the sums,
@@ -121,6 +130,8 @@ class RMSprop(torch.optim.Optimizer):
     array([-1., -1.], dtype=float32)
     """
 
+    _shows_averages = False
+
     def __init__(
         self,
         params: Any,
@@ -142,6 +153,8 @@ class RMSprop(torch.optim.Optimizer):
         bias_correction: bool = False,
         initial_scale: float = 0.0,
         decoupled_weight_decay: bool = False,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
         clipnorm: float | None = None,
         group_clipnorm: float | None = None,
         global_clipnorm: float | None = None,
@@ -161,6 +174,8 @@ class RMSprop(torch.optim.Optimizer):
             "bias_correction": bias_correction,
             "initial_scale": initial_scale,
             "decoupled_weight_decay": decoupled_weight_decay,
+            "use_ema": use_ema,
+            "ema_momentum": ema_momentum,
             "clipnorm": clipnorm,
             "group_clipnorm": group_clipnorm,
             "global_clipnorm": global_clipnorm,
@@ -192,6 +207,7 @@ class RMSprop(torch.optim.Optimizer):
         IndexError
             If a sparse gradient has an index out of bounds.
         """
+        self._refuse_averages("step")
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -276,6 +292,55 @@ class RMSprop(torch.optim.Optimizer):
             for table in self._tables(parameter, self._own(parameter)):
                 table.flush(parameter)
 
+    @contextmanager
+    def averages(self) -> Iterator[None]:
+        """Let parameters with ``use_ema`` hold their averages within a ``with`` statement, for an evaluation.
+
+        What is written to them meanwhile is lost, and steps, ``state_dict`` and ``load_state_dict`` are refused. It
+        takes one pass over the parameters, and another at the end.
+
+        Raises
+        ------
+        ValueError
+            If no parameter has an average yet.
+        RuntimeError
+            If they hold their averages already.
+
+        Examples
+        --------
+        >>> layer = torch.nn.Linear(1, 1, bias=False)
+        >>> optimizer = RMSprop(layer.parameters(), use_ema=True, ema_momentum=0.5)
+        >>> for _ in range(3):
+        ...     loss = layer(torch.ones(1)).backward()
+        ...     optimizer.step()
+        >>> now = layer.weight.item()
+        >>> with optimizer.averages():
+        ...     layer.weight.item() > now
+        True
+        >>> layer.weight.item() == now
+        True
+        """
+        self._refuse_averages("averages")
+        self.flush()
+        pairs = []
+        for group in self.param_groups:
+            entries = [(parameter, self.state.get(parameter, {})) for parameter in group["params"] if group["use_ema"]]
+            pairs += [(parameter, dict.get(entry, "average")) for parameter, entry in entries if "average" in entry]
+        if not pairs:
+            raise ValueError("averages: no parameter has one; take a step with use_ema=True first")
+        self._shows_averages = True
+        try:
+            with exchanged(pairs):
+                yield
+        finally:
+            self._shows_averages = False
+
+    def _refuse_averages(self, call: str) -> None:
+        if self._shows_averages:
+            raise RuntimeError(
+                f"{call}: expected parameters, got their averages; leave `with optimizer.averages():` first"
+            )
+
     def _tables(self, parameter: Tensor, own: ParameterState | None) -> list[stale_rows.Table]:
         """Return the tables that note rows of a parameter as behind: of this optimizer, and of an earlier one."""
         tables = [] if own is None else [own.table]
@@ -297,6 +362,7 @@ class RMSprop(torch.optim.Optimizer):
 
         Its tensors are those of the optimizer: save or copy them before the next step.
         """
+        self._refuse_averages("state_dict")
         self.flush()
         found: dict[str, Any] = super().state_dict()
         entries = found["state"].items()
@@ -315,6 +381,7 @@ class RMSprop(torch.optim.Optimizer):
         ValueError
             If it does not fit the groups and parameters, or has an option that is not supported.
         """
+        self._refuse_averages("load_state_dict")
         if not isinstance(state_dict, dict):
             raise TypeError(f"state_dict: expected what RMSprop.state_dict returned, got {type(state_dict).__name__}")
         loaded: dict[str, Any] = {}
@@ -361,6 +428,7 @@ class RMSprop(torch.optim.Optimizer):
             raise
 
     def __getstate__(self) -> dict[str, Any]:
+        self._refuse_averages("a copy or pickle")
         self.flush()
         found: dict[str, Any] = super().__getstate__()
         return found

@@ -14,11 +14,14 @@ from torch import Tensor
 
 from ..arrays.variables import Occupied
 from ..gradients.rows import Rows
+from ..kernels.averaged_rmsprop import AVERAGED_RMSPROP
 from ..kernels.dense import add_one
 from ..kernels.rmsprop import RMSPROP, Numbers, corrected
 from ..runtime.caller_warnings import warn
 from ..runtime.interrupts import Call, Uninterrupted, call_in_one_go
 from ..runtime.whole_calls import carry_out
+from ..settings.hyperparameters import check_number
+from ..settings.moving_average import at_first_step, with_average
 from ..settings.step_numbers import StepNumbers
 from ..stepping.own_numbers import own_numbers
 from ..stepping.small_batch import Batch
@@ -52,7 +55,7 @@ class Steps:
     def __init__(self) -> None:
         self.known: dict[int, ParameterState] = {}
         self._plans: dict[int, Plan] = {}
-        self._numbers: dict[int, tuple[tuple[float, ...], StepNumbers]] = {}
+        self._numbers: dict[int, tuple[tuple[float | None, ...], StepNumbers]] = {}
         self._batches: dict[Any, tuple[list[ParameterState], Batch | None]] = {}
         self.squares: list[tuple[ParameterState, float]] = []
         self._written = Written([])
@@ -171,8 +174,9 @@ class Steps:
                 continue
             own = self._state_of(parameter, k, group, number, work)
             work.stepped.append(own)
+            begins = own.begins_average and id(parameter) in work.new
             if grad is not None and may_batch and own.small and own.lies_like(grad):
-                kind = own.dtype, frozenset(own.tensors), own.slots.rho_product
+                kind = own.dtype, frozenset(own.tensors), own.slots.rho_product, begins
                 members, grads = small.setdefault(kind, ([], []))
                 members.append(own)
                 grads.append(grad)
@@ -184,15 +188,16 @@ class Steps:
                 if own.small:
                     self._plans.pop(number, None)  # it is to have clocks, of which a batch knows nothing
             own.table.look_for_writes(parameter)
-            work.parts.append((own.slots, gradient, numbers, group))
+            work.parts.append((own.slots, gradient, at_first_step(numbers) if begins else numbers, group))
         for kind, (members, grads) in small.items():
+            own_numbers = at_first_step(numbers) if kind[-1] else numbers
             batch = self._batch((number, *kind[:2]), members)
             if batch is None:
                 found = [as_gradient(grad, own) for own, grad in zip(members, grads, strict=True)]
-                work.parts += [(own.slots, each, numbers, group) for own, each in zip(members, found, strict=True)]
+                work.parts += [(own.slots, each, own_numbers, group) for own, each in zip(members, found, strict=True)]
                 continue
             batch.addresses[:, 0] = [grad.data_ptr() for grad in grads]
-            work.parts.append((batch, batch.addresses, numbers, group))
+            work.parts.append((batch, batch.addresses, own_numbers, group))
             # A plan would not notice that one of them has taken a step without the others.
             if not group["bias_correction"] and len(members) >= max(
                 WORTH_A_PLAN, len(work.worth_a_plan.get(number, ([],))[0])
@@ -238,27 +243,31 @@ class Steps:
         apart = bool(group["decoupled_weight_decay"])
         if corrects_bias and not alpha < 1:
             raise ValueError(f"alpha: expected less than 1 with bias_correction=True, got {alpha}")
-        given = learning_rate, alpha, epsilon, decay, momentum, maximize, nesterov, corrects_bias, apart
+        ema_momentum = check_number("ema_momentum", group["ema_momentum"]) if group["use_ema"] else None
+        given = learning_rate, alpha, epsilon, decay, momentum, maximize, nesterov, corrects_bias, apart, ema_momentum
         latest = self._numbers.get(number)
         if latest is not None and latest[0] == given:
             return latest[1]
         has_momentum = momentum > 0
         outer_rate = learning_rate if has_momentum else 1.0
+        of_rule: Any = Numbers(
+            learning_rate=1.0 if has_momentum else learning_rate,
+            rho=alpha,
+            one_minus_rho=1.0 - alpha,
+            momentum=momentum,
+            epsilon_inside=0.0,
+            epsilon_outside=epsilon,
+            shrink=1.0 - learning_rate * decay if apart else 1.0,
+            outer_rate=outer_rate * momentum if nesterov and has_momentum else outer_rate,
+            coupled_decay=0.0 if apart else decay,
+            step_rate=outer_rate if nesterov and has_momentum else 0.0,
+            mean_share=1.0,
+        )
+        if ema_momentum is not None:
+            of_rule = with_average(of_rule, ema_momentum)
         numbers = StepNumbers(
-            RMSPROP,
-            Numbers(
-                learning_rate=1.0 if has_momentum else learning_rate,
-                rho=alpha,
-                one_minus_rho=1.0 - alpha,
-                momentum=momentum,
-                epsilon_inside=0.0,
-                epsilon_outside=epsilon,
-                shrink=1.0 - learning_rate * decay if apart else 1.0,
-                outer_rate=outer_rate * momentum if nesterov and has_momentum else outer_rate,
-                coupled_decay=0.0 if apart else decay,
-                step_rate=outer_rate if nesterov and has_momentum else 0.0,
-                mean_share=1.0,
-            ),
+            RMSPROP if ema_momentum is None else AVERAGED_RMSPROP,
+            of_rule,
             ascends=maximize,
             corrected=corrected if corrects_bias else None,
             rests=None if has_momentum else "momentum",
