@@ -51,6 +51,16 @@ def test_kernels_compiled_ahead_are_not_compiled_at_the_first_step(tmp_path):
     assert sorted(folder.iterdir()) == kept
 
 
+@pytest.mark.skipif(numba.config.DISABLE_JIT, reason="nothing is compiled with NUMBA_DISABLE_JIT=1")
+def test_two_rules_have_code_of_their_own_on_the_disk(tmp_path):
+    compiled = run("take_steps_of_two_rules.py", "0", "1", NUMBA_CACHE_DIR=str(tmp_path))
+    kept = sorted(tmp_path.rglob("*.nbc"))
+    assert any("step_rows_AVERAGED_RMSPROP" in path.name for path in kept)
+    loaded = run("take_steps_of_two_rules.py", "1", "0", NUMBA_CACHE_DIR=str(tmp_path))
+    assert sorted(tmp_path.rglob("*.nbc")) == kept
+    assert compiled.stdout == loaded.stdout != ""
+
+
 def test_a_slow_compilation_is_told_of_once(monkeypatch, caplog):
     monkeypatch.setattr(numba_cache, "_told", False)
     began = time.monotonic() - numba_cache.SLOW

@@ -1,6 +1,6 @@
 """Bring slips into copies of the checkout, one at a time, and see whether the tests find each of them.
 
-``python tests/support/mutants.py --jobs 2`` tries all that tests/support/mutations.py lists, and fails where one
+``python tests/support/mutants.py --jobs 2`` tries all that tests/support/mutations.txt lists, and fails where one
 survives. Each job has a copy of its own, whose package is the one that its tests import, also in the programs that they
 start. Without a slip the tests must pass, which is looked at first.
 """
