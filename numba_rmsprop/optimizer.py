@@ -86,6 +86,12 @@ class RMSprop(Settings, Optimizer):
         the sum divided by the number of calls, also for a variable that had none in some. Sparse gradients are added up
         as rows. ``iterations`` counts steps; averages, too, go by steps. Files hold the sums of an unfinished round,
         :meth:`get_weights` does not. With a communicator, ranks exchange the means alone.
+    row_norm : float, "unit" or mapping of str to these, optional
+        After each step, scale the rows that it has written down to a norm of at most this, or to norm 1 ("unit"), as
+        Keras's MaxNorm and UnitNorm do for all rows. A mapping names the variables; else it holds for all of two axes
+        or more. Rows that no step has written stay as they are. In exact mode it is refused with momentum and
+        ``ema_overwrite_frequency``, and "unit" with weight decay, which move rows that a step leaves out. Rows of 16
+        bits are rounded to the nearest after that.
     learning_rate_factors : mapping of str to float, optional
         Multiply the learning rate of some variables, by the names that :meth:`build` gave them: 0 freezes one
         (its state goes on, and with momentum it first coasts to a stop), 0.1 fine-tunes it. Settable.
@@ -200,6 +206,7 @@ class RMSprop(Settings, Optimizer):
         ema_momentum: float = 0.99,
         ema_overwrite_frequency: int | None = None,
         gradient_accumulation_steps: int | None = None,
+        row_norm: float | str | Mapping[str, float | str] | None = None,
         learning_rate_factors: Mapping[str, float] | None = None,
         excluded_from_weight_decay: Iterable[str] | None = None,
         clipvalue: float | None = None,
@@ -241,6 +248,7 @@ class RMSprop(Settings, Optimizer):
             ema_momentum=ema_momentum,
             ema_overwrite_frequency=ema_overwrite_frequency,
             gradient_accumulation_steps=gradient_accumulation_steps,
+            row_norm=row_norm,
             learning_rate_factors=learning_rate_factors,
             excluded_from_weight_decay=excluded_from_weight_decay,
             clipvalue=clipvalue,

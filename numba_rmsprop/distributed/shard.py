@@ -33,6 +33,10 @@ class ShardOptimizer(RMSprop):
     def __init__(self, ranks: Ranks, **options: Any) -> None:
         self._ranks = ranks
         _refuse_variable_options(options)
+        if isinstance(options.get("row_norm"), Mapping):
+            raise ValueError(
+                f"row_norm: expected one norm for a table, which is one variable, got {options['row_norm']!r:.100}"
+            )
         if options.get("gradient_accumulation_steps") is not None:
             raise ValueError(
                 "gradient_accumulation_steps: expected None for a table, got "

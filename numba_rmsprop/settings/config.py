@@ -34,7 +34,7 @@ def serialize(value: Any) -> Any:
 
 def deserialize(value: Any, custom_objects: Mapping[str, Any] | None, parameter: str) -> Any:
     """Return the hyperparameter that :func:`serialize` described; raise if it is incomplete or its class is unknown."""
-    if not isinstance(value, Mapping) or parameter == "learning_rate_factors":
+    if not isinstance(value, Mapping) or parameter in ("learning_rate_factors", "row_norm"):
         return value
     known = dict(custom_objects or {})
     if "function" in value:

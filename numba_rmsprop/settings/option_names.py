@@ -11,7 +11,7 @@ ARGUMENTS = (
     *("weight_decay", "decay", "clipvalue", "clipnorm", "global_clipnorm", "check_finite", "lr", "slots_folder"),
     *("communicator", "state", "state_dtype", "rounding", "seed", "nesterov", "bias_correction", "initial_scale"),
     *("learning_rate_factors", "excluded_from_weight_decay", "use_ema", "ema_momentum", "ema_overwrite_frequency"),
-    "gradient_accumulation_steps",
+    *("gradient_accumulation_steps", "row_norm"),
 )
 """The arguments of RMSprop."""
 

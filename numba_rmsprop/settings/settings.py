@@ -25,6 +25,7 @@ from .hyperparameters import (
 )
 from .moving_average import check_frequency, is_apart, overwrites, with_average
 from .option_names import refuse_misspelt
+from .row_norms import Bounds, RowNorm, bounds_of, check_row_norm, check_with_others
 from .step_numbers import StepNumbers
 from .variable_options import USUAL_OPTIONS, VariableOptions, check_factors, check_patterns, options_of, unmatched
 
@@ -36,7 +37,7 @@ CLIPS = ("clipvalue", "clipnorm", "global_clipnorm")
 FIXED = (
     *("centered", "sparse_update", "epsilon_in_sqrt", "weight_decay", "nesterov", "bias_correction", "initial_scale"),
     *("state", "state_dtype", "rounding", "seed", "use_ema", "ema_momentum", "ema_overwrite_frequency"),
-    "gradient_accumulation_steps",
+    *("gradient_accumulation_steps", "row_norm"),
 )
 """Settings that cannot be set."""
 
@@ -84,6 +85,7 @@ class Settings:
         ema_momentum: float = 0.99,
         ema_overwrite_frequency: int | None = None,
         gradient_accumulation_steps: int | None = None,
+        row_norm: RowNorm | Mapping[str, RowNorm] | None = None,
         learning_rate_factors: Mapping[str, float] | None = None,
         excluded_from_weight_decay: Iterable[str] | None = None,
         state: str = "elementwise",
@@ -124,11 +126,19 @@ class Settings:
             "state_dtype": state_dtype,
             "rounding": rounding,
             "seed": int(seed),
+            "row_norm": check_row_norm(row_norm),
             "learning_rate_factors": check_factors(learning_rate_factors) or None,
             "excluded_from_weight_decay": check_patterns(excluded_from_weight_decay) or None,
             **clips,
         }
         self.has_momentum = callable(momentum) or self._values["momentum"] > 0
+        check_with_others(
+            self._values["row_norm"],
+            exact=sparse_update == "exact",
+            momentum=self.has_momentum,
+            overwrites=self._values["ema_overwrite_frequency"] is not None,
+            weight_decay=shrinks,
+        )
         if nesterov and not self.has_momentum:
             raise ValueError("nesterov: expected False without momentum, got True; give momentum, such as momentum=0.9")
         self._note_values()
@@ -169,6 +179,9 @@ class Settings:
     )
     gradient_accumulation_steps: int | None = _fixed(
         "gradient_accumulation_steps", "After how many calls a step is taken, with the mean of their gradients, or None"
+    )
+    row_norm: RowNorm | Mapping[str, RowNorm] | None = _fixed(
+        "row_norm", 'The largest norm of a row, or "unit", or these by the names of variables, or None'
     )
     state: str = _fixed("state", 'Either "elementwise" or "rowwise"')
     state_dtype: str | None = _fixed(
@@ -243,7 +256,9 @@ class Settings:
     def _note_values(self) -> None:
         """Take note of new values: whether norms are clipped, and that the numbers of a step are others."""
         self.has_variable_options = bool(
-            self._values["learning_rate_factors"] or self._values["excluded_from_weight_decay"]
+            self._values["learning_rate_factors"]
+            or self._values["excluded_from_weight_decay"]
+            or isinstance(self.row_norm, Mapping)
         )
         self._variable_options: dict[str, VariableOptions] = {}
         self._numbers_with: dict[VariableOptions, tuple[StepNumbers, StepNumbers]] = {}
@@ -269,7 +284,12 @@ class Settings:
             self._values["learning_rate_factors"] or {},
             self._values["excluded_from_weight_decay"] or (),
         )
-        return unmatched(names, factors, excluded)
+        norms = self.row_norm if isinstance(self.row_norm, Mapping) else {}
+        return unmatched(names, {"learning_rate_factors": factors, "row_norm": norms}, excluded)
+
+    def row_bounds(self, name: str) -> Bounds | None:
+        """Return between what the norms of the rows of a variable of this name are kept."""
+        return bounds_of(self.row_norm, name)
 
     def numbers_with(self, options: VariableOptions, numbers: StepNumbers) -> StepNumbers:
         """Return the numbers of a step for a variable with options of its own."""

@@ -62,10 +62,10 @@ def options_of(name: str, factors: Mapping[str, float], excluded: Iterable[str])
     return VariableOptions(factors.get(name, 1.0), decays)
 
 
-def unmatched(names: Iterable[str], factors: Mapping[str, float], excluded: Iterable[str]) -> str:
+def unmatched(names: Iterable[str], by_name: Mapping[str, Iterable[str]], excluded: Iterable[str]) -> str:
     """Return words for options that name none of these variables; no words where there are none."""
     given = [name for name in names if not AUTOMATIC.fullmatch(name)]
-    missing = [f"learning_rate_factors[{name!r}]" for name in factors if name not in names]
+    missing = [f"{option}[{name!r}]" for option, wanted in by_name.items() for name in wanted if name not in names]
     missing += [
         f"exclude_from_weight_decay {pattern!r}"
         for pattern in excluded

@@ -12,6 +12,7 @@ from ..arrays.variables import FloatArray
 from ..kernels.rule import Rule
 from ..runtime.whole_calls import carry_out, in_turn
 from ..settings.form import USUAL, Form
+from ..settings.row_norms import Bounds
 from ..settings.step_numbers import StepNumbers
 from ..settings.variable_options import USUAL_OPTIONS, VariableOptions
 from .known_variables import KnownVariables
@@ -36,6 +37,8 @@ class AnyOptimizer:
         Whether to refuse gradients that hold NaN or infinity.
     gradient_accumulation_steps : int or None
         After how many calls a step is taken with the mean of their gradients; None for each call.
+    row_norm : object
+        None where the norms of rows are not bounded.
     clipnorm, global_clipnorm : float or None
         Limits of the norm of each gradient, and of all together.
     clips_norms : bool
@@ -47,6 +50,7 @@ class AnyOptimizer:
     slots_folder: str | os.PathLike[str] | None = None
     check_finite: bool = False
     gradient_accumulation_steps: int | None = None
+    row_norm: Any = None
     clipnorm: float | None = None
     global_clipnorm: float | None = None
     clips_norms: bool = False
@@ -113,6 +117,10 @@ class AnyOptimizer:
     def unmatched_options(self, names: Iterable[str]) -> str:
         """Return words for options that name none of these variables; no words where there are none."""
         return ""
+
+    def row_bounds(self, name: str) -> Bounds | None:
+        """Return between what the norms of the rows of a variable of this name are kept."""
+        return None
 
     def numbers_with(self, options: VariableOptions, numbers: StepNumbers) -> StepNumbers:
         """Return the numbers of a step for a variable with options of its own."""

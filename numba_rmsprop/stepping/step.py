@@ -30,6 +30,7 @@ from .norm_clipping import each_limited, limited, norm_of
 from .own_numbers import own_numbers
 from .part import Part
 from .remembered_call import Plan
+from .row_norms import add_bounds
 from .small_batch import Batch
 
 
@@ -139,6 +140,8 @@ class Stepping(WeightStore):
                 own = self.numbers_with(self.variable_options(taker.members[0].name), numbers)
             own = own_numbers(calls, taker.members, own)
             compiles |= taker.add_step(calls, gradient, own, 1.0 if scales is None else scales[k])
+            if self.row_norm is not None:
+                compiles |= add_bounds(calls, gradient, taker.members, self.row_bounds)
         calls.append((setattr, known, "iterations", known.iterations + 1))
         if numbers is not self._constant_numbers:
             calls.append((object.__setattr__, self, "_latest_thread", threading.get_ident()))
