@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any, Self
 
 from .arrays.variables import FloatArray, describe
@@ -44,11 +43,22 @@ class Optimizer(Accumulating, Gathering):
 
     @property
     def communicator(self) -> Any:
-        """Ranks over which gradients are summed, or None; settable, by all ranks together."""
+        """Ranks over which gradients are summed, or None; settable, by all ranks together.
+
+        With ``gradient_accumulation_steps``, set it where :attr:`accumulated_calls` is 0.
+        """
         return self._communicator
 
     @communicator.setter
     def communicator(self, value: Any) -> None:
+        if value is not None and self.accumulated_calls:
+            raise ValueError(
+                f"communicator: expected it to be set between steps, got {self.accumulated_calls} calls that wait for "
+                "one, whose gradients the other ranks may have, too; set it when opt.accumulated_calls is 0"
+            )
+        self._join(value)
+
+    def _join(self, value: Any) -> None:
         with Uninterrupted():
             replicas = None if value is None else Replicas(value)
             self._communicator, self._replicas = value, replicas
@@ -118,16 +128,15 @@ class Optimizer(Accumulating, Gathering):
         pairs, count = as_list(grads_and_vars), self.gradient_accumulation_steps
         replicas = self._replicas if experimental_aggregate_gradients else None
         if count is not None and pairs:
-            return self.accumulate(pairs, count, partial(self._take_mean, replicas), alone=replicas is None)
+            if replicas is not None:
+                return replicas.accumulate(self, pairs, count)
+            return self.accumulate(pairs, count, self._take_means)
         if replicas is not None:
             return replicas.step(self, pairs, self.take_step)
         return self.take_step(pairs) if pairs else self.known.iterations
 
-    def _take_mean(self, replicas: Replicas | None, means: Pairs, after: Accumulation) -> int:
-        """Take the step of some calls, with the means of their gradients, or those of all ranks added up."""
-        if replicas is None:
-            return self.take_step([(mean, var) for mean, var in means if mean is not None], after=after)
-        return replicas.step(self, means, partial(self.take_step, after=after))
+    def _take_means(self, means: Pairs, after: Accumulation) -> int:
+        return self.take_step([(mean, var) for mean, var in means if mean is not None], after=after)
 
     def minimize(
         self,
@@ -321,7 +330,7 @@ class Optimizer(Accumulating, Gathering):
         if communicator is None:
             return checkpoint.load(cls, paths, variables, custom_objects, slots_folder)
         opt = load_together(communicator, lambda: checkpoint.load(cls, paths, variables, custom_objects, slots_folder))
-        opt.communicator = communicator
+        opt._join(communicator)
         if communicator.Get_rank():  # one rank has the gradients of a round that one process had begun
             calls, sums = opt.known.accumulation
             opt.known.accumulation = Accumulation(calls, dict.fromkeys(sums, Sum()))

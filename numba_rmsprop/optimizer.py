@@ -275,7 +275,8 @@ class RMSprop(Settings, Optimizer):
     @property
     def drifts(self) -> bool:
         """True if the value of a row moves in a step with gradient 0."""
-        return self.has_momentum or self.weight_decay > 0 or self.ema_overwrite_frequency is not None
+        overwrites = self.has_average and self.ema_overwrite_frequency is not None
+        return self.has_momentum or self.weight_decay > 0 or overwrites
 
     def exclude_from_weight_decay(
         self,

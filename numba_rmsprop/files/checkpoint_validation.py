@@ -177,7 +177,13 @@ def check_contents(files: Sequence[Contents], opt: AnyOptimizer, variables: Sequ
     if len(variables) != expected:
         raise ValueError(f"{files[-1].path}: expected {expected} variables, got {len(variables)}")
     before: list[_Variable] = []
+    limit = opt.gradient_accumulation_steps or 1
     for file in files:
+        if not 0 <= file.accumulated_calls < limit:
+            raise ValueError(
+                f"{file.path}: expected fewer calls that wait for a step than gradient_accumulation_steps={limit}, got "
+                f"{file.accumulated_calls}; load it with as many as it was saved with"
+            )
         if not len(before) <= len(file.variables) <= expected:
             raise ValueError(f"{file.path}: has {len(file.variables)} variables, and other files {expected}")
         if file.include_variables != files[0].include_variables:
@@ -253,27 +259,25 @@ class _Variable:
         product = self.entry["rho_product"]
         if type(product) is not float or not 0 <= product <= 1 or (product < 1 and not opt.corrects_bias):
             self.refuse(f"a product of rho of {product!r:.100}")
-        self._check_sum(opt)
+        self._check_sum()
         if set(self.entry["custom_slots"]) & set(opt.slot_names):
             self.refuse(f"added slots {self.entry['custom_slots']}")
 
-    def _check_sum(self, opt: AnyOptimizer) -> None:
+    def _check_sum(self) -> None:
         """Check the sum of gradients that wait for a step."""
-        dtype, columns = computed_in(self.var.dtype), math.prod(self.var.shape[1:])
+        dtype, shape = computed_in(self.var.dtype), self.var.shape
         if self.has(DENSE):
-            self.tensor(DENSE, dtype, self.var.shape)
-        for (places, values), count, width in ((ROWS, self.var.shape[:1], columns), (ENTRIES, (self.var.size,), 1)):
+            self.tensor(DENSE, dtype, shape)
+        for (places, values), count, width in ((ROWS, shape[:1], math.prod(shape[1:])), (ENTRIES, (self.var.size,), 1)):
             if self.has(places):
                 found = self.tensor(places, np.int64, None)
-                self.tensor(values, dtype, (*found.shape, width))
-                if not self.var.ndim or found.ndim != 1 or len(np.unique(found)) < len(found):
-                    self.refuse(f"sums of rows {found[:3].tolist()}")
+                if not shape or found.ndim != 1 or len(np.unique(found)) < len(found):
+                    self.refuse(f"{places} of shape {found.shape}, or not all different,")
+                self.tensor(values, dtype, (len(found), width))
                 if len(found) and not (found.min() >= 0 and found.max() < count[0]):
-                    self.refuse(f"sums of rows from {found.min()} to {found.max()}")
-        has_sum = any(map(self.has, (DENSE, ROWS[0], ENTRIES[0])))
-        calls, limit = self.file.accumulated_calls, opt.gradient_accumulation_steps
-        if not 0 <= calls < (1 if limit is None else limit) or (has_sum and not calls):
-            self.refuse(f"sums of the gradients of {calls} calls, with gradient_accumulation_steps={limit}")
+                    self.refuse(f"{places} from {found.min()} to {found.max()}")
+        if any(map(self.has, (DENSE, ROWS[0], ENTRIES[0]))) and not self.file.accumulated_calls:
+            self.refuse("a sum of gradients of no calls")
 
     def _check_rows(self, opt: AnyOptimizer, before: _Variable | None) -> int:
         """Check the rows of a delta, and the flushes before them; return how many rows there are."""

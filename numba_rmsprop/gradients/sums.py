@@ -1,4 +1,7 @@
-"""The sum of the gradients of one variable over several calls: sparse ones stay sparse."""
+"""The mean of the gradients of one variable over several calls, as far as it has been added up.
+
+Each gradient is divided by the number of calls before it is added, so that finite gradients have a finite sum.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +25,11 @@ DENSE, ROWS, ENTRIES = "sum.dense", ("sum.rows", "sum.values"), ("sum.places", "
 """The names of the arrays of a sum in a file."""
 
 Piece: TypeAlias = tuple[NDArray[np.int64], FloatArray]
-"""Different places, and the values there, shape (n, columns)."""
+"""Places, and the values there, shape (n, columns)."""
 
 
 class Sum(NamedTuple):
-    """The sum of gradients of one variable, in the dtype that steps are computed in.
+    """A sum of gradients of one variable, in the dtype that steps are computed in.
 
     Nothing writes to its arrays, so that copies and other sums may share them.
 
@@ -35,9 +38,9 @@ class Sum(NamedTuple):
     dense : ndarray or None
         The sum of the dense ones, of the variable's shape.
     rows : tuple of pieces
-        Rows, by their indices; the sum is that of all pieces.
+        Rows, by their indices: different ones in the first piece, and then more of them in the order of the calls.
     entries : tuple of pieces
-        Single elements of matrices, by their places in the flat variable.
+        The same for single elements of matrices, by their places in the flat variable.
     """
 
     dense: FloatArray | None = None
@@ -49,17 +52,27 @@ class Sum(NamedTuple):
         """True if no gradient was added."""
         return self.dense is None and not self.rows and not self.entries
 
-    def plus(self, gradient: Gradient, own: Slots) -> Sum:
-        """Return the sum with one more gradient, of which nothing is kept but copies."""
-        if isinstance(gradient, Dense):
-            with np.errstate(over="ignore", invalid="ignore"):
-                values = np.array(gradient.values, own.dtype, order="C")
-                return self._replace(dense=values if self.dense is None else np.add(self.dense, values, out=values))
-        more = coalesced(gradient, own)
-        if isinstance(more, Rows):
-            return self._replace(rows=_with((*self.rows, (more.indices, more.values))))
-        places = more.row.astype(np.int64) * math.prod(own.shape[1:]) + more.col
-        return self._replace(entries=_with((*self.entries, (places, more.data[:, np.newaxis]))))
+    def plus(self, gradient: Gradient, own: Slots, count: int) -> tuple[Sum, bool]:
+        """Return the sum with a gradient divided by ``count``, and whether what was added is finite.
+
+        Nothing of the gradient is kept but copies.
+        """
+        with np.errstate(over="ignore", invalid="ignore"):
+            if isinstance(gradient, Dense):
+                share = np.array(gradient.values, own.dtype, order="C")
+                share /= count
+                is_finite = bool(np.isfinite(share).all())
+                total = share if self.dense is None else np.add(self.dense, share, out=share)
+                return self._replace(dense=total), is_finite
+            more = coalesced(gradient, own)
+            if isinstance(more, Rows):
+                share = more.values / count
+                added = self._replace(rows=_appended(self.rows, (more.indices, share)))
+            else:
+                places = more.row.astype(np.int64) * math.prod(own.shape[1:]) + more.col
+                share = more.data[:, np.newaxis] / count
+                added = self._replace(entries=_appended(self.entries, (places, share)))
+        return added, bool(np.isfinite(share).all())
 
     def merged(self) -> Sum:
         """Return the same sum with one piece of each kind at most."""
@@ -83,41 +96,54 @@ class Sum(NamedTuple):
         )
         return cls(np.array(found[DENSE]) if DENSE in found else None, rows, entries)
 
-    def divided(self, count: int, own: Slots) -> Any:
-        """Return the sum divided by a number, as :meth:`Optimizer.apply_gradients` takes it; None if it is empty."""
+    def as_gradient(self, own: Slots) -> Any:
+        """Return the sum as :meth:`Optimizer.apply_gradients` takes it; None if it is empty."""
         if self.is_empty:
             return None
         columns = math.prod(own.shape[1:])
+        _, rows, entries = self.merged()
         if self.dense is not None:
             total = self.dense.copy()
-            for indices, values in self.rows:
-                total.reshape(len(total), columns)[indices] += values
-            for places, values in self.entries:
-                total.reshape(-1)[places] += values[:, 0]
-            return np.divide(total, count, out=total)
-        rows, entries = self.merged()[1:]
+            with np.errstate(over="ignore", invalid="ignore"):
+                for indices, values in rows:
+                    total.reshape(len(total), columns)[indices] += values
+                for places, values in entries:
+                    total.reshape(-1)[places] += values[:, 0]
+            return total
         if rows and entries:
             rows = _merged((*rows, _as_rows(entries[0], columns)))
         if rows:
             indices, values = rows[0]
-            return IndexedSlices((values / count).reshape(len(indices), *own.shape[1:]), indices)
+            return IndexedSlices(values.reshape(len(indices), *own.shape[1:]), indices)
         places, values = entries[0]
-        shape = len(own.var), columns
-        matrix = scipy.sparse.coo_array((values[:, 0] / count, np.divmod(places, columns)), shape).tocsr()
+        matrix = scipy.sparse.coo_array((values[:, 0], np.divmod(places, columns)), (len(own.var), columns)).tocsr()
         return matrix if len(own.shape) == 2 else matrix.reshape(own.shape)
 
 
-def _with(pieces: tuple[Piece, ...]) -> tuple[Piece, ...]:
-    """Return pieces, merged where the later ones have grown as long as the first, so that memory stays in bounds."""
-    return _merged(pieces) if sum(len(indices) for indices, _ in pieces[1:]) >= len(pieces[0][0]) else pieces
+def _appended(pieces: tuple[Piece, ...], new: Piece) -> tuple[Piece, ...]:
+    """Return pieces and a new one; those that are no longer than it are joined with it, so that there are few.
+
+    All are merged where the later ones have grown as long as the first: memory stays below some times the rows.
+    """
+    joined = list(pieces)
+    if not joined:
+        return (new,)
+    while len(joined) > 1 and len(joined[-1][0]) <= len(new[0]):
+        new = _joined([joined.pop(), new])
+    if len(new[0]):
+        joined.append(new)
+    longer = sum(len(places) for places, _ in joined[1:]) >= len(joined[0][0])
+    return _merged(tuple(joined)) if longer else tuple(joined)
+
+
+def _joined(pieces: Any) -> Piece:
+    places, values = (np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
+    return places, values
 
 
 def _merged(pieces: tuple[Piece, ...]) -> tuple[Piece, ...]:
     """Return pieces as one; its bits do not depend on when it is done, since entries are added up in order."""
-    if len(pieces) < 2:
-        return pieces
-    indices, values = (np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
-    return (coalesce((indices, values, None, None)),)
+    return (coalesce((*_joined(pieces), None, None)),) if len(pieces) > 1 else pieces
 
 
 def _as_rows(entries: Piece, columns: int) -> Piece:

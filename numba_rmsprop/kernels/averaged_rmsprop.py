@@ -5,8 +5,8 @@ With ema the momentum of the average, a step first is one of RMSprop, and then::
     average <- ema·average + (1 - ema)·var
     var     <- average                              (in a step that overwrites)
 
-A step with gradient 0 is a linear map of value, momentum and average, and so is a run of them. An infinite element has
-an average that is infinite or NaN, which of both may differ between a dense step and the skipped ones.
+A step with gradient 0 is a linear map of value, momentum and average, and so is a run of them. The average of an
+infinite element is infinite or NaN: sparse steps may end with one where dense ones end with the other.
 
 References
 ----------
@@ -57,9 +57,14 @@ class Numbers(NamedTuple):
 
 
 class Factors(NamedTuple):
-    """The effect of a run of steps with gradient 0: :class:`numba_rmsprop.kernels.rmsprop.Factors`, and the average's.
+    """The effect of a run of steps with gradient 0.
 
-    The first eight are those.
+    These are :class:`numba_rmsprop.kernels.rmsprop.Factors`, and four more::
+
+        var      <- var·var         - drift·momentum          + var_average·average
+        average  <- average_var·var - average_drift·momentum  + average·average
+
+    ``var_average`` goes into the value, and ``average_var`` into the average.
     """
 
     rms: Any
@@ -71,13 +76,9 @@ class Factors(NamedTuple):
     var_sign: Any
     drift_sign: Any
     average: Any
-    """Multiplies the average."""
     average_var: Any
-    """The share of the old value that the average has taken in."""
     average_drift: Any
-    """The share of the old momentum that the average has lost."""
     var_average: Any
-    """The share of the old average that has overwritten the value."""
 
 
 @inlined
@@ -155,12 +156,12 @@ def skip_both(first: Any, second: Any) -> Factors:
     if second.var_average != 0:  # a factor of the value may be infinite, and times 0 it would be NaN
         var = var + second.var_average * first.average_var
         drift = drift + second.var_average * first.average_drift
-    through_value = second.average_var * first.drift + second.average_drift * first.momentum
+    lost_in_second = second.average_var * first.drift + second.average_drift * first.momentum
     return Factors(
         *(own.rms, own.momentum, var, drift, own.rms_sign, own.momentum_sign, own.var_sign, own.drift_sign),
         second.average * first.average + second.average_var * first.var_average,
         second.average * first.average_var + second.average_var * first.var,
-        second.average * first.average_drift + through_value,
+        second.average * first.average_drift + lost_in_second,
         second.var * first.var_average + second.var_average * first.average,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 from weakref import WeakSet
 from zlib import crc32
@@ -24,6 +25,7 @@ from ..runtime.interrupts import Uninterrupted
 from ..settings.step_numbers import StepNumbers
 from ..state.any_optimizer import AnyOptimizer
 from ..state.slots import Slots
+from ..stepping.accumulation import Accumulating
 from .messages import Result
 from .ranks import Ranks, Refusal
 
@@ -101,6 +103,34 @@ class Replicas:
                 opt.known.register(found)  # so that the step finds these slots and makes no others
                 self._compared.update(new)
             return take(list(zip(summed, [own.var for own in found], strict=True)), numbers)
+
+    def accumulate(self, opt: Accumulating, pairs: list[Any], count: int) -> int:
+        """Add the gradients of a call to this rank's sums, or take a step with the means of all ranks added up.
+
+        All ranks make each of these calls together. Returns and raises as :meth:`step`.
+        """
+        added = None
+        with Refusal() as refusal:
+            added = opt.add_to_sums(opt.pairs_to_accumulate(pairs), count)
+        with Uninterrupted():
+            waiting = opt.accumulated_calls if added is None else added.before.calls
+            try:
+                self._ranks.agree(
+                    hash((self._number, opt.known.iterations, waiting, count, len(pairs))),
+                    lambda: (
+                        f"apply_gradients of optimizer {self._number} for {len(pairs)} variables after "
+                        f"{opt.known.iterations} steps and {waiting} of {count} calls for the next one"
+                    ),
+                    error=refusal.error,
+                )
+            except BaseException:
+                if added is not None:
+                    opt.take_back(added)
+                raise
+            assert added is not None
+            if added.after is not None:
+                return opt.known.iterations
+            return self.step(opt, added.means, partial(opt.take_step, after=added.before))
 
     def _compare(self, new: Sequence[Slots], opt: AnyOptimizer) -> None:
         """Raise ValueError if new variables or their slots differ between ranks."""

@@ -20,19 +20,19 @@ def check_frequency(use_ema: Any, frequency: Any) -> int | None:
     return found
 
 
-def overwrites(step: int, frequency: int | None) -> bool:
+def overwrites_after(step: int, frequency: int | None) -> bool:
     """Return whether averages overwrite variables after a step."""
     return frequency is not None and (step + 1) % frequency == 0
 
 
-def is_apart(step: int, frequency: int | None) -> bool:
-    """Return whether the average goes by other numbers in a step: at the first one, and where it overwrites."""
-    return step == 0 or overwrites(step, frequency)
+def has_own_numbers(step: int, frequency: int | None) -> bool:
+    """Return whether the numbers of the average in a step are not the usual ones: at first, and where it overwrites."""
+    return step == 0 or overwrites_after(step, frequency)
 
 
-def with_average(numbers: Numbers, momentum: float, *, overwriting: bool = False) -> averaged_rmsprop.Numbers:
+def with_average(numbers: Numbers, momentum: float, *, overwrites: bool = False) -> averaged_rmsprop.Numbers:
     """Return the numbers of a step with those of its average."""
-    return averaged_rmsprop.Numbers(*numbers, momentum, 1.0 - momentum, float(overwriting))
+    return averaged_rmsprop.Numbers(*numbers, momentum, 1.0 - momentum, float(overwrites))
 
 
 def at_first_step(numbers: StepNumbers) -> StepNumbers:

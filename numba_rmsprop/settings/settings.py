@@ -23,7 +23,7 @@ from .hyperparameters import (
     evaluate,
     evaluate_learning_rate,
 )
-from .moving_average import check_frequency, is_apart, overwrites, with_average
+from .moving_average import check_frequency, has_own_numbers, overwrites_after, with_average
 from .option_names import refuse_misspelt
 from .row_norms import Bounds, RowNorm, bounds_of, check_row_norm, check_with_others
 from .step_numbers import StepNumbers
@@ -120,28 +120,37 @@ class Settings:
             "initial_scale": check_number("initial_scale", initial_scale),
             "use_ema": bool(use_ema),
             "ema_momentum": check_number("ema_momentum", ema_momentum),
-            "ema_overwrite_frequency": check_frequency(use_ema, ema_overwrite_frequency),
-            "gradient_accumulation_steps": check_count("gradient_accumulation_steps", gradient_accumulation_steps),
+            "ema_overwrite_frequency": ema_overwrite_frequency,
+            "gradient_accumulation_steps": gradient_accumulation_steps,
             "state": state,
             "state_dtype": state_dtype,
             "rounding": rounding,
             "seed": int(seed),
-            "row_norm": check_row_norm(row_norm),
+            "row_norm": row_norm,
             "learning_rate_factors": check_factors(learning_rate_factors) or None,
             "excluded_from_weight_decay": check_patterns(excluded_from_weight_decay) or None,
             **clips,
         }
         self.has_momentum = callable(momentum) or self._values["momentum"] > 0
-        check_with_others(
-            self._values["row_norm"],
-            exact=sparse_update == "exact",
-            momentum=self.has_momentum,
-            overwrites=self._values["ema_overwrite_frequency"] is not None,
-            weight_decay=shrinks,
-        )
+        self._check_fixed()
         if nesterov and not self.has_momentum:
             raise ValueError("nesterov: expected False without momentum, got True; give momentum, such as momentum=0.9")
         self._note_values()
+
+    def _check_fixed(self) -> None:
+        """Check settings that a subclass may fix in its body."""
+        frequency = check_frequency(self.use_ema, self.ema_overwrite_frequency)
+        count = check_count("gradient_accumulation_steps", self.gradient_accumulation_steps)
+        norm = check_row_norm(self.row_norm)
+        check_with_others(
+            norm,
+            exact=self.sparse_update == "exact",
+            momentum=self.has_momentum,
+            overwrites=frequency is not None,
+            weight_decay=self.weight_decay,
+        )
+        checked = {"ema_overwrite_frequency": frequency, "gradient_accumulation_steps": count, "row_norm": norm}
+        self._values = self._values | checked
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute; raise AttributeError for a misspelt setting."""
@@ -307,8 +316,8 @@ class Settings:
 
     def numbers_at(self, step: int) -> StepNumbers:
         """Return the hyperparameters of step ``step``."""
-        average_is_apart = self.has_average and is_apart(step, self.ema_overwrite_frequency)
-        if self._constant_numbers is not None and not average_is_apart:
+        is_unusual = self.has_average and has_own_numbers(step, self.ema_overwrite_frequency)
+        if self._constant_numbers is not None and not is_unusual:
             return self._constant_numbers
         values = self._values
         decay = evaluate("decay", values["decay"])
@@ -330,15 +339,15 @@ class Settings:
             mean_share=1.0,
         )
         if self.has_average:
-            overwriting = overwrites(step, self.ema_overwrite_frequency)
-            of_rule = with_average(of_rule, self.ema_momentum if step else 0.0, overwriting=overwriting)
+            overwrites = overwrites_after(step, self.ema_overwrite_frequency)
+            of_rule = with_average(of_rule, self.ema_momentum if step else 0.0, overwrites=overwrites)
         numbers = StepNumbers(
             self.rule,
             of_rule,
             clipvalue=math.inf if values["clipvalue"] is None else values["clipvalue"],
             corrected=corrected if self.bias_correction else None,
         )
-        if values["decay"] == 0 and not average_is_apart and not any(map(callable, values.values())):
+        if values["decay"] == 0 and not is_unusual and not any(map(callable, values.values())):
             self._constant_numbers = numbers
         return numbers
 

@@ -193,7 +193,7 @@ class KnownVariables:
         if other is not None and other is not own:
             raise ValueError(f"{describe('array', array)} is {other.name}; expected one that is no other variable")
         self.registry.check_apart(array, "array", but=own)
-        calls += [(self.registry.move, own, array), (self._note_change,)]
+        calls += [(self.registry.move, own, array), (self._note_change,), (self._renew_sums,)]
         if array.dtype != own.var.dtype:  # a delta would not fit the files that it goes on from
             calls.append((setattr, self, "saved", None))
         return True
@@ -216,7 +216,24 @@ class KnownVariables:
 
     def _let_go(self, new: list[FloatArray]) -> None:
         if self.registry.make_room(new, self.iterations):
+            self._drop_sums()
             self._forget_files()
+
+    def _drop_sums(self) -> None:
+        """Drop the sums of variables that are gone."""
+        calls, sums = self.accumulation
+        left = {own: total for own, total in sums.items() if own in self.registry}
+        if len(left) < len(sums):  # or else steps of other threads that are under way would begin again
+            self.accumulation = Accumulation(calls, left)
+
+    def _renew_sums(self) -> None:
+        """Let steps that are under way look for the arrays of variables again."""
+        calls, sums = self.accumulation
+        self.accumulation = Accumulation(calls, sums)
+
+    def held_by_nobody(self, among: Iterable[Slots]) -> list[Slots]:
+        """Return those variables that were restored and not used since, and whose arrays nobody else holds."""
+        return self.registry.held_by_nobody(among)
 
     def register(self, found: Iterable[Slots]) -> None:
         """Take in variables that :meth:`find_or_make` has made."""
@@ -235,9 +252,8 @@ class KnownVariables:
 
     def _drop(self, gone: set[Slots]) -> None:
         if gone:
-            calls, sums = self.accumulation
-            self.accumulation = Accumulation(calls, {own: total for own, total in sums.items() if own not in gone})
             self.registry.remove(gone)
+            self._drop_sums()
             self._forget_files()
 
     def note_new_form(self) -> None:

@@ -72,6 +72,11 @@ class Slots(SlotArrays):
         With bias correction, the product of rho over the steps that the variable has taken; else 1.
     read_at : int
         ``steps`` when rows were last read through the optimizer; -1 for never, CLOCK_LIMIT where nobody can tell.
+    values_fall_behind : bool
+        Whether the value of a row moves in the steps that skip it.
+    uses_values : bool
+        Whether what a row misses moves its value or depends on it, so that it must be caught up before anybody writes
+        to it.
     owes : bool
         True if other optimizers on the same memory must ask for what rows have missed. ``numba_rmsprop.torch`` asks by
         itself.
@@ -102,7 +107,8 @@ class Slots(SlotArrays):
         self.small = self.fits_batch
         self.exact = exact
         self.values_fall_behind = exact and drifts
-        self.owes = self.values_fall_behind and arrays is None  # others pay for themselves
+        self.uses_values = exact and (drifts or any(slot in rule.slots_of_values for slot in slots))
+        self.owes = self.uses_values and arrays is None  # others pay for themselves
         self.product = np.ones(())
         self.steps = 0
         self.floor = 0
@@ -329,6 +335,11 @@ class Slots(SlotArrays):
         """True if the value of some row may be behind."""
         return self.values_fall_behind and self.has_rows_behind
 
+    @property
+    def must_catch_up(self) -> bool:
+        """True if some row must be caught up before anybody writes to it."""
+        return self.uses_values and self.has_rows_behind
+
     def was_not_read(self, rows: NDArray[np.int64]) -> bool:
         """Return whether some of these rows are behind, and were so when somebody last read rows."""
         if not self.has_values_behind or self.read_at >= self.steps:
@@ -344,7 +355,7 @@ class Slots(SlotArrays):
 
     def pay(self, rows: NDArray[np.int64] | None) -> None:
         """Catch up some rows, or all, before another optimizer reads or writes them."""
-        if not self.has_values_behind:
+        if not self.must_catch_up:
             return
         if rows is None:
             self.flush()
@@ -364,16 +375,16 @@ class Slots(SlotArrays):
         """
         # Copies leave no trace in the clocks, so that nothing can be said any more about who reads old values.
         self.read_at = self.steps if in_place else CLOCK_LIMIT
-        if in_place and self.has_values_behind:
+        if in_place and self.must_catch_up:
             carry_out(self._add_catch_up, indices, out)
         else:
             whole(self._copy, indices, out)
 
     def gather_slot(self, slot: str, indices: NDArray[np.int64], out: FloatArray, *, in_place: bool = True) -> None:
         """Copy current rows of a slot into ``out``, as :meth:`gather` those of the variable."""
-        if in_place or not self.has_rows_behind:
-            if self.has_rows_behind:
-                carry_out(self._add_catch_up, indices, None)
+        if in_place and self.has_rows_behind:
+            carry_out(self._add_catch_up, indices, None)
+        if not self.has_rows_behind or in_place:
             whole(copy_rows, self.slots[slot], indices, out)
             return
         self.check_process()
@@ -386,7 +397,7 @@ class Slots(SlotArrays):
     def pool(self, bags: Bags, out: FloatArray, *, in_place: bool = True) -> None:
         """Write the sum or mean of each bag's current rows into ``out``, shape (bags, columns); as :meth:`gather`."""
         self.read_at = self.steps if in_place else CLOCK_LIMIT
-        if not (in_place and self.has_values_behind):
+        if not (in_place and self.must_catch_up):
             whole(self._pool, bags, out)
         elif self.table is not None:
             carry_out(self._add_pool, bags, out)

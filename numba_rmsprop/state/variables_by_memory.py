@@ -202,8 +202,7 @@ class Registry:
         if not any(_kind(own.var) == kind for own in self.unclaimed):
             return
         alike = [own for own in self.slots if own in self.unclaimed and _kind(own.var) == kind]
-        counts = ReferenceCounts(self.slots)
-        lost = [repr(own.name) for own in alike if not counts.held_elsewhere(own)]
+        lost = [repr(own.name) for own in self.held_by_nobody(alike)]
         if lost:
             raise ValueError(
                 f"{describe(name, var)} is no variable of this optimizer, which was unpickled, copied or loaded with "
@@ -211,6 +210,14 @@ class Registry:
                 f"one at this array, call opt.rebind({lost[0]}, array); if this is a new variable, "
                 f"opt.forget({lost[0]}) first"
             )
+
+    def held_by_nobody(self, among: Iterable[Slots]) -> list[Slots]:
+        """Return those variables that were restored and not used since, and whose arrays nobody else holds."""
+        restored = [own for own in among if own in self.unclaimed]
+        if not restored:
+            return []
+        counts = ReferenceCounts(self.slots)
+        return [own for own in restored if not counts.held_elsewhere(own)]
 
     def make_room(self, new: list[FloatArray], iterations: int) -> bool:
         """Drop variables that nobody else holds, before new ones come; return whether there were any.

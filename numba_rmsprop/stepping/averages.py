@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from operator import setitem
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays.variables import FloatArray, describe
@@ -78,5 +78,10 @@ class Averages(WeightStore):
         self.flush(*variables)  # if any row was behind, this is a commit, and the look begins again
         for slots in found:
             calls.append((setattr, slots.changes, "everything", True))
-            calls.append((setitem, slots.var, ..., slots.slots["average"]))
-        return False
+            calls.append((_overwrite, slots.var, slots.slots["average"]))
+        return True
+
+
+def _overwrite(var: FloatArray, average: FloatArray) -> None:
+    with np.errstate(all="ignore"):  # a variable of 16 bits may overflow, and others are overwritten already
+        var[...] = average

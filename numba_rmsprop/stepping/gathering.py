@@ -39,12 +39,12 @@ class Gathering(Averages):
     ) -> FloatArray:
         r"""Return current rows of a variable, at the cost of those rows.
 
-        In exact mode with momentum or weight decay, rows that are behind are caught up first, also those that another
-        optimizer has left behind; otherwise the rows are only copied. After this you may write to these rows of the
-        variable yourself; to others only after :meth:`flush`, since what they have missed is applied to what is there
-        when they are caught up. With a communicator, the copies are caught up and not the variable, since each rank
-        may gather others, and a gap that is caught up in two parts is rounded twice; what another optimizer has left
-        behind then stays so, until that one is flushed.
+        In exact mode with momentum, weight decay or averages, rows that are behind are caught up first, also those that
+        another optimizer has left behind; otherwise the rows are only copied. After this you may write to these rows of
+        the variable yourself; to others only after :meth:`flush`, since what they have missed is applied to what is
+        there when they are caught up. With a communicator, the copies are caught up and not the variable, since each
+        rank may gather others, and a gap that is caught up in two parts is rounded twice; what another optimizer has
+        left behind then stays so, until that one is flushed.
 
         Parameters
         ----------
@@ -189,7 +189,7 @@ class Gathering(Averages):
         if averaged:
             self.averaged_slots(var)
         slots, rows, out, in_place = self._look_to_read(
-            var, wanted, wanted.shape, out, dtype, as_they_are=not averaged, writes_slots=averaged
+            var, wanted, wanted.shape, out, dtype, as_they_are=not averaged, reads_slot=averaged
         )
         flat = out.reshape(len(rows), math.prod(var.shape[1:]))
         if slots is None:
@@ -225,19 +225,19 @@ class Gathering(Averages):
         dtype: DTypeLike | None = None,
         *,
         as_they_are: bool = False,
-        writes_slots: bool = False,
+        reads_slot: bool = False,
     ) -> tuple[Slots | None, NDArray[np.int64], FloatArray, bool]:
         """Check what reads rows, and let others catch up theirs; return slots, rows, ``out`` and whether to write.
 
         Rows that are read ``as_they_are`` may have the variable's dtype, and any the one that steps are computed in.
-        Rows of a slot may have to be caught up where those of the variable need not be: that ``writes_slots``.
+        A call that ``reads_slot`` needs rows caught up that are current as far as the variable goes.
         """
         slots = self.known.find(var)
         in_place = self.gathers_in_place
         if slots is None:
             self.known.check_new(var)
         else:
-            behind = slots.has_rows_behind if writes_slots else slots.has_values_behind
+            behind = slots.has_rows_behind if reads_slot else slots.must_catch_up
             slots.check_memory(written=in_place and behind)
         self.known.gathers = True
         name = "variable" if slots is None else slots.name

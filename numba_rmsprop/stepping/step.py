@@ -235,7 +235,7 @@ class Stepping(WeightStore):
         for gradient, taker in parts:
             for own in taker.members:
                 rows = None
-                if isinstance(gradient, BaseGradient) and not (gradient.touches_all or own.values_fall_behind):
+                if isinstance(gradient, BaseGradient) and not (gradient.touches_all or own.uses_values):
                     rows = gradient.rows_of()
                 for other in self.known.registry.others_on(own.var, own):
                     other.pay(rows if memory_key(other.var) == memory_key(own.var) else None)

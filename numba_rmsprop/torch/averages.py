@@ -2,47 +2,91 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor
 
-SWAPPED_ROWS = 65_536
-"""So many rows are exchanged at a time, so that no table has to fit into memory twice."""
+from ..runtime.caller_warnings import warn
+from ..runtime.interrupts import Uninterrupted
+from ..runtime.whole_calls import in_turn
+from .tensor_views import describe
+from .undocumented import version_of
+
+EXCHANGED = 1 << 20
+"""So many elements are exchanged at a time, or a row, so that no table has to fit into memory twice."""
 
 
-@contextmanager
-def exchanged(pairs: Iterable[tuple[Tensor, Tensor]]) -> Iterator[None]:
-    """Let parameters hold their averages, and averages the parameters, until the context is left.
+class Pair:
+    """A parameter and its average, which can change places.
 
     An average of another dtype stays as it is, and the parameter, which has 16 bits, is copied meanwhile.
     """
-    pairs = list(pairs)
-    kept = [(parameter, parameter.detach().clone()) for parameter, average in pairs if not _alike(parameter, average)]
-    for parameter, average in pairs:
-        _exchange(parameter, average)
+
+    def __init__(self, parameter: Tensor, average: Tensor) -> None:
+        self.parameter = parameter
+        ours, theirs = (each.reshape(1) if each.ndim == 0 else each for each in (parameter.detach(), average))
+        self._ours, self._theirs = ours, theirs
+        self._alike = ours.dtype is theirs.dtype
+        self._rows = max(1, EXCHANGED * len(ours) // max(1, ours.numel()))
+        self._kept = torch.empty_like(ours[: self._rows] if self._alike else ours)  # now, since there may be no memory
+        self.version: int | None = None
+
+    def show(self) -> None:
+        """Let the parameter hold the average."""
+        if self._alike:
+            self._exchange()
+        else:
+            self._kept.copy_(self._ours)
+            self._ours.copy_(self._theirs)
+
+    def put_back(self) -> None:
+        """Let the parameter hold its values again."""
+        if self._alike:
+            self._exchange()
+        else:
+            self._ours.copy_(self._kept)
+
+    def _exchange(self) -> None:
+        for begin in range(0, len(self._ours), self._rows):
+            ours, theirs = (each[begin : begin + self._rows] for each in (self._ours, self._theirs))
+            kept = self._kept[: len(ours)].copy_(ours)
+            ours.copy_(theirs)
+            theirs.copy_(kept)
+
+
+@contextmanager
+def exchanged(pairs: list[tuple[Tensor, Tensor]]) -> Iterator[None]:
+    """Let parameters hold their averages, and averages the parameters, until the context is left."""
+    made = [Pair(parameter, average) for parameter, average in pairs]
+    shown: list[Pair] = []
     try:
+        with Uninterrupted():
+            in_turn(_show, made, shown)
         yield
     finally:
-        for parameter, average in pairs:
-            if _alike(parameter, average):
-                _exchange(parameter, average)
-        for parameter, values in kept:
-            parameter.detach().copy_(values)
+        try:
+            _put_back(shown)
+        finally:
+            _put_back(shown)  # where a signal handler has raised before the first one began
 
 
-def _alike(parameter: Tensor, average: Tensor) -> bool:
-    return parameter.dtype is average.dtype
+def _show(pairs: list[Pair], shown: list[Pair]) -> None:
+    for pair in pairs:
+        shown.append(pair)
+        pair.show()
+    for pair in pairs:  # afterwards, since parameters may share memory, and so the count of writes
+        pair.version = version_of(pair.parameter)
 
 
-def _exchange(parameter: Tensor, average: Tensor) -> None:
-    values = parameter.detach()
-    if not _alike(parameter, average):
-        values.copy_(average)
-        return
-    ours, theirs = (tensor.unsqueeze(0) if tensor.ndim == 0 else tensor for tensor in (values, average))
-    for begin in range(0, len(ours), SWAPPED_ROWS):
-        rows = slice(begin, begin + SWAPPED_ROWS)
-        before = ours[rows].clone()
-        ours[rows].copy_(theirs[rows])
-        theirs[rows].copy_(before)
+def _put_back(shown: list[Pair]) -> None:
+    written = [pair.parameter for pair in shown if version_of(pair.parameter) != pair.version]
+    with Uninterrupted():
+        while shown:
+            in_turn(shown.pop().put_back)  # the last one first, for the same reason
+    if written:
+        warn(
+            f"{describe('a parameter', written[0])} was written to within `with optimizer.averages():`, and what was "
+            "written is in its average now, or lost where the parameter has 16 bits; write to it outside"
+        )

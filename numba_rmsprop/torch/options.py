@@ -58,6 +58,12 @@ UNSUPPORTED = {
 }
 """Options of PyTorch's optimizers that this one does not have. ``foreach`` only changes the speed, and is ignored."""
 
+ELSEWHERE = {
+    "ema_overwrite_frequency": "use averages() to evaluate, or copy state[parameter]['average'] into the parameter",
+    "gradient_accumulation_steps": "call backward() for several batches before each step()",
+}
+"""Options of numba_rmsprop.RMSprop that this one does not have."""
+
 OF_SCHEDULERS = ("max_momentum", "base_momentum")
 """What schedulers of PyTorch note in a group, which is no misspelt "momentum" or "ema_momentum"."""
 
@@ -70,9 +76,10 @@ def check_options(group: dict[str, Any], where: str = "", *, is_saved: bool = Fa
 
     Options that the group does not have are not checked. A saved group may have any momentum: schedulers change it.
     """
-    for key, reason in UNSUPPORTED.items():
+    for key, reason in (UNSUPPORTED | ELSEWHERE).items():
         if group.get(key):
-            raise ValueError(f"{where}{key}: expected False, got {group[key]!r}: {reason}")
+            expected = "None" if key in ELSEWHERE else "False"
+            raise ValueError(f"{where}{key}: expected {expected}, got {group[key]!r}: {reason}")
     for key, name in NUMBERS.items():
         value = group.get(key, 0.0)
         if isinstance(value, Tensor) and value.numel() != 1:
@@ -85,8 +92,11 @@ def check_options(group: dict[str, Any], where: str = "", *, is_saved: bool = Fa
         raise ValueError(f"{where}nesterov: expected momentum above 0 with it, got {group['momentum']}")
     if group.get("bias_correction") and group.get("alpha", 0.0) >= 1:
         raise ValueError(f"{where}alpha: expected less than 1 with bias_correction=True, got {group['alpha']}")
-    check_number("initial_scale", group.get("initial_scale", 0.0))
-    check_number("ema_momentum", group.get("ema_momentum", 0.0))
+    for key in ("initial_scale", "ema_momentum"):
+        try:
+            check_number(key, group.get(key, 0.0))
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{where}{error}") from error
     limits = {key: check_limit(f"{where}{key}", group[key]) for key in CLIPS if group.get(key) is not None}
     if len(limits) > 1:
         raise ValueError(f"{where}expected one of {', '.join(CLIPS)} at most, got {limits}")

@@ -113,9 +113,14 @@ class ParameterState:
         found = dict.copy(found)
         self.is_exposed = not found.keys().isdisjoint(SLOTS)
         self.tensors: dict[str, Tensor] = {"step": _as_step(found.get("step", 0.0))}
+        wanted = {
+            "square_avg": True,
+            "momentum_buffer": group["momentum"] > 0 or "momentum_buffer" in found,
+            "grad_avg": self.centered or "grad_avg" in found,
+            "average": self.averages,
+        }
         for key in SLOTS:
-            wanted = {"momentum_buffer": group["momentum"] > 0, "grad_avg": self.centered}.get(key, key != "average")
-            if self.averages if key == "average" else wanted or key in found:
+            if wanted[key]:
                 by_row, start = _is_by_row(key, parameter, self.by_row), 0.0
                 if key == "square_avg":
                     start = float(group["initial_scale"])

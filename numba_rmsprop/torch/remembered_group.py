@@ -109,5 +109,5 @@ class Plan:
 
 
 def _kind(group: dict[str, Any]) -> tuple[Any, ...]:
-    kind = (group[option] for option in ("centered", "sparse_update", "state", "bias_correction"))
+    kind = (group[option] for option in ("centered", "sparse_update", "state", "bias_correction", "use_ema"))
     return *kind, group["decoupled_weight_decay"], group["momentum"] > 0

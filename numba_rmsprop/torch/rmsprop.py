@@ -296,13 +296,14 @@ class RMSprop(torch.optim.Optimizer):
     def averages(self) -> Iterator[None]:
         """Let parameters with ``use_ema`` hold their averages within a ``with`` statement, for an evaluation.
 
-        What is written to them meanwhile is lost, and steps, ``state_dict`` and ``load_state_dict`` are refused. It
-        takes one pass over the parameters, and another at the end.
+        Do not write to them meanwhile: that changes the averages, and is told by a warning. Steps, ``state_dict`` and
+        ``load_state_dict`` are refused. All parameters of the optimizer are flushed, and those with averages take
+        another pass, and one more at the end.
 
         Raises
         ------
         ValueError
-            If no parameter has an average yet.
+            If no parameter has an average, or ``use_ema`` is no longer True in its group.
         RuntimeError
             If they hold their averages already.
 
@@ -322,12 +323,13 @@ class RMSprop(torch.optim.Optimizer):
         """
         self._refuse_averages("averages")
         self.flush()
-        pairs = []
-        for group in self.param_groups:
-            entries = [(parameter, self.state.get(parameter, {})) for parameter in group["params"] if group["use_ema"]]
-            pairs += [(parameter, dict.get(entry, "average")) for parameter, entry in entries if "average" in entry]
+        parameters = {id(p): p for group in self.param_groups if group["use_ema"] for p in group["params"]}
+        pairs = [(p, dict.get(self.state.get(p, {}), "average")) for p in parameters.values()]  # an Entry would flush
+        pairs = [(parameter, average) for parameter, average in pairs if average is not None]
         if not pairs:
-            raise ValueError("averages: no parameter has one; take a step with use_ema=True first")
+            raise ValueError(
+                "averages: expected parameters with one, got none; set use_ema=True in their groups and take a step"
+            )
         self._shows_averages = True
         try:
             with exchanged(pairs):
@@ -344,7 +346,7 @@ class RMSprop(torch.optim.Optimizer):
     def _tables(self, parameter: Tensor, own: ParameterState | None) -> list[stale_rows.Table]:
         """Return the tables that note rows of a parameter as behind: of this optimizer, and of an earlier one."""
         tables = [] if own is None else [own.table]
-        if own is None or not own.slots.has_values_behind:  # otherwise, no other optimizer has left rows behind
+        if own is None or not own.slots.must_catch_up:  # otherwise, no other optimizer has left rows behind
             other = stale_rows.table_of(parameter)
             tables += [] if other is None or other in tables else [other]
         return tables
@@ -428,7 +430,7 @@ class RMSprop(torch.optim.Optimizer):
             raise
 
     def __getstate__(self) -> dict[str, Any]:
-        self._refuse_averages("a copy or pickle")
+        self._refuse_averages("copy or pickle")
         self.flush()
         found: dict[str, Any] = super().__getstate__()
         return found

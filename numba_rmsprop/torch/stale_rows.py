@@ -66,11 +66,14 @@ class Table:
     def _data_pointers(self) -> list[int]:
         return [tensor.data_ptr() for tensor in self._tensors.values()]
 
-    def catch_up(self, parameter: Tensor, indices: Tensor) -> None:
-        """Catch up the rows at ``indices``, of any shape; if one is out of bounds, leave the error to PyTorch."""
+    def catch_up(self, parameter: Tensor, indices: Tensor, *, to_write: bool = False) -> None:
+        """Catch up the rows at ``indices``, of any shape, to read or ``to_write`` them.
+
+        If one is out of bounds, leave the error to PyTorch.
+        """
         self.was_read = True
         slots = self.slots
-        if not slots.has_values_behind:
+        if not (slots.must_catch_up if to_write else slots.has_values_behind):
             return
         self.look_for_writes(parameter)
         rows = _as_rows(indices)
@@ -101,13 +104,13 @@ class Table:
 
     def catch_up_to_write(self, parameter: Tensor, indices: Tensor) -> None:
         """Catch up some rows for a caller that may write to them; this is no reason for a warning."""
-        self.catch_up(parameter, indices)
+        self.catch_up(parameter, indices, to_write=True)
         self._written_at = self._slots.steps
 
     def look_for_writes(self, parameter: Tensor) -> None:
         """Warn, once, if the program has written to the parameter while rows were behind."""
         slots = self._slots
-        if self._has_warned or not slots.has_values_behind or self._written_at == slots.steps:
+        if self._has_warned or not slots.must_catch_up or self._written_at == slots.steps:
             return
         if self.was_changed(parameter):
             self._has_warned = True
@@ -198,7 +201,7 @@ def forward(parameter: Tensor, indices: Tensor, *, writes: bool) -> Iterator[Non
             flush_all()
         yield
         return
-    table.catch_up(parameter, indices)
+    table.catch_up(parameter, indices, to_write=writes)
     was_changed = not writes or table.was_changed(parameter)
     yield
     if not was_changed:

@@ -119,7 +119,7 @@ class Steps:
             self._entries = stale_rows.entries
         sparse = {id(slots) for slots, gradient, *_ in work.parts if isinstance(gradient, Rows)}
         for own in work.stepped:
-            if own.slots.values_fall_behind and id(own.slots) in sparse:
+            if own.slots.uses_values and id(own.slots) in sparse:
                 own.table.take_over(own.parameter)
 
     def _add_step(self, calls: list[Call], work: Work, written: Written) -> bool:
@@ -174,7 +174,7 @@ class Steps:
                 continue
             own = self._state_of(parameter, k, group, number, work)
             work.stepped.append(own)
-            begins = own.begins_average and id(parameter) in work.new
+            begins, own.begins_average = own.begins_average, False
             if grad is not None and may_batch and own.small and own.lies_like(grad):
                 kind = own.dtype, frozenset(own.tensors), own.slots.rho_product, begins
                 members, grads = small.setdefault(kind, ([], []))
@@ -325,7 +325,7 @@ class Written:
     def __init__(self, parameters: list[ParameterState]) -> None:
         self.parameters = parameters
         self.versioned = [own.parameter for own in parameters if not own.parameter.is_inference()]
-        self._may_fall_behind = [own for own in parameters if own.slots.values_fall_behind]
+        self._may_fall_behind = [own for own in parameters if own.slots.uses_values]
         addresses: dict[np.dtype[Any], list[int]] = {}
         counts = [own.tensors["step"] for own in parameters]
         counts += [own.tensors["alpha_product"][1] for own in parameters if own.corrects_bias]

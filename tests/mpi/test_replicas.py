@@ -86,6 +86,14 @@ def test_files_amid_calls(tmp_path):
     assert first[2].startswith("save: got 1 of 2 calls whose gradients are added up for a step, and no rank has all")
 
 
+def test_a_refusal_amid_calls_is_told_to_all():
+    adding, stepping, apart = reports("replicas.refusing_amid_calls", 2)
+    assert adding == [["OtherRankError", 0], ["FloatingPointError", 0]]
+    assert stepping == [["OtherRankError", 1], ["FloatingPointError", 1]]
+    assert apart[0] == apart[1]
+    assert "0 of 2 calls for the next one" in apart[0]
+
+
 def test_large_gradients_go_in_several_messages():
     assert reports("replicas.in_several_messages", 2, alone=True) == [[True, True]]
 

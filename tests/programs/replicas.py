@@ -302,6 +302,24 @@ def loading_amid_calls(path):
         report([bool(np.allclose(var, expected, rtol=1e-12)), again.iterations, str(error)])
 
 
+def refusing_amid_calls():
+    """Refuse a call on one rank that only adds gradients up, and one that takes the step."""
+    options = {"check_finite": True, "gradient_accumulation_steps": 2}
+    var = np.ones(3)
+    opt = RMSprop(0.1, communicator=comm, **options)
+    for iterations in (0, 1):
+        try:
+            opt.apply_gradients([(np.full(3, np.nan if rank == 1 else 1.0), var)])
+        except Exception as error:  # noqa: BLE001  # reported
+            report([type(error).__name__, opt.accumulated_calls])
+        opt.apply_gradients([(np.ones(3), var)])
+        assert opt.iterations == iterations
+    try:
+        RMSprop(0.1, communicator=comm, gradient_accumulation_steps=2 + rank).apply_gradients([(np.ones(3), var)])
+    except ValueError as error:
+        report(str(error))
+
+
 def in_several_messages():
     messages.MESSAGE_ITEMS = 1000
     grad, ours, alone = np.arange(2500, dtype=np.float32), np.zeros(2500, np.float32), np.zeros(2500, np.float32)

@@ -179,6 +179,48 @@ def test_what_is_refused_leaves_all_as_it_was():
     assert [table.tobytes(), *(weight.tobytes() for weight in opt.get_weights())] == before
 
 
+@pytest.mark.parametrize("second", [None, {}, {"momentum": 0.9}, {"use_ema": True}])
+def test_what_rows_have_missed_goes_by_the_values_that_they_had(second):
+    found = []
+    for is_sparse in (True, False):
+        table, opt = np.ones((4, 2)), RMSprop(0.1, use_ema=True, ema_momentum=0.5)
+        others = [] if second is None else [RMSprop(0.1, **second)]
+        for step, rows in enumerate([[0, 1], [1], [1], [0], [1]]):
+            if step == 3:
+                opt.gather(table, [0])
+                table[0] = 5.0
+            for one in (opt, *others):
+                grad = np.zeros((4, 2))
+                grad[rows] = 1.0
+                one.apply_gradients([(IndexedSlices(grad[rows], rows) if is_sparse else grad, table)])
+        opt.flush()
+        found.append((opt.average(table), table))
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-12)
+
+
+def test_averages_that_a_variable_of_16_bits_cannot_hold():
+    first, half, rates = np.zeros(3), np.full((2, 2), 65440, np.float16), [0.0, 200.0]
+    opt = RMSprop(lambda: rates[opt.iterations], rho=0.0, use_ema=True, ema_momentum=0.5)
+    for _ in rates:
+        opt.apply_gradients([(np.ones(3), first), (-np.ones((2, 2), np.float32), half)])
+    with np.errstate(over="raise"):
+        opt.finalize_variable_values([first, half])
+    assert np.isinf(half).all()
+    np.testing.assert_allclose(first, -100.0, rtol=1e-6)
+
+
+def test_a_subclass_may_fix_averages_in_its_body():
+    class Averaged(RMSprop):
+        use_ema = True
+
+    class Plain(RMSprop):
+        use_ema = False
+
+    assert Averaged(ema_overwrite_frequency=2).drifts
+    with pytest.raises(ValueError, match="expected None without averages, got 2"):
+        Plain(use_ema=True, ema_overwrite_frequency=2)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

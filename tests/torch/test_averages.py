@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import signal
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ torch = pytest.importorskip("torch", reason="numba_rmsprop.torch needs PyTorch")
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch_twins import sparse
 
-from numba_rmsprop.torch import Embedding, RMSprop
+from numba_rmsprop.torch import Embedding, RMSprop, averages
 
 VARIANTS = [
     {},
@@ -93,7 +94,7 @@ def test_state_dicts_and_copies_go_on_with_the_average():
     saved = copy.deepcopy(opt.state_dict())
     again = torch.nn.Embedding(12, 4, sparse=True, _weight=table.weight.detach().clone())
     loaded = RMSprop(again.parameters(), 0.5, use_ema=True)
-    with pytest.raises(ValueError, match="averages: no parameter has one; take a step with use_ema=True first"):
+    with pytest.raises(ValueError, match="averages: expected parameters with one, got none; set use_ema"):
         loaded.averages().__enter__()
     loaded.load_state_dict(saved)
     with loaded.averages():
@@ -107,22 +108,105 @@ def test_state_dicts_and_copies_go_on_with_the_average():
     assert torch.equal(loaded.state[again.weight]["average"], opt.state[table.weight]["average"])
 
 
-def test_an_average_may_begin_later_and_pause():
-    parameter = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
-    opt = RMSprop([parameter], 0.1, ema_momentum=0.5)
+@pytest.mark.parametrize("count", [1, 6])  # six small ones are looked at together
+def test_an_average_may_begin_later_and_pause(count):
+    parameters = [torch.nn.Parameter(torch.ones(3, dtype=torch.float64)) for _ in range(count)]
+    twin = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
+    opt, plain = RMSprop(parameters, 0.1, ema_momentum=0.5), RMSprop([twin], 0.1)
 
-    def step():
-        parameter.grad = torch.ones(3, dtype=torch.float64)
+    def step(*, use_ema):
+        opt.param_groups[0]["use_ema"] = use_ema
+        for parameter in (*parameters, twin):
+            parameter.grad = torch.ones(3, dtype=torch.float64)
         opt.step()
+        plain.step()
+        assert all(torch.equal(parameter, twin) for parameter in parameters)
+        return [opt.state[parameter].get("average") for parameter in parameters]
 
-    step()
-    assert "average" not in opt.state[parameter]
-    opt.param_groups[0]["use_ema"] = True
-    step()
-    assert torch.equal(opt.state[parameter]["average"], parameter)
-    before = parameter.detach().clone()
-    step()
-    torch.testing.assert_close(opt.state[parameter]["average"], (before + parameter.detach()) / 2)
+    for _ in range(3):
+        assert step(use_ema=False) == [None] * count
+    assert all(torch.equal(average, twin) for average in step(use_ema=True))
+    expected = twin.detach().clone()
+    for use_ema in (True, True, False, False, False, True, True):
+        found = step(use_ema=use_ema)
+        expected = (expected + twin.detach()) / 2 if use_ema else expected
+        for average in found:
+            torch.testing.assert_close(average, expected)
+
+
+def trained(*parameters, **options):
+    opt = RMSprop(parameters, 0.1, use_ema=True, ema_momentum=0.5, **options)
+    for _ in range(3):
+        for parameter in parameters:
+            parameter.grad = torch.ones_like(parameter)
+        opt.step()
+    return opt
+
+
+def test_an_interrupt_amid_the_exchange_undoes_it(monkeypatch):
+    parameters = [torch.nn.Parameter(torch.ones(3)) for _ in range(3)]
+    opt = trained(*parameters)
+    before = [(p.detach().clone(), opt.state[p]["average"].clone()) for p in parameters]
+    show = averages.Pair.show
+
+    def interrupted(pair):
+        show(pair)
+        if pair.parameter is parameters[1]:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(averages.Pair, "show", interrupted)
+    with pytest.raises(KeyboardInterrupt), opt.averages():
+        pass
+    monkeypatch.setattr(averages.Pair, "put_back", lambda pair: interrupted(pair))
+    monkeypatch.setattr(averages.Pair, "show", show)
+    with pytest.raises(KeyboardInterrupt), opt.averages():
+        pass
+    for parameter, (values, average) in zip(parameters, before, strict=True):
+        assert torch.equal(parameter, values)
+        assert torch.equal(opt.state[parameter]["average"], average)
+    opt.step()
+
+
+def test_what_is_written_meanwhile_is_told():
+    parameter = torch.nn.Parameter(torch.ones(3))
+    opt = trained(parameter)
+    told = pytest.warns(UserWarning, match=r"a parameter .* was written to within `with optimizer.averages\(\):`")
+    with told, opt.averages(), torch.no_grad():
+        parameter.zero_()
+    assert (parameter < 0).all()
+    assert torch.equal(opt.state[parameter]["average"], torch.zeros(3))
+
+
+@pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with duplicate")
+def test_parameters_that_share_memory_or_come_twice():
+    base = torch.arange(4.0, dtype=torch.float64)
+    first, second = torch.nn.Parameter(base), torch.nn.Parameter(base.view(2, 2))
+    opt = trained(first, second)
+    before = first.detach().clone()
+    with opt.averages():
+        assert not torch.equal(first, before)
+    assert torch.equal(first, before)
+    twice = torch.nn.Parameter(torch.ones(2))
+    opt = trained(twice, twice)
+    average = opt.state[twice]["average"].clone()
+    with opt.averages():
+        assert torch.equal(twice, average)
+
+
+def test_rows_are_caught_up_before_they_are_written_to():
+    table, twin = (Embedding(4, 2, dtype=torch.float64, max_norm=1.0, _weight=torch.ones(4, 2).double()) for _ in "ab")
+    opt, dense = (RMSprop(each.parameters(), 0.1, use_ema=True, ema_momentum=0.5) for each in (table, twin))
+    for rows in ([0, 1], [1], [1], [0], [1]):
+        for each, one in ((table, opt), (twin, dense)):
+            each(torch.tensor(rows))  # max_norm scales them down
+            with torch.no_grad():
+                one.catch_up(each.weight, torch.tensor([2]))
+                each.weight[2] += 1
+            grad = torch.zeros(4, 2).double()
+            grad[rows] = 1.0
+            each.weight.grad = grad if one is dense else sparse(torch.tensor(rows), grad[rows], (4, 2))
+            one.step()
+    torch.testing.assert_close(opt.state[table.weight]["average"], dense.state[twin.weight]["average"])
 
 
 def test_small_parameters_of_which_some_begin():
