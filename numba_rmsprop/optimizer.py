@@ -155,12 +155,12 @@ class RMSprop(Settings, Optimizer):
     that it writes, each once with all the steps that it has missed. So sparse steps equal dense ones up to these
     roundings: without momentum and weight decay, where other rows do not move, as float32 steps do.
 
-    In exact mode with momentum or
-    weight decay, rows that a step did not touch move too, but only when they are needed: read rows through
-    :meth:`gather`, or call :meth:`flush` before you read the array, or write to it, or drop the optimizer. A step for
-    rows that nobody can have read so is told by a warning, once. Several optimizers may train one array: each step, and
-    each :meth:`gather`, first catches up what the others owe to its rows, or to all if it leaves rows behind itself,
-    which costs a pass over the array. Calls from several threads are serialised.
+    In exact mode with momentum or weight decay, rows that a step did not touch move too, but only when they are needed:
+    read rows through :meth:`gather`, or call :meth:`flush` before you read the array, or write to it, or drop the
+    optimizer. With ``use_ema`` alone, flush or gather before you write, since averages of skipped steps go by the
+    values. A step for rows that nobody can have read so is told by a warning, once. Several optimizers may train one
+    array: each step, and each :meth:`gather`, first catches up what the others owe to its rows, or to all if it leaves
+    rows behind itself, which costs a pass over the array. Calls from several threads are serialised.
 
     A variable is known by its memory: ``table[:]`` is ``table``, and ``table / norms`` is another one, which starts
     from nothing. :meth:`rebind` lets the same one go on at another array, :meth:`build` gives it a name. An array that

@@ -177,7 +177,8 @@ class AnyOptimizer:
         array : ndarray
             Where it goes on: of its shape and dtype; float32 and the dtypes of 16 bits may also take one another's
             place, since the state is the same. Its values are taken as they are; rows that are behind (in exact mode
-            with momentum or weight decay) stay as far behind, so compute them from an array that was flushed.
+            with momentum, weight decay or averages) stay as far behind, so compute them from an array that was
+            flushed.
 
         Raises
         ------

@@ -143,7 +143,8 @@ class WeightStore(AnyOptimizer):
         the optimizer. In exact mode with momentum or weight decay, call it
 
         - before you read a whole table,
-        - before you *write* to a table: otherwise the steps that a row has missed are applied to your values,
+        - before you *write* to a table: otherwise the steps that a row has missed are applied to your values (with
+          ``use_ema`` alone, too: the average of those steps would be that of your values),
         - and before you drop the optimizer, or continue with another one after it is gone.
 
         Raises

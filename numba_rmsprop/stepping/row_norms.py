@@ -35,19 +35,20 @@ def add_bounds(
         if bounds is None or own.var.ndim < 2 or not own.var.size:
             continue
         if own.table is None:  # strided and of three axes or more
-            calls.append((_bound_strided, own.var, rows, *bounds))
+            calls.append((_bound_strided, own.var, rows, np.empty(0, own.dtype), *bounds))
             compiles = True  # it is Python
             continue
         count = len(own.var) if rows is None else len(rows)
-        calls.append((bound_rows, team_for(count * own.columns), rows, own.table[0], *bounds))
+        like = np.empty(0, own.dtype)
+        calls.append((bound_rows, team_for(count * own.columns), rows, own.table[0], like, *bounds))
         compiles |= own.may_compile(calls, (bound_rows, rows is None))
     return compiles
 
 
-def _bound_strided(var: FloatArray, rows: NDArray[np.int64] | None, low: float, high: float) -> None:
+def _bound_strided(var: FloatArray, rows: NDArray[np.int64] | None, like: FloatArray, low: float, high: float) -> None:
     """Scale rows of an array that has no view of shape (rows, columns)."""
     places: Any = ... if rows is None else np.unique(rows)
     copies = np.array(var[places], order="C")
     table = copies.reshape(len(copies), -1)
-    bound_rows(team_for(0), None, as_stored(table), low, high)
+    bound_rows(team_for(0), None, as_stored(table), like, low, high)
     var[places] = copies

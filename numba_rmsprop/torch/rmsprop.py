@@ -108,8 +108,8 @@ class RMSprop(torch.optim.Optimizer):
     :class:`~numba_rmsprop.torch.EmbeddingBag` catches up the rows that it reads. With other modules, call
     :meth:`catch_up` before you read or write some rows, and :meth:`flush` before you read or write a whole table:
     otherwise you read old values, and the steps that a row has missed are applied to the values that you have written.
-    A warning is given, once, if no rows were caught up between two steps, or if rows were written to while others were
-    behind.
+    With ``use_ema`` alone, do so before you write: averages of skipped steps go by the values. A warning is given, once,
+    if no rows were caught up between two steps, or if rows were written to while others were behind.
 
     The state of such rows is behind, too, even without momentum. ``state[parameter]`` brings it up to date whenever
     something is read from it. A tensor that you keep from it falls behind at the next sparse step.
@@ -278,8 +278,9 @@ class RMSprop(torch.optim.Optimizer):
     def flush(self, *parameters: Tensor) -> None:
         """Bring every row of some parameters up to date, or of all, and of their state.
 
-        Call it before you read a parameter with sparse gradients and momentum or decoupled weight decay as a whole, or
-        write to it. Rows that an earlier optimizer has left behind are brought up to date, too.
+        Call it before you read a parameter with sparse gradients and momentum or decoupled weight decay as a whole, and
+        before you write to such a one or to one with an average. Rows that an earlier optimizer has left behind are
+        brought up to date, too.
 
         Raises
         ------

@@ -132,6 +132,18 @@ def test_the_end_of_training_takes_the_averages():
     assert table.tobytes() == average.tobytes()
 
 
+def test_the_end_of_training_is_in_the_next_delta(tmp_path):
+    table, opt = np.ones((400, 2)), RMSprop(0.1, use_ema=True)
+    for row in (3, 3):
+        opt.apply_gradients([(IndexedSlices(np.ones((1, 2)), [row]), table)])
+    opt.save(tmp_path / "file")
+    opt.finalize_variable_values([table])
+    opt.save_delta(tmp_path / "delta")
+    loaded = np.empty((400, 2))
+    RMSprop.load([tmp_path / "file", tmp_path / "delta"], [loaded])
+    assert loaded.tobytes() == table.tobytes()
+
+
 def test_averages_go_on_in_files_deltas_copies_and_weights(tmp_path):
     table, opt = np.ones((40, 2)), RMSprop(0.1, momentum=0.9, **OFTEN)
 
