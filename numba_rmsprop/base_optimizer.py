@@ -16,11 +16,12 @@ from .gradients.sums import Sum
 from .mpi.replicas import Replicas, load_together
 from .runtime.interrupts import Uninterrupted
 from .state.known_variables import Accumulation
+from .state.row_moves import RowMoves
 from .stepping.accumulation import Accumulating, Pairs
 from .stepping.gathering import Gathering
 
 
-class Optimizer(Accumulating, Gathering):
+class Optimizer(Accumulating, Gathering, RowMoves):
     """The calls of an optimizer, whatever its rule.
 
     A subclass names its :class:`~numba_rmsprop.kernels.rule.Rule` and says which hyperparameters a step has; the rest

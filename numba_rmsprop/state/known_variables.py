@@ -193,10 +193,15 @@ class KnownVariables:
         if other is not None and other is not own:
             raise ValueError(f"{describe('array', array)} is {other.name}; expected one that is no other variable")
         self.registry.check_apart(array, "array", but=own)
-        calls += [(self.registry.move, own, array), (self._note_change,), (self._renew_sums,)]
+        calls += [(self.registry.move, own, own.rebind, array), (self._note_change,), (self._renew_sums,)]
         if array.dtype != own.var.dtype:  # a delta would not fit the files that it goes on from
             calls.append((setattr, self, "saved", None))
         return True
+
+    def change_arrays(self, own: Slots, moved: Any) -> None:
+        """Let a variable go on with arrays of other rows."""
+        self.registry.move(own, own.take_over, moved)
+        self._forget_files()
 
     def add_forget(self, calls: list[Call], variables: Iterable[FloatArray | int | str]) -> bool:
         """Add what drops variables with their state."""

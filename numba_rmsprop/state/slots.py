@@ -157,6 +157,15 @@ class Slots(SlotArrays):
         self.small = self.clocks is None and self.fits_batch
         self.changes.everything = True
 
+    def take_over(self, moved: Any) -> None:
+        """Go on with arrays of other rows: a :class:`~numba_rmsprop.state.row_moves.Moved`."""
+        self.var, self.slots, self.clocks, self.custom = moved
+        self.shape, self.part_of = self.var.shape, None
+        self._note_arrays()
+        self.small = self.clocks is None and self.fits_batch
+        self.changes.everything = True
+        self._begin()
+
     def take_form(self, form: Form, slots: Mapping[str, FloatArray]) -> None:
         """Go on with slots of another form."""
         self.form, self.by_row = form, form.by_row and self.var.ndim > 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 from weakref import WeakSet, ref
@@ -176,11 +176,11 @@ class Registry:
         self.slots[:] = [own for own in self.slots if own not in gone]
         self.unclaimed -= gone
 
-    def move(self, own: Slots, var: FloatArray) -> None:
-        """Let a variable go on at another array."""
+    def move(self, own: Slots, change: Callable[..., None], *arguments: Any) -> None:
+        """Let a variable go on at another array, to which ``change`` brings it."""
         self.occupied = self.occupied.without(_memory([own]))
         self._leave(own)
-        own.rebind(var)
+        change(*arguments)
         self._enter(own)
         self.occupied = self.occupied.with_more(_memory([own]))
         self.unclaimed.discard(own)

@@ -40,6 +40,7 @@ def settle(views: list[View], registry: Registry) -> None:
     for moved, (own, base, offset, strides) in zip(moves, views, strict=True):
         if moved:
             memory = base if base.flags.c_contiguous else base.T
-            registry.move(own, np.ndarray(own.shape, own.var.dtype, memory, offset, strides))
+            view = np.ndarray(own.shape, own.var.dtype, memory, offset, strides)
+            registry.move(own, own.rebind, view)
             own.part_of = ref(base)  # an unpickled array may itself be a view, of a buffer
             registry.unclaimed.add(own)

@@ -204,7 +204,7 @@ class WeightStore(AnyOptimizer):
         """
         known = in_turn(self.known.find_or_check, var)
         if known is None or slot_name not in known.arrays:  # no lock is held, since the initializer may be user code
-            value = _initial(initializer, var.shape if shape is None else tuple(shape), var.dtype, slot_name)
+            value = initial(initializer, var.shape if shape is None else tuple(shape), var.dtype, slot_name)
             in_turn(self.known.let_go_before, [var])
             in_turn(carry_out, self._add_new_slot, var, slot_name, value)
         return self.get_slot(var, slot_name)
@@ -234,7 +234,7 @@ class WeightStore(AnyOptimizer):
         """
         if name in self.own_weights:
             raise ValueError(f"name: there is a weight {name!r} already; expected another name")
-        value = _initial(initializer, tuple(shape), np.dtype(dtype), name)
+        value = initial(initializer, tuple(shape), np.dtype(dtype), name)
         in_turn(self.own_weights.__setitem__, name, value)
         return value
 
@@ -244,7 +244,8 @@ class WeightStore(AnyOptimizer):
         yield from self.own_weights.values()
 
 
-def _initial(initializer: Initializer, shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> NDArray[Any]:
+def initial(initializer: Any, shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> NDArray[Any]:
+    """Return the first values of an array: "zeros", "ones", a number, or of a callable of shape and dtype."""
     label, fills = f"initializer of {name!r}", {"zeros": 0.0, "ones": 1.0}
     if callable(initializer):
         value = np.array(as_array(initializer(shape, dtype=dtype), label), dtype)
@@ -255,7 +256,10 @@ def _initial(initializer: Initializer, shape: tuple[int, ...], dtype: np.dtype[A
         if initializer not in fills:
             raise ValueError(f"{label}: expected 'zeros', 'ones', a number or a callable, got {initializer!r}")
         initializer = fills[initializer]
-    return np.full(shape, as_array(initializer, label), dtype)
+    given = as_array(initializer, label)
+    if given.ndim and given.shape != shape:
+        raise ValueError(f"{label}: expected a number or shape {shape}, got {given.shape}")
+    return np.full(shape, given, dtype)
 
 
 def _check_iterations(value: Any) -> int:

@@ -17,12 +17,13 @@ from .fused import FusedWeight
 from .options import CLIPS, OWN_OPTIONS, check_names, check_options, check_state_dict
 from .parameter_state import SLOTS, Entry, ParameterState, check_parameter
 from .parts import Group
+from .row_moves import RowMoves
 from .steps import Steps
 from .tensor_views import STORED_AS, describe
 from .undocumented import without_idle_hooks
 
 
-class RMSprop(torch.optim.Optimizer):
+class RMSprop(RowMoves, torch.optim.Optimizer):
     """torch.optim.RMSprop for parameters on the CPU, dense and sparse.
 
     Per element, with gradient g (negated with ``maximize``) at each step::
@@ -108,8 +109,8 @@ class RMSprop(torch.optim.Optimizer):
     :class:`~numba_rmsprop.torch.EmbeddingBag` catches up the rows that it reads. With other modules, call
     :meth:`catch_up` before you read or write some rows, and :meth:`flush` before you read or write a whole table:
     otherwise you read old values, and the steps that a row has missed are applied to the values that you have written.
-    With ``use_ema`` alone, do so before you write: averages of skipped steps go by the values. A warning is given, once,
-    if no rows were caught up between two steps, or if rows were written to while others were behind.
+    With ``use_ema`` alone, do so before you write: averages of skipped steps go by the values. A warning is given,
+    once, if no rows were caught up between two steps, or if rows were written to while others were behind.
 
     The state of such rows is behind, too, even without momentum. ``state[parameter]`` brings it up to date whenever
     something is read from it. A tensor that you keep from it falls behind at the next sparse step.
