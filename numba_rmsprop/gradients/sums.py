@@ -59,7 +59,7 @@ class Sum(NamedTuple):
         """
         with np.errstate(over="ignore", invalid="ignore"):
             if isinstance(gradient, Dense):
-                share = np.array(gradient.values, own.dtype, order="C")
+                share = np.array(gradient.values, own.dtype)
                 share /= count
                 is_finite = bool(np.isfinite(share).all())
                 total = share if self.dense is None else np.add(self.dense, share, out=share)

@@ -31,6 +31,8 @@ def product_of(grad):
     return SparseProduct.from_entries(grad[rows] / 2, np.tile(rows, 2), np.tile(np.arange(len(rows)), 2))
 
 
+TWICE = "a variable that comes twice"
+
 FORMS = {"dense": np.array, "rows": rows_of, "csr": scipy.sparse.csr_array, "product": product_of}
 
 
@@ -183,6 +185,7 @@ def test_other_files_have_no_sums(tmp_path):
         (np.full((4, 2), np.nan), FloatingPointError),
         (np.ones(3), ValueError),
         (np.ones((4, 2), np.float32), TypeError),
+        (TWICE, ValueError),
     ],
 )
 def test_a_refused_call_leaves_the_sums(wrong, error):
@@ -191,7 +194,8 @@ def test_a_refused_call_leaves_the_sums(wrong, error):
     for iterations in (0, 1):
         before, values = opt.known.accumulation, table.tobytes()
         with pytest.raises(error):
-            opt.apply_gradients([(np.ones((4, 2)), other), (wrong, table)])
+            last = (np.ones((4, 2)), other) if wrong is TWICE else (wrong, table)
+            opt.apply_gradients([(np.ones((4, 2)), other), last])
         assert opt.known.accumulation is before
         assert table.tobytes() == values
         assert opt.apply_gradients([(np.ones((4, 2)), table)]) == iterations

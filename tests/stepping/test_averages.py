@@ -60,6 +60,7 @@ def test_long_gaps(options):
         dense[rows] = grad
         numbers = {name: value for name, value in options.items() if name != "state"}
         reference.step([dense], lr=0.1, rho=0.9, epsilon=1e-3, **numbers)
+    assert_close(opt.gather(table, [3]), reference.vars[0][[3]], 1e-12)
     found = opt.gather(table, [2, 4, 0], averaged=True)
     assert_close(found, reference.averages[0][[2, 4, 0]], 1e-12)
     opt.flush()
@@ -123,7 +124,8 @@ def test_the_end_of_training_takes_the_averages():
     table, opt = np.ones((4, 2)), RMSprop(0.1, momentum=0.9, use_ema=True)
     for row in (0, 1, 3):
         opt.apply_gradients([(IndexedSlices(np.ones((1, 2)), [row]), table)])
-    average = opt.average(table).copy()
+    other, again = copy.deepcopy((opt, table))
+    average = other.average(again)
     assert (table != average).any()
     opt.finalize_variable_values([table])
     assert table.tobytes() == average.tobytes()
@@ -246,6 +248,16 @@ def test_a_subclass_may_fix_averages_in_its_body():
 def test_options_that_there_are_not(options, message):
     with pytest.raises(ValueError, match=message):
         RMSprop(**options)
+
+
+def test_a_mean_square_that_is_no_number_reaches_the_average_without_a_gradient():
+    table, opt = np.ones((3, 2)), RMSprop(0.1, use_ema=True)
+    opt.apply_gradients([(IndexedSlices(np.ones((1, 2)), [0]), table)])
+    opt.get_slot(table, "rms")[1] = np.nan
+    opt.apply_gradients([(IndexedSlices(np.ones((1, 2)), [0]), table)])
+    opt.flush()
+    assert np.isnan(opt.average(table)[1]).all()
+    assert np.isfinite(opt.average(table)[[0, 2]]).all()
 
 
 def test_numbers_that_are_not_finite_reach_the_average():

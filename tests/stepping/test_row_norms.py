@@ -33,12 +33,12 @@ CASES = [
 
 @pytest.mark.parametrize(("kind", "dtype", "norm", "options"), CASES)
 def test_a_sparse_step_is_the_dense_one_with_all_rows_scaled(kind, dtype, norm, options):
-    table = bounded(np.random.default_rng(0).standard_normal((12, 7)), *NORMS[norm]).astype(dtype)
+    table = bounded(np.random.default_rng(0).standard_normal((12, 19)), *NORMS[norm]).astype(dtype)
     expected, opt, plain = table.copy(), RMSprop(0.3, row_norm=norm, **options), RMSprop(0.3, **options)
     for step in range(9):
         rng = np.random.default_rng(step)
-        rows, values = rng.integers(0, 12, 5), rng.standard_normal((5, 7)).astype(dtype)
-        dense = np.zeros((12, 7), dtype)
+        rows, values = rng.integers(0, 12, 5), rng.standard_normal((5, 19)).astype(dtype)
+        dense = np.zeros((12, 19), dtype)
         np.add.at(dense, rows, values)
         grad = {"rows": IndexedSlices(values, rows), "csr": scipy.sparse.csr_array(dense), "dense": dense}[kind]
         opt.apply_gradients([(grad, table)])

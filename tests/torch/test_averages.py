@@ -196,17 +196,28 @@ def test_parameters_that_share_memory_or_come_twice():
 def test_rows_are_caught_up_before_they_are_written_to():
     table, twin = (Embedding(4, 2, dtype=torch.float64, max_norm=1.0, _weight=torch.ones(4, 2).double()) for _ in "ab")
     opt, dense = (RMSprop(each.parameters(), 0.1, use_ema=True, ema_momentum=0.5) for each in (table, twin))
+    weights = [next(each.parameters()) for each in (table, twin)]  # module.weight would bring all rows up to date
     for rows in ([0, 1], [1], [1], [0], [1]):
-        for each, one in ((table, opt), (twin, dense)):
+        for each, one, weight in ((table, opt, weights[0]), (twin, dense, weights[1])):
             each(torch.tensor(rows))  # max_norm scales them down
             with torch.no_grad():
-                one.catch_up(each.weight, torch.tensor([2]))
-                each.weight[2] += 1
+                one.catch_up(weight, torch.tensor([2]))
+                weight[2] += 1
             grad = torch.zeros(4, 2).double()
             grad[rows] = 1.0
-            each.weight.grad = grad if one is dense else sparse(torch.tensor(rows), grad[rows], (4, 2))
+            weight.grad = grad if one is dense else sparse(torch.tensor(rows), grad[rows], (4, 2))
             one.step()
     torch.testing.assert_close(opt.state[table.weight]["average"], dense.state[twin.weight]["average"])
+
+
+def test_lazy_rows_begin_with_their_values():
+    table = torch.nn.Parameter(torch.full((3, 2), 5.0))
+    opt = RMSprop([table], 0.1, use_ema=True, ema_momentum=0.5, sparse_update="lazy")
+    for row in (0, 1):
+        table.grad = sparse(torch.tensor([row]), torch.ones(1, 2), (3, 2))
+        opt.step()
+    average = opt.state[table]["average"]
+    torch.testing.assert_close(average, torch.stack([table[0], (5.0 + table[1]) / 2, table[2]]).detach())
 
 
 def test_small_parameters_of_which_some_begin():
