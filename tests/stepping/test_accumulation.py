@@ -193,8 +193,8 @@ def test_a_refused_call_leaves_the_sums(wrong, error):
     opt = RMSprop(0.1, gradient_accumulation_steps=2, check_finite=True)
     for iterations in (0, 1):
         before, values = opt.known.accumulation, table.tobytes()
+        last = (np.ones((4, 2)), other) if wrong is TWICE else (wrong, table)
         with pytest.raises(error):
-            last = (np.ones((4, 2)), other) if wrong is TWICE else (wrong, table)
             opt.apply_gradients([(np.ones((4, 2)), other), last])
         assert opt.known.accumulation is before
         assert table.tobytes() == values
@@ -244,7 +244,8 @@ def test_variables_without_a_gradient_in_some_calls_have_it_counted_as_0():
 def test_finite_gradients_have_a_finite_sum(form):
     var, opt = np.ones((4, 2), np.float32), RMSprop(gradient_accumulation_steps=3, check_finite=True)
     for _ in range(3):
-        opt.apply_gradients([(FORMS[form](np.full((4, 2), 3e38, np.float32)), var)])
+        with np.errstate(over="ignore"):  # which matters where kernels are plain Python
+            opt.apply_gradients([(FORMS[form](np.full((4, 2), 3e38, np.float32)), var)])
     assert opt.iterations == 1
     twice = IndexedSlices(np.full((2, 2), 3e38, np.float32), [1, 1])
     with pytest.raises(FloatingPointError, match="got rows or entries that come twice, and whose sum is not finite"):

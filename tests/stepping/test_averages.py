@@ -216,7 +216,8 @@ def test_averages_that_a_variable_of_16_bits_cannot_hold():
     first, half, rates = np.zeros(3), np.full((2, 2), 65440, np.float16), [0.0, 200.0]
     opt = RMSprop(lambda: rates[opt.iterations], rho=0.0, use_ema=True, ema_momentum=0.5)
     for _ in rates:
-        opt.apply_gradients([(np.ones(3), first), (-np.ones((2, 2), np.float32), half)])
+        with np.errstate(over="ignore"):  # which matters where kernels are plain Python
+            opt.apply_gradients([(np.ones(3), first), (-np.ones((2, 2), np.float32), half)])
     with np.errstate(over="raise"):
         opt.finalize_variable_values([first, half])
     assert np.isinf(half).all()
