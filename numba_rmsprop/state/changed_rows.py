@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,6 +73,12 @@ class Changes:
             after._before_flushes = self.rows(clocks)
             after._since = steps
         return after
+
+    def with_rows(self, rows: NDArray[np.int64]) -> Changes:
+        """Return these changes and some rows, which no clock tells of."""
+        more = copy(self)
+        more._before_flushes = np.union1d(self._before_flushes, rows)
+        return more
 
     def rows(self, clocks: NDArray[np.int32] | None) -> NDArray[np.int64]:
         """Return the rows that a step or a gather has written, in order."""

@@ -198,10 +198,15 @@ class KnownVariables:
             calls.append((setattr, self, "saved", None))
         return True
 
-    def change_arrays(self, own: Slots, moved: Any) -> None:
-        """Let a variable go on with arrays of other rows."""
+    def change_arrays(self, own: Slots, moved: Any, same_rows: bool) -> None:
+        """Let a variable go on with other arrays, of the same rows or of others."""
+        changes = own.changes
         self.registry.move(own, own.take_over, moved)
-        self._forget_files()
+        if same_rows:
+            own.changes = changes
+            self._note_change()
+        else:
+            self._forget_files()
 
     def add_forget(self, calls: list[Call], variables: Iterable[FloatArray | int | str]) -> bool:
         """Add what drops variables with their state."""

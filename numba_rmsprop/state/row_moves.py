@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from operator import setitem
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..arrays.variables import FloatArray, as_array, as_variable, describe
+from ..arrays.variables import FloatArray, as_array, as_variable, describe, memory_key
 from ..runtime.interrupts import Call
 from ..runtime.whole_calls import carry_out, in_turn
 from .slot_arrays import zeros
@@ -129,6 +130,69 @@ class RowMoves(WeightStore):
         sources = _as_sources(indices, own)
         return self._move_rows(own, sources, initializer, out)
 
+    def reset_rows(
+        self, variable: FloatArray | int | str, indices: ArrayLike, initializer: Initializer = "zeros"
+    ) -> None:
+        """Give rows new values, and the state of rows that no step has touched.
+
+        Parameters
+        ----------
+        indices : array_like of int, shape (n,)
+            The rows, in [0, rows).
+        variable, initializer
+            As for :meth:`resize`, for values of shape (n, *row_shape).
+
+        Raises
+        ------
+        IndexError
+            If an index is out of bounds.
+        KeyError, TypeError, ValueError
+            As for :meth:`resize`; or an array is read-only.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from numba_rmsprop import RMSprop
+        >>> table, opt = np.ones((3, 1)), RMSprop()
+        >>> step_count = opt.apply_gradients([(np.ones((3, 1)), table)])
+        >>> opt.reset_rows(table, [1], initializer=7.0)
+        >>> table[1], opt.get_slot(table, "rms")[1]
+        (array([7.]), array([0.]))
+        """
+        own = in_turn(self.known.called, variable)
+        _check_rows(own)
+        rows = _as_sources(indices, own, least=0)
+        values = initial(initializer, (len(rows), *own.shape[1:]), own.var.dtype, f"rows of {own.name}")
+        in_turn(carry_out, self._look_to_reset, own, rows, values)
+
+    def _look_to_reset(self, calls: list[Call], own: Slots, rows: NDArray[np.int64], values: NDArray[Any]) -> bool:
+        self._check_movable(own)
+        own.check_memory(written=True)
+        if len(rows) and rows.max() >= len(own.var):
+            raise IndexError(f"{describe(own.name, own.var)}: its rows were moved meanwhile; call again")
+        for other in self.known.registry.others_on(own.var, own):
+            other.pay(rows if memory_key(other.var) == memory_key(own.var) else None)
+        starts = dict(own.form.starts)
+        calls.append((setitem, own.var, rows, values))
+        for slot, array in own.slots.items():
+            start = values if slot in own.rule.slots_of_values else starts.get(slot, 0)
+            calls.append((setitem, array, rows, start))
+        if own.clocks is not None:
+            calls.append((setitem, own.clocks, rows, own.steps))
+        calls.append((setattr, own, "changes", own.changes.with_rows(rows)))
+        return True
+
+    def _check_movable(self, own: Slots) -> None:
+        """Raise unless rows of a variable may move, or begin anew, now."""
+        known = self.known
+        if own not in known.registry:
+            raise KeyError(f"{own.name} is no variable of this optimizer any more")
+        if known.accumulation.calls:
+            raise ValueError(
+                f"{describe(own.name, own.var)}: expected rows to move between steps, got {known.accumulation.calls} "
+                "calls whose gradients wait for one; move them when opt.accumulated_calls is 0"
+            )
+
     def _move_rows(
         self, own: Slots, sources: NDArray[np.int64], initializer: Initializer, out: FloatArray | None
     ) -> FloatArray:
@@ -150,13 +214,7 @@ class RowMoves(WeightStore):
         found: list[FloatArray],
     ) -> bool:
         known = self.known
-        if own not in known.registry:
-            raise KeyError(f"{own.name} is no variable of this optimizer any more")
-        if known.accumulation.calls:
-            raise ValueError(
-                f"{describe(own.name, own.var)}: expected rows to move between steps, got {known.accumulation.calls} "
-                "calls whose gradients wait for one; move them when opt.accumulated_calls is 0"
-            )
+        self._check_movable(own)
         if len(sources) and sources.max() >= len(own.var):
             raise IndexError(f"{describe(own.name, own.var)}: its rows were moved meanwhile; call again")
         own.check_memory(written=False)
@@ -167,7 +225,16 @@ class RowMoves(WeightStore):
             self._check_out(out, own, len(sources))
         moved = moved_rows(own, sources, new, values, out)
         found.append(moved.var)
-        calls += [(known.change_arrays, own, moved)]
+        calls += [(known.change_arrays, own, moved, False)]
+        return True
+
+    def go_on_at(self, variable: FloatArray | int | str, moved: Moved) -> None:
+        """Let a variable go on at arrays that hold its rows and state already, and maybe more rows."""
+        own = self.known.called(variable)
+        in_turn(carry_out, self._look_to_go_on, own, moved)
+
+    def _look_to_go_on(self, calls: list[Call], own: Slots, moved: Moved) -> bool:
+        calls.append((self.known.change_arrays, own, moved, moved.var.shape == own.shape))
         return True
 
     def _check_out(self, out: FloatArray, own: Slots, rows: int) -> None:
@@ -224,13 +291,13 @@ def _check_rows(own: Slots) -> None:
         raise ValueError(f"{describe(own.name, own.var)} has no rows to move; expected an array of one axis or more")
 
 
-def _as_sources(indices: ArrayLike, own: Slots) -> NDArray[np.int64]:
+def _as_sources(indices: ArrayLike, own: Slots, *, least: int = NEW) -> NDArray[np.int64]:
     found = as_array(indices, "indices")
     if found.ndim != 1 or (found.size and found.dtype.kind not in "iu"):
         raise TypeError(f"indices: expected integers of shape (n,), got {found.dtype} of shape {found.shape}")
-    if found.size and not (found.min() >= NEW and found.max() < len(own.var)):
+    if found.size and not (found.min() >= least and found.max() < len(own.var)):
         raise IndexError(
-            f"indices: expected -1 <= index < {len(own.var)} for {describe(own.name, own.var)}, got {found.min()} to "
-            f"{found.max()}"
+            f"indices: expected {least} <= index < {len(own.var)} for {describe(own.name, own.var)}, got "
+            f"{found.min()} to {found.max()}"
         )
     return found.astype(np.int64)

@@ -18,7 +18,7 @@ from ..runtime.whole_calls import carry_out, in_turn
 from .any_optimizer import AnyOptimizer
 from .known_variables import NO_SUMS
 
-Initializer: TypeAlias = str | float | Callable[..., ArrayLike]
+Initializer: TypeAlias = str | float | NDArray[Any] | Callable[..., ArrayLike]
 
 
 class WeightStore(AnyOptimizer):

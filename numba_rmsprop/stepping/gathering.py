@@ -252,7 +252,7 @@ class Gathering(Averages):
         if out is None:
             out = np.empty(shape, computed if dtype is None else dtype)
         else:
-            _check_output(out, shape, allowed if dtype is None else (np.dtype(dtype),))
+            check_output(out, shape, allowed if dtype is None else (np.dtype(dtype),))
         occupied = Occupied([var]) if slots is None else self.known.occupied
         rows, apart = check_rows(wanted.reshape(-1), out, len(var), label, occupied)
         if not apart:
@@ -263,7 +263,7 @@ class Gathering(Averages):
         return slots, rows, out, in_place
 
 
-def _check_output(out: FloatArray, shape: tuple[int, ...], dtypes: tuple[np.dtype[Any], ...]) -> None:
+def check_output(out: FloatArray, shape: tuple[int, ...], dtypes: tuple[np.dtype[Any], ...]) -> None:
     """Refuse an ``out`` of another form."""
     if type(out) is not np.ndarray or not (out.flags.carray and out.dtype in dtypes):
         as_variable(out, "out")

@@ -171,3 +171,34 @@ def test_no_rows_move_amid_calls_and_scalars_have_none():
     step(opt, table, [0], 0)
     with pytest.raises(ValueError, match="expected rows to move between steps, got 1 calls whose gradients wait"):
         opt.resize(table, 5)
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_rows_that_begin_anew(options, tmp_path):
+    table, fresh = np.ones((5, 2)), np.ones((5, 2))
+    opt, other = RMSprop(0.1, **options), RMSprop(0.1, **options)
+    for seed in range(4):
+        step(opt, table, [seed % 3, 4], seed)
+    opt.save(tmp_path / "file")
+    opt.reset_rows(table, [4, 1], np.array([[7.0, 7.0], [1.0, 1.0]]))
+    opt.save_delta(tmp_path / "delta")
+    loaded = np.empty((5, 2))
+    again = RMSprop.load([tmp_path / "file", tmp_path / "delta"], [loaded])
+    for one, its in ((opt, table), (again, loaded)):
+        step(one, its, [1], 9)
+    if not {"bias_correction", "use_ema"} & options.keys():  # where the number of steps matters
+        step(other, fresh, [1], 9)
+        for ours, theirs in zip(state(opt, table), state(other, fresh), strict=True):
+            np.testing.assert_allclose(ours[1], theirs[1], rtol=1e-12)
+    for ours, theirs in zip(state(opt, table), state(again, loaded), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_rows_that_begin_anew_are_checked():
+    table, opt = np.ones((3, 2)), RMSprop()
+    opt.build([table])
+    with pytest.raises(IndexError, match="indices: expected 0 <= index < 3"):
+        opt.reset_rows(table, [-1])
+    table.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        opt.reset_rows(table, [1])

@@ -1,0 +1,59 @@
+"""The first values of rows, which depend on their keys alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..arrays.variables import as_array
+from ..distributed.initial_values import Uniform, check_initializer
+
+FirstValues: TypeAlias = float | Callable[[NDArray[np.int64]], ArrayLike]
+"""A number, or a function of keys that returns an array of shape (n, columns)."""
+
+
+def values_of(initializer: FirstValues, keys: NDArray[np.int64], columns: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return the first values of the rows of some keys, shape (n, columns)."""
+    if not callable(initializer):
+        return np.full((len(keys), columns), initializer, dtype)
+    found = as_array(initializer(keys.copy()), "initializer")
+    if found.shape != (len(keys), columns):
+        raise ValueError(
+            f"initializer: expected an array of shape {(len(keys), columns)} for as many keys, got {found.shape}"
+        )
+    return found.astype(dtype)
+
+
+def described(initializer: FirstValues) -> NDArray[np.uint8]:
+    """Return an initializer as bytes for a file; of a function, its name."""
+    found: Any = initializer
+    if isinstance(initializer, Uniform):
+        found = {"uniform": [initializer.low, initializer.high, initializer.columns, initializer.seed]}
+    elif callable(initializer):
+        found = {"function": str(getattr(initializer, "__name__", type(initializer).__name__))}
+    return np.frombuffer(json.dumps(found).encode(), np.uint8)
+
+
+def restored(description: NDArray[Any], given: Any) -> FirstValues:
+    """Return the initializer that a file describes, or the one that is given in its place.
+
+    Raises
+    ------
+    ValueError
+        If it was a function, and none is given.
+    """
+    if given is not None:
+        return check_initializer(given)
+    found = json.loads(bytes(np.asarray(description, np.uint8)))
+    if isinstance(found, dict) and "uniform" in found:
+        return Uniform(*found["uniform"])
+    if isinstance(found, dict):
+        raise ValueError(
+            f"initializer was the function {found.get('function')!r:.100}, which a file cannot hold; pass "
+            "initializer=the function"
+        )
+    return check_initializer(found)

@@ -1,0 +1,115 @@
+"""Rows by keys of 64 bits."""
+
+from __future__ import annotations
+
+import secrets
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..kernels.key_map import EMPTY, enter_keys, find_keys, remove_keys
+from ..runtime.launching import team_for
+from ..runtime.whole_calls import in_turn
+
+LEAST_PLACES = 64
+
+WORK = 16
+"""To look up a key is as much work as so many elements of a step."""
+
+
+class KeyMap:
+    """Rows by keys: the first key that comes gets row 0, and rows of keys that were removed are given first.
+
+    Which row a key gets depends on the order of the keys alone. A row takes 8 bytes for its key, and 4 bytes for each
+    place, of which there are 1.5 to 3 to a row.
+
+    Attributes
+    ----------
+    row_keys : ndarray of int64
+        The key of each row.
+    counts : ndarray of int64, shape (3,)
+        How many rows were ever given, how many of them are free again, and scratch.
+    """
+
+    def __init__(self) -> None:
+        self.row_keys = np.empty(LEAST_PLACES // 2, np.int64)
+        self.counts = np.zeros(3, np.int64)
+        self._free = np.empty(0, np.int64)
+        self._make_places(LEAST_PLACES)
+
+    def __len__(self) -> int:
+        return int(self.counts[0] - self.counts[1])
+
+    @property
+    def free(self) -> NDArray[np.int64]:
+        """Rows whose keys were removed."""
+        return self._free[: self.counts[1]]
+
+    def rows_in_use(self) -> NDArray[np.int64]:
+        """Return the rows that have a key, in order."""
+        in_use = np.ones(int(self.counts[0]), bool)
+        in_use[self.free] = False
+        return np.flatnonzero(in_use)
+
+    def find(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the row of each key, -1 for those without one."""
+        rows = np.empty(len(keys), np.int64)
+        in_turn(find_keys, team_for(WORK * len(keys)), keys, self._places, self.row_keys, self._seed, rows)
+        return rows
+
+    def enter(self, keys: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Give rows to keys without one, where ``rows`` is what :meth:`find` returned; return the rows that are new."""
+        missing = int((rows < 0).sum())
+        fresh = np.empty(missing, np.int64)
+        self._make_room(missing)
+        self.counts[2] = begin = 0
+        while begin < len(keys):
+            common = keys, rows, fresh, self.counts, self._free, self._places, self.row_keys, self._seed
+            begin = int(in_turn(enter_keys, begin, *common))
+            if begin < len(keys):  # keys that lie too close, by chance or by intent: another seed, and more places
+                self._make_places(2 * len(self._places))
+        return fresh[: self.counts[2]]
+
+    def remove(self, rows: NDArray[np.int64]) -> None:
+        """Remove the keys of different rows that are in use."""
+        in_turn(remove_keys, self.row_keys[rows], self._places, self.row_keys, self._seed)
+        self._free = np.concatenate([self.free, rows])
+        self.counts[1] = len(self._free)
+        self._gone += len(rows)
+        if 4 * self._gone > len(self._places):  # searches pass over them
+            self._make_places(len(self._places))
+
+    def restore(self, row_keys: NDArray[np.int64], free: NDArray[np.int64]) -> None:
+        """Take over the keys of rows, of which some are free."""
+        self.row_keys = np.array(row_keys, np.int64)
+        self.counts[:] = len(row_keys), len(free), 0
+        self._free = np.array(free, np.int64)
+        self._make_places(LEAST_PLACES)
+        self._make_room(0)
+
+    def _make_room(self, more: int) -> None:
+        needed = int(self.counts[0]) + more
+        if needed > len(self.row_keys):
+            larger = np.empty(max(needed, len(self.row_keys) + len(self.row_keys) // 2), np.int64)
+            larger[: self.counts[0]] = self.row_keys[: self.counts[0]]
+            self.row_keys = larger
+        places = len(self._places)
+        while 3 * (len(self) + more) > 2 * places:
+            places *= 2
+        if places > len(self._places):
+            self._make_places(places)
+
+    def _make_places(self, places: int) -> None:
+        """Enter all keys into a new map, with as many places or, if some find none, with more."""
+        in_use = self.rows_in_use()
+        keys = self.row_keys[in_use]
+        while True:
+            self._places = np.full(places, EMPTY, np.int32)
+            self._seed, self._gone = secrets.randbits(62), 0
+            # The rows that they have, last in, first out.
+            counts, free = np.array([self.counts[0], len(in_use), 0]), in_use[::-1].copy()
+            rows, fresh = np.full(len(keys), -1), np.empty(len(keys), np.int64)
+            entered = in_turn(enter_keys, 0, keys, rows, fresh, counts, free, self._places, self.row_keys, self._seed)
+            if entered == len(keys):
+                return
+            places *= 2

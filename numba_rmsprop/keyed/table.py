@@ -1,0 +1,384 @@
+"""A table whose rows are found by keys, and that grows as new keys come."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from typing import Any, NoReturn, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from ..arrays.storage import DTYPES, computed_in
+from ..arrays.variables import FloatArray, as_array
+from ..distributed.initial_values import check_initializer
+from ..files import checkpoint
+from ..gradients.indexed_slices import IndexedSlices
+from ..optimizer import RMSprop
+from ..runtime.interrupts import Uninterrupted
+from ..stepping.gathering import check_output
+from .first_values import described, restored, values_of
+from .key_map import KeyMap
+from .keys import as_keys, check_saved
+from .reserve import Reserve, rows_that_fit
+
+ROWS_AT_START = 1024
+NAME = "table"
+WEIGHTS = ("keys", "free rows", "initializer")
+"""What a file holds beside the table, as weights of the optimizer."""
+
+REFUSED = ("communicator", "gradient_accumulation_steps", "learning_rate_factors", "excluded_from_weight_decay")
+"""Options of RMSprop that a table does not take."""
+
+
+class KeyedTable:
+    r"""A table of rows that are found by keys of 64 bits, trained with :class:`~numba_rmsprop.RMSprop`.
+
+    For ids of users and items: any int64, also negative. A key gets its row when it comes first, and the table grows.
+    What is not to be kept is given back by :meth:`evict`, and new keys take over those rows.
+
+    Parameters
+    ----------
+    columns : int
+        Elements of a row.
+    dtype : dtype, default float32
+        As for a variable of :class:`~numba_rmsprop.RMSprop`.
+    initializer : {"zeros", "ones"}, float or callable, default "zeros"
+        The first values of a row: a callable gets int64 keys of shape (n,) and returns shape (n, columns), as
+        :class:`numba_rmsprop.distributed.Uniform` does. They depend on the key alone, and not on when it comes.
+    **options : optional
+        Those of :class:`~numba_rmsprop.RMSprop`, but for ``communicator``, ``gradient_accumulation_steps`` and those
+        by names.
+
+    Attributes
+    ----------
+    optimizer : RMSprop
+        The optimizer of the table, whose hyperparameters may be set.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is wrong.
+
+    Notes
+    -----
+    In exact mode, a new row is one that has never been touched: it has missed no steps. Address space for as many rows
+    as fit into the machine's memory is reserved where the system allows it, and a table grows there in place;
+    otherwise it is copied when it grows. A table cannot be copied or pickled: :meth:`save` it.
+
+    For strings, see :func:`~numba_rmsprop.keyed.text_keys`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numba_rmsprop.keyed import KeyedTable
+    >>> table = KeyedTable(2, learning_rate=0.1, rho=0.99)
+    >>> table.gather([-5, 10**15])  # nothing has come yet
+    array([[0., 0.],
+           [0., 0.]], dtype=float32)
+    >>> table.apply_gradients([10**15, -5, 10**15], np.ones((3, 2), np.float32))
+    1
+    >>> len(table), -5 in table, 7 in table, table.keys()
+    (2, True, False, array([1000000000000000,              -5]))
+    """
+
+    def __init__(self, columns: int, dtype: DTypeLike = np.float32, initializer: Any = "zeros", **options: Any) -> None:
+        for name in REFUSED:
+            if options.get(name):
+                raise ValueError(f"{name}: expected none for a KeyedTable, got {options[name]!r:.100}; leave it out")
+        if isinstance(columns, bool) or not isinstance(columns, (int, np.integer)) or columns < 1:
+            raise ValueError(f"columns: expected a whole number above 0, got {columns!r:.100}")
+        if np.dtype(dtype) not in DTYPES:
+            raise TypeError(f"dtype: expected one of {', '.join(map(str, DTYPES))}, got {np.dtype(dtype)}")
+        self._begin(RMSprop(**options), KeyMap(), check_initializer(initializer))
+        self._var: FloatArray = np.zeros((ROWS_AT_START, int(columns)), dtype)
+        self.optimizer.build({NAME: self._var})
+        self._reserve_rows()
+
+    def _begin(self, optimizer: RMSprop, keys: KeyMap, initializer: Any) -> None:
+        self.optimizer, self._map, self._initializer = optimizer, keys, initializer
+        self._lock = threading.RLock()
+
+    def _reserve_rows(self) -> None:
+        """Go on within reserved address space, if the system gives any."""
+        own = self.optimizer.known.called(self._var)
+        try:
+            self._reserve: Reserve | None = Reserve(own, rows_that_fit(own))
+        except MemoryError:
+            own.make_clocks()
+            self._reserve = None
+        else:
+            self._lie_in_reserve(len(self._var))
+
+    def _lie_in_reserve(self, rows: int) -> None:
+        assert self._reserve is not None
+        moved = self._reserve.first(rows)
+        self.optimizer.go_on_at(self._var, moved)
+        self._var = moved.var
+
+    def __len__(self) -> int:
+        """Return how many keys have a row."""
+        return len(self._map)
+
+    def __contains__(self, key: int) -> bool:
+        """Return whether a key has a row."""
+        return bool(self.rows([key])[0] >= 0)
+
+    def keys(self) -> NDArray[np.int64]:
+        """Return the keys that have a row, in the order of the rows."""
+        with self._lock:
+            return self._map.row_keys[self._map.rows_in_use()].copy()
+
+    @property
+    def iterations(self) -> int:
+        """Steps taken so far."""
+        return self.optimizer.iterations
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """How many keys have a row, and how many elements a row has."""
+        return len(self), self._var.shape[1]
+
+    def rows(self, keys: ArrayLike, *, create: bool = False) -> NDArray[np.int64]:
+        """Return the row of each key; -1 for one without, or with ``create`` a new row.
+
+        Parameters
+        ----------
+        keys : array_like of int, any shape
+            Keys of 64 bits with a sign.
+        create : bool, default False
+            Whether keys that have no row get one, with first values.
+
+        Returns
+        -------
+        ndarray of int64, of the shape of ``keys``
+
+        Raises
+        ------
+        TypeError
+            If the keys are no integers of 64 bits.
+        MemoryError
+            If there is not enough memory for the new rows. Nothing has changed then.
+        """
+        wanted = as_keys(keys)
+        with self._lock, Uninterrupted():
+            rows = self._map.find(wanted.reshape(-1))
+            if create:
+                self._create(wanted.reshape(-1), rows)
+            return rows.reshape(wanted.shape)
+
+    def gather(self, keys: ArrayLike, out: FloatArray | None = None, *, averaged: bool = False) -> FloatArray:
+        r"""Return the current row of each key, and first values for keys without one, which get none.
+
+        Parameters
+        ----------
+        keys : array_like of int, any shape
+            The keys.
+        out : ndarray, shape (\*keys.shape, columns), optional
+            Where to put them, as for :meth:`RMSprop.gather`.
+        averaged : bool, default False
+            Return rows of the moving average (``use_ema``).
+
+        Returns
+        -------
+        ndarray, shape (\*keys.shape, columns)
+            ``out``, or a new array; float32 for a table of 16 bits.
+        """
+        wanted = as_keys(keys)
+        with self._lock:
+            rows = self._map.find(wanted.reshape(-1)).reshape(wanted.shape)
+            known = rows >= 0
+            if known.all():
+                return self.optimizer.gather(self._var, rows, out=out, averaged=averaged)
+            shape, dtype = (*wanted.shape, self._var.shape[1]), computed_in(self._var.dtype)
+            if out is None:
+                out = np.empty(shape, dtype)
+            check_output(out, shape, (dtype,))
+            values = values_of(self._initializer, wanted[~known], self._var.shape[1], self._var.dtype)
+            out[known] = self.optimizer.gather(self._var, rows[known], averaged=averaged)
+            out[~known] = values
+            return out
+
+    def apply_gradients(self, keys: ArrayLike, values: ArrayLike) -> int:
+        r"""Take one step with a gradient for each key; keys without a row get one.
+
+        Parameters
+        ----------
+        keys : array_like of int, any shape
+            The keys; those that are equal are added up.
+        values : array_like, shape (\*keys.shape, columns)
+            The gradients, of the table's dtype, or float32 where that has 16 bits.
+
+        Returns
+        -------
+        int
+            :attr:`iterations` after the step.
+
+        Raises
+        ------
+        TypeError, ValueError, FloatingPointError
+            If keys or values do not fit, or as :meth:`RMSprop.apply_gradients`. No key has got a row then.
+        """
+        wanted, grads = as_keys(keys), as_array(values, "values")
+        columns = self._var.shape[1]
+        if grads.shape != (*wanted.shape, columns):
+            raise ValueError(f"values: expected shape {(*wanted.shape, columns)}, got {grads.shape}")
+        if grads.dtype not in (self._var.dtype, computed_in(self._var.dtype)):
+            raise TypeError(f"values: expected dtype {computed_in(self._var.dtype)}, got {grads.dtype}")
+        with self._lock, Uninterrupted():
+            rows = self._map.find(wanted.reshape(-1))
+            fresh = self._create(wanted.reshape(-1), rows)
+            try:
+                return self.optimizer.apply_gradients(
+                    [(IndexedSlices(grads.reshape(len(rows), columns), rows), self._var)]
+                )
+            except BaseException:
+                self._map.remove(fresh[::-1])  # so that they are given in the same order again
+                raise
+
+    def evict(self, *, max_age: int | None = None, max_rows: int | None = None) -> NDArray[np.int64]:
+        """Drop keys whose rows were not touched for long, and return them; new keys take over their rows.
+
+        A step with a gradient for a key touches its row, and so does its creation. With momentum, weight decay or
+        averages, :meth:`gather` does, too.
+
+        Parameters
+        ----------
+        max_age : int, optional
+            Drop keys whose rows were not touched in so many steps.
+        max_rows : int, optional
+            Then drop those that were not touched for longest, until so many are left.
+
+        Returns
+        -------
+        ndarray of int64
+            The keys that were dropped, for copies that must drop them, too.
+
+        Raises
+        ------
+        ValueError
+            If a number is negative or no whole number.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from numba_rmsprop.keyed import KeyedTable
+        >>> table = KeyedTable(1)
+        >>> for key in (1, 2, 3, 2):
+        ...     step_count = table.apply_gradients([key], np.ones((1, 1), np.float32))
+        >>> table.evict(max_age=2), table.evict(max_rows=1), table.keys()
+        (array([1]), array([3]), array([2]))
+        """
+        for name, limit in (("max_age", max_age), ("max_rows", max_rows)):
+            whole = isinstance(limit, (int, np.integer)) and not isinstance(limit, bool)
+            if limit is not None and not (whole and limit >= 0):
+                raise ValueError(f"{name}: expected a whole number, 0 or more, or None, got {limit!r:.100}")
+        with self._lock, Uninterrupted():
+            own = self.optimizer.known.called(self._var)
+            in_use = self._map.rows_in_use()
+            touched = own.row_clocks()[in_use].astype(np.int64)
+            gone = np.zeros(len(in_use), bool)
+            if max_age is not None:
+                gone |= own.steps - touched > max_age
+            if max_rows is not None and (left := len(in_use) - int(gone.sum())) > max_rows:
+                order = np.argsort(np.where(gone, np.iinfo(np.int64).max, touched), kind="stable")
+                gone[order[: left - max_rows]] = True
+            dropped = in_use[gone]
+            keys = self._map.row_keys[dropped].copy()
+            self._map.remove(dropped)
+            return keys
+
+    def flush(self) -> None:
+        """Catch up every row."""
+        self.optimizer.flush()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write rows, keys and state to a file, as :meth:`RMSprop.save` does."""
+        with self._lock:
+            self._note_keys()
+            self.optimizer.save(path)
+
+    def save_delta(self, path: str | os.PathLike[str]) -> None:
+        """Write the rows that have changed since the last file, and all keys, as :meth:`RMSprop.save_delta` does.
+
+        Raises
+        ------
+        ValueError
+            Also if the table has grown since: call :meth:`save` then.
+        """
+        with self._lock:
+            self._note_keys()
+            self.optimizer.save_delta(path)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        *,
+        initializer: Any = None,
+        custom_objects: Any = None,
+    ) -> Self:
+        """Return the table that :meth:`save` wrote, or a file and its deltas.
+
+        Parameters
+        ----------
+        path : path-like, or sequence of them
+            The file; or the file and its deltas, in order.
+        initializer : optional
+            In the place of the one that the file names; needed if that is a function of yours.
+        custom_objects : mapping, optional
+            As for :meth:`RMSprop.load`.
+
+        Raises
+        ------
+        DamagedCheckpointError, ValueError, OSError
+            If a file cannot be read, or is none of a KeyedTable.
+        """
+        paths = [path] if isinstance(path, (str, bytes, os.PathLike)) else list(path)
+        file = checkpoint.read(paths[-1])
+        if [entry["name"] for entry in file.variables] != [NAME] or not set(WEIGHTS) <= set(file.weights):
+            raise ValueError(f"{paths[-1]}: expected a file of KeyedTable.save, got another")
+        var = np.empty(file.variables[0]["shape"], file.variables[0]["dtype"])
+        opt = RMSprop.load(paths, {NAME: var}, custom_objects)
+        keys, free, description = (opt.own_weights.pop(name) for name in WEIGHTS)
+        check_saved(keys, free, len(var), paths[-1])
+        made = cls.__new__(cls)
+        made._begin(opt, KeyMap(), restored(description, initializer))
+        made._map.restore(keys, free)
+        made._var = var
+        made._reserve_rows()
+        return made
+
+    def _note_keys(self) -> None:
+        given = int(self._map.counts[0])
+        noted = self._map.row_keys[:given].copy(), self._map.free.copy(), described(self._initializer)
+        self.optimizer.own_weights.update(zip(WEIGHTS, noted, strict=True))
+
+    def _create(self, keys: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Give rows to keys without one, and write these rows into ``rows``; return the new ones."""
+        if not (rows < 0).any():
+            return np.empty(0, np.int64)
+        fresh = self._map.enter(keys, rows)
+        try:
+            values = values_of(self._initializer, self._map.row_keys[fresh], self._var.shape[1], self._var.dtype)
+            self._grow(int(self._map.counts[0]))
+            self.optimizer.reset_rows(self._var, fresh, values)
+        except BaseException:
+            self._map.remove(fresh[::-1])
+            raise
+        return fresh
+
+    def _grow(self, needed: int) -> None:
+        if needed <= len(self._var):
+            return
+        wanted = max(needed, len(self._var) + len(self._var) // 4)
+        if self._reserve is not None and needed <= self._reserve.rows:
+            self._lie_in_reserve(min(wanted, self._reserve.rows))
+            return
+        self._var = self.optimizer.resize(self._var, max(needed, 2 * len(self._var)))
+        self._reserve = None
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse copies and pickles."""
+        raise TypeError("a KeyedTable cannot be copied or pickled, since it lies in reserved memory; save and load it")

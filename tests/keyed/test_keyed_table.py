@@ -1,0 +1,264 @@
+"""Tables whose rows are found by keys: as tables of numbered rows, and as they grow, drop keys and are saved."""
+
+import copy
+import pickle
+import threading
+
+import numpy as np
+import pytest
+
+from numba_rmsprop import IndexedSlices, RMSprop
+from numba_rmsprop.distributed import Uniform
+from numba_rmsprop.keyed import KeyedTable, table, text_keys
+
+DRAW = Uniform(-1.0, 1.0, 3, seed=5)
+VARIANTS = [
+    {},
+    {"momentum": 0.9, "weight_decay": 0.1},
+    {"state": "rowwise", "sparse_update": "lazy"},
+    {"use_ema": True, "ema_momentum": 0.5, "bias_correction": True},
+]
+
+
+def batch(step, n=40):
+    rng = np.random.default_rng(step)
+    return rng.zipf(1.4, n).astype(np.int64) * (1 - 2 * (step % 2)), rng.standard_normal((n, 3)).astype(np.float32)
+
+
+@pytest.fixture(params=["in place", "copied"])
+def growth(request, monkeypatch):
+    """Let tables grow in place, or be copied."""
+    monkeypatch.setattr(table, "ROWS_AT_START", 2)
+    if request.param == "copied":
+
+        def refuse(own, rows):
+            raise MemoryError
+
+        monkeypatch.setattr(table, "Reserve", refuse)
+
+
+@pytest.mark.usefixtures("growth")
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_as_a_table_of_numbered_rows(options):
+    keyed, numbers = KeyedTable(3, initializer=DRAW, learning_rate=0.1, **options), {}
+    alone, opt = np.zeros((3000, 3), np.float32), RMSprop(0.1, **options)
+    for step in range(12):
+        keys, grads = batch(step)
+        for key in keys.tolist():
+            if key not in numbers:
+                numbers[key] = len(numbers)
+                alone[numbers[key]] = DRAW(np.array([key]))[0]
+        opt.build([alone])
+        rows = np.array([numbers[key] for key in keys.tolist()])
+        if step == 0:
+            opt.reset_rows(alone, rows, DRAW(keys))
+        else:
+            new = rows[keyed.rows(keys) < 0]
+            opt.reset_rows(alone, new, DRAW(keys[keyed.rows(keys) < 0]))
+        np.testing.assert_array_equal(keyed.gather(keys), opt.gather(alone, rows))
+        assert keyed.apply_gradients(keys, grads) == step + 1
+        opt.apply_gradients([(IndexedSlices(grads, rows), alone)])
+    keys = np.array(list(numbers))
+    assert keyed.keys().tolist() == keys.tolist()
+    assert keyed.rows(keys).tolist() == list(range(len(keys)))
+    found = keyed.gather(keys)
+    np.testing.assert_array_equal(found, opt.gather(alone, np.arange(len(keys))))
+    if options.get("use_ema"):
+        averages = keyed.gather(keys, averaged=True)
+        np.testing.assert_array_equal(averages, opt.gather(alone, np.arange(len(keys)), averaged=True))
+
+
+def test_reading_what_there_is_not_touches_no_row():
+    keyed = KeyedTable(3, initializer=DRAW, momentum=0.9)
+    for key in (1, 2, 2):
+        keyed.apply_gradients([key], np.ones((1, 3), np.float32))
+    before = keyed._var.tobytes()
+    out = np.zeros((2, 3), np.float32)
+    assert keyed.gather([7, 8], out=out) is out
+    np.testing.assert_array_equal(out, DRAW(np.array([7, 8])).astype(np.float32))
+    assert keyed._var.tobytes() == before
+    with pytest.raises(ValueError, match="out: expected a C-contiguous array"):
+        keyed.gather([7, 8], out=np.zeros((3, 3), np.float32))
+
+
+def test_first_values_depend_on_the_key_alone():
+    first, second = (KeyedTable(3, initializer=DRAW) for _ in range(2))
+    keys = np.array([5, -7, 2**62, 0])
+    first.rows(keys, create=True)
+    second.rows(keys[::-1], create=True)
+    for each in (first, second, KeyedTable(3, initializer=DRAW)):
+        np.testing.assert_array_equal(each.gather(keys), DRAW(keys).astype(np.float32))
+    assert len(KeyedTable(3, initializer=DRAW)) == 0
+
+
+def test_what_is_evicted_comes_back_anew():
+    keyed = KeyedTable(3, initializer=DRAW, learning_rate=0.1)
+    for key in (1, 2, 3, 2):
+        keyed.apply_gradients([key], np.ones((1, 3), np.float32))
+    assert keyed.evict(max_age=1).tolist() == [1]
+    assert keyed.evict(max_age=1).tolist() == []
+    assert keyed.keys().tolist() == [2, 3]
+    assert (1 in keyed, 2 in keyed, len(keyed)) == (False, True, 2)
+    np.testing.assert_array_equal(keyed.gather([1]), DRAW(np.array([1])).astype(np.float32))
+    assert keyed.rows([9], create=True).tolist() == [0]
+    fresh = KeyedTable(3, initializer=DRAW, learning_rate=0.1)
+    for each in (keyed, fresh):
+        each.apply_gradients([9], np.ones((1, 3), np.float32))
+    np.testing.assert_array_equal(keyed.gather([9]), fresh.gather([9]))
+    assert keyed.evict(max_rows=1).tolist() == [2, 3]
+    assert keyed.evict(max_rows=0).tolist() == [9]
+    assert len(keyed) == 0
+
+
+def test_the_longest_untouched_go_first():
+    keyed = KeyedTable(1)
+    for key in (4, 1, 3, 1, 2):
+        keyed.apply_gradients([key], np.ones((1, 1), np.float32))
+    assert keyed.evict(max_rows=2).tolist() == [4, 3]
+    assert keyed.keys().tolist() == [1, 2]
+
+
+@pytest.mark.usefixtures("growth")
+@pytest.mark.parametrize("initializer", [DRAW, 0.5, "ones"])
+def test_files(tmp_path, initializer):
+    keyed = KeyedTable(3, initializer=initializer, learning_rate=0.1, momentum=0.9)
+    for step in range(4):
+        keyed.apply_gradients(*batch(step))
+    keyed.evict(max_rows=20)
+    keyed.save(tmp_path / "file")
+    keys, grads = batch(1, 10)
+    keys = np.resize(keyed.keys(), 10)
+    keyed.apply_gradients(keys, grads)
+    new = np.array([10**15, -(10**15)])
+    keyed.rows(new, create=True)
+    keyed.save_delta(tmp_path / "delta")
+    loaded = KeyedTable.load([tmp_path / "file", tmp_path / "delta"])
+    for step in range(6, 9):
+        for each in (keyed, loaded):
+            each.gather(batch(step)[0])
+            each.apply_gradients(*batch(step))
+    assert loaded.keys().tolist() == keyed.keys().tolist()
+    np.testing.assert_array_equal(loaded.gather(keyed.keys()), keyed.gather(keyed.keys()))
+    assert loaded.iterations == keyed.iterations
+    loaded.save(tmp_path / "again")
+
+
+def test_files_of_functions_and_of_others(tmp_path):
+    keyed = KeyedTable(2, initializer=lambda keys: np.stack([keys, -keys], 1).astype(float))
+    keyed.rows([3], create=True)
+    keyed.save(tmp_path / "file")
+    with pytest.raises(ValueError, match="initializer was the function '<lambda>', which a file cannot hold; pass"):
+        KeyedTable.load(tmp_path / "file")
+    assert KeyedTable.load(tmp_path / "file", initializer="ones").gather([3, 4]).tolist() == [[3, -3], [1, 1]]
+    var, opt = np.ones((2, 2)), RMSprop()
+    opt.build({"table": var})
+    opt.save(tmp_path / "other")
+    with pytest.raises(ValueError, match=r"expected a file of KeyedTable\.save, got another"):
+        KeyedTable.load(tmp_path / "other")
+    keyed.optimizer.own_weights["keys"] = np.array([3, 3])
+    keyed.optimizer.save(tmp_path / "wrong")
+    with pytest.raises(ValueError, match="expected different keys for at most 1024 rows, got others"):
+        KeyedTable.load(tmp_path / "wrong", initializer="ones")
+
+
+def test_a_refused_call_gives_no_rows():
+    keyed = KeyedTable(3, initializer=DRAW, check_finite=True)
+    keyed.apply_gradients([1, 2], np.ones((2, 3), np.float32))
+    wrong = [
+        ([5], np.full((1, 3), np.nan, np.float32), FloatingPointError, "expected finite numbers"),
+        ([5], np.ones((1, 2), np.float32), ValueError, r"values: expected shape \(1, 3\), got \(1, 2\)"),
+        ([5], np.ones((1, 3)), TypeError, "values: expected dtype float32, got float64"),
+        ([5.0], np.ones((1, 3), np.float32), TypeError, r"keys: expected integers from -2\*\*63 to 2\*\*63 - 1, got"),
+        (["a"], np.ones((1, 3), np.float32), TypeError, "keys: expected integers"),
+        ([True], np.ones((1, 3), np.float32), TypeError, "keys: expected integers"),
+        (np.array([2**63], np.uint64), np.ones((1, 3), np.float32), TypeError, "keys: expected integers"),
+    ]
+    for keys, values, error, message in wrong:
+        with pytest.raises(error, match=message):
+            keyed.apply_gradients(keys, values)
+        assert keyed.keys().tolist() == [1, 2]
+    keyed.apply_gradients([7, 5], np.ones((2, 3), np.float32))
+    assert keyed.rows([7, 5]).tolist() == [2, 3]
+
+
+@pytest.mark.usefixtures("growth")
+def test_an_initializer_that_fails_gives_no_rows():
+    fails = []
+
+    def values(keys):
+        if fails:
+            raise ZeroDivisionError
+        return np.zeros((len(keys), 2))
+
+    keyed = KeyedTable(2, initializer=values)
+    keyed.rows([1], create=True)
+    fails.append(True)
+    with pytest.raises(ZeroDivisionError):
+        keyed.rows([2, 3, 4, 5], create=True)
+    assert keyed.keys().tolist() == [1]
+    fails.clear()
+    assert keyed.rows([4, 3], create=True).tolist() == [1, 2]
+    wrong = KeyedTable(2, initializer=lambda keys: np.zeros(len(keys)))
+    with pytest.raises(ValueError, match=r"initializer: expected an array of shape \(1, 2\) for as many keys, got"):
+        wrong.rows([1], create=True)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
+def test_other_dtypes(dtype):
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    dtype = np.dtype(getattr(ml_dtypes, dtype, dtype))
+    computed = np.float64 if dtype == np.float64 else np.float32
+    keyed = KeyedTable(2, dtype, initializer=0.5, learning_rate=0.1, rounding="stochastic")
+    keyed.apply_gradients([[1, 2], [2, 1]], np.ones((2, 2, 2), computed))
+    found = keyed.gather([[1], [3]])
+    assert (found.dtype, found.shape) == (computed, (2, 1, 2))
+    assert (found[0] < 0.5).all()
+    assert (found[1] == 0.5).all()
+
+
+def test_threads_lose_no_key():
+    keyed = KeyedTable(2, learning_rate=0.1)
+
+    def train(number):
+        for k in range(40):
+            keyed.apply_gradients([k, 1000 * number + k], np.ones((2, 2), np.float32))
+
+    threads = [threading.Thread(target=train, args=(number,)) for number in range(1, 5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(keyed), keyed.iterations) == (200, 160)
+    assert len(set(keyed.keys().tolist())) == 200
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"columns": 0}, ValueError, "columns: expected a whole number above 0, got 0"),
+        ({"columns": 2, "dtype": np.int32}, TypeError, "dtype: expected one of float32, float64"),
+        ({"columns": 2, "initializer": "ten"}, ValueError, "initializer: expected one of"),
+        ({"columns": 2, "gradient_accumulation_steps": 2}, ValueError, "expected none for a KeyedTable, got 2; leave"),
+        ({"columns": 2, "learnig_rate": 2}, TypeError, "did you mean 'learning_rate'"),
+    ],
+)
+def test_tables_that_there_are_not(options, error, message):
+    with pytest.raises(error, match=message):
+        KeyedTable(**options)
+
+
+def test_copies_and_limits_are_refused():
+    keyed = KeyedTable(2)
+    for call in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="a KeyedTable cannot be copied or pickled, since it lies in reserved"):
+            call(keyed)
+    for limits in ({"max_age": -1}, {"max_rows": 1.5}, {"max_rows": True}):
+        with pytest.raises(ValueError, match="expected a whole number, 0 or more, or None, got"):
+            keyed.evict(**limits)
+
+
+def test_keys_of_strings():
+    keys = text_keys(["ann", "bob", "ann", ""])
+    assert keys.dtype == np.int64
+    assert len(set(keys.tolist())) == 3
+    assert keys[0] == keys[2]
