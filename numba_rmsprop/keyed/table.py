@@ -22,10 +22,11 @@ from .first_values import described, restored, values_of
 from .key_map import KeyMap
 from .keys import as_keys, check_saved
 from .reserve import Reserve, rows_that_fit
+from .sightings import Sightings, check_admission, restored_sightings
 
 ROWS_AT_START = 1024
 NAME = "table"
-WEIGHTS = ("keys", "free rows", "initializer")
+WEIGHTS = ("keys", "free rows", "initializer", "admission", "sightings")
 """What a file holds beside the table, as weights of the optimizer."""
 
 REFUSED = ("communicator", "gradient_accumulation_steps", "learning_rate_factors", "excluded_from_weight_decay")
@@ -47,6 +48,10 @@ class KeyedTable:
     initializer : {"zeros", "ones"}, float or callable, default "zeros"
         The first values of a row: a callable gets int64 keys of shape (n,) and returns shape (n, columns), as
         :class:`numba_rmsprop.distributed.Uniform` does. They depend on the key alone, and not on when it comes.
+    admit_after : int, default 1
+        From which sighting on a key gets a row, at most 255: each entry of :meth:`apply_gradients` is one, and the
+        gradients of keys that were seen more rarely are left out. The counts are those of a sketch of 4 MB, in which
+        keys may be counted too high, and are halved after every 4 million sightings.
     **options : optional
         Those of :class:`~numba_rmsprop.RMSprop`, but for ``communicator``, ``gradient_accumulation_steps`` and those
         by names.
@@ -83,7 +88,15 @@ class KeyedTable:
     (2, True, False, array([1000000000000000,              -5]))
     """
 
-    def __init__(self, columns: int, dtype: DTypeLike = np.float32, initializer: Any = "zeros", **options: Any) -> None:
+    def __init__(
+        self,
+        columns: int,
+        dtype: DTypeLike = np.float32,
+        initializer: Any = "zeros",
+        *,
+        admit_after: int = 1,
+        **options: Any,
+    ) -> None:
         for name in REFUSED:
             if options.get(name):
                 raise ValueError(f"{name}: expected none for a KeyedTable, got {options[name]!r:.100}; leave it out")
@@ -91,13 +104,14 @@ class KeyedTable:
             raise ValueError(f"columns: expected a whole number above 0, got {columns!r:.100}")
         if np.dtype(dtype) not in DTYPES:
             raise TypeError(f"dtype: expected one of {', '.join(map(str, DTYPES))}, got {np.dtype(dtype)}")
-        self._begin(RMSprop(**options), KeyMap(), check_initializer(initializer))
+        seen = Sightings(check_admission(admit_after))
+        self._begin(RMSprop(**options), KeyMap(), check_initializer(initializer), seen)
         self._var: FloatArray = np.zeros((ROWS_AT_START, int(columns)), dtype)
         self.optimizer.build({NAME: self._var})
         self._reserve_rows()
 
-    def _begin(self, optimizer: RMSprop, keys: KeyMap, initializer: Any) -> None:
-        self.optimizer, self._map, self._initializer = optimizer, keys, initializer
+    def _begin(self, optimizer: RMSprop, keys: KeyMap, initializer: Any, seen: Sightings) -> None:
+        self.optimizer, self._map, self._initializer, self._seen = optimizer, keys, initializer, seen
         self._lock = threading.RLock()
 
     def _reserve_rows(self) -> None:
@@ -201,7 +215,7 @@ class KeyedTable:
             return out
 
     def apply_gradients(self, keys: ArrayLike, values: ArrayLike) -> int:
-        r"""Take one step with a gradient for each key; keys without a row get one.
+        r"""Take one step with a gradient for each key; those without a row get one, if they were seen often enough.
 
         Parameters
         ----------
@@ -227,12 +241,14 @@ class KeyedTable:
         if grads.dtype not in (self._var.dtype, computed_in(self._var.dtype)):
             raise TypeError(f"values: expected dtype {computed_in(self._var.dtype)}, got {grads.dtype}")
         with self._lock, Uninterrupted():
-            rows = self._map.find(wanted.reshape(-1))
-            fresh = self._create(wanted.reshape(-1), rows)
+            wanted, grads = wanted.reshape(-1), grads.reshape(wanted.size, columns)
+            rows = self._map.find(wanted)
+            if self._seen.least > 1:
+                admitted = self._seen.admit(wanted, rows)
+                wanted, rows, grads = wanted[admitted], rows[admitted], grads[admitted]
+            fresh = self._create(wanted, rows)
             try:
-                return self.optimizer.apply_gradients(
-                    [(IndexedSlices(grads.reshape(len(rows), columns), rows), self._var)]
-                )
+                return self.optimizer.apply_gradients([(IndexedSlices(grads, rows), self._var)])
             except BaseException:
                 self._map.remove(fresh[::-1])  # so that they are given in the same order again
                 raise
@@ -341,10 +357,10 @@ class KeyedTable:
             raise ValueError(f"{paths[-1]}: expected a file of KeyedTable.save, got another")
         var = np.empty(file.variables[0]["shape"], file.variables[0]["dtype"])
         opt = RMSprop.load(paths, {NAME: var}, custom_objects)
-        keys, free, description = (opt.own_weights.pop(name) for name in WEIGHTS)
+        keys, free, description, admission, counters = (opt.own_weights.pop(name) for name in WEIGHTS)
         check_saved(keys, free, len(var), paths[-1])
         made = cls.__new__(cls)
-        made._begin(opt, KeyMap(), restored(description, initializer))
+        made._begin(opt, KeyMap(), restored(description, initializer), restored_sightings(admission, counters))
         made._map.restore(keys, free)
         made._var = var
         made._reserve_rows()
@@ -352,7 +368,11 @@ class KeyedTable:
 
     def _note_keys(self) -> None:
         given = int(self._map.counts[0])
-        noted = self._map.row_keys[:given].copy(), self._map.free.copy(), described(self._initializer)
+        seen = self._seen
+        noted = (
+            *(self._map.row_keys[:given].copy(), self._map.free.copy(), described(self._initializer)),
+            *(np.array([seen.least, seen.counted]), seen.counters.copy() if seen.least > 1 else seen.counters[:, :0]),
+        )
         self.optimizer.own_weights.update(zip(WEIGHTS, noted, strict=True))
 
     def _create(self, keys: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:

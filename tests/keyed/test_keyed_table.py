@@ -10,6 +10,7 @@ import pytest
 from numba_rmsprop import IndexedSlices, RMSprop
 from numba_rmsprop.distributed import Uniform
 from numba_rmsprop.keyed import KeyedTable, table, text_keys
+from numba_rmsprop.keyed.sightings import Sightings
 
 DRAW = Uniform(-1.0, 1.0, 3, seed=5)
 VARIANTS = [
@@ -108,6 +109,42 @@ def test_what_is_evicted_comes_back_anew():
     assert keyed.evict(max_rows=1).tolist() == [2, 3]
     assert keyed.evict(max_rows=0).tolist() == [9]
     assert len(keyed) == 0
+
+
+def test_keys_get_a_row_when_they_were_seen_often_enough(tmp_path):
+    keyed = KeyedTable(1, admit_after=3, learning_rate=0.1)
+    ones = np.ones((1, 1), np.float32)
+    assert keyed.apply_gradients([5], ones) == 1
+    keyed.apply_gradients([5, 6, 7], np.ones((3, 1), np.float32))
+    assert len(keyed) == 0
+    keyed.save(tmp_path / "file")
+    for each in (keyed, KeyedTable.load(tmp_path / "file")):
+        each.apply_gradients([6, 5, 6, -1, 6], np.array([[1.0], [2.0], [1.0], [1.0], [1.0]], np.float32))
+        assert each.keys().tolist() == [5, 6]
+        np.testing.assert_allclose(each.gather([5, 6]), -0.1 / 0.1**0.5, rtol=1e-3)  # 6 with its third and fourth alone
+        assert each.rows([9], create=True).tolist() == [2]  # asked for by name
+    keyed.apply_gradients([5], ones)
+    assert keyed.iterations == 4
+
+
+def test_the_least_frequent_are_hardly_counted_too_high():
+    seen = Sightings(2)
+    rng = np.random.default_rng(0)
+    frequent = rng.integers(0, 1000, 300_000)
+    seen.admit(frequent, np.full(len(frequent), -1))
+    rare = np.arange(10**6, 10**6 + 100_000)
+    assert seen.admit(rare, np.full(len(rare), -1)).mean() < 0.001
+    assert seen.admit(rare, np.full(len(rare), -1)).all()
+    seen.counted = 10**9
+    seen.admit(rare[:1], np.array([-1]))
+    assert seen.counted == 0
+    assert int(seen.counters.max()) == 127
+
+
+@pytest.mark.parametrize("admit_after", [0, 256, 1.5, True, None])
+def test_admissions_that_there_are_not(admit_after):
+    with pytest.raises(ValueError, match="admit_after: expected a whole number from 1 to 255, got"):
+        KeyedTable(2, admit_after=admit_after)
 
 
 def test_the_longest_untouched_go_first():
