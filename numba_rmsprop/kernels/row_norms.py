@@ -70,10 +70,11 @@ def _multiply_row(table: Any, row: Integer, factor: Any) -> None:
 
 
 @compiled_inside
-def _bound_row(table: Any, row: Integer, like: Any, low: float, high: float) -> None:
+def _bound_row(table: Any, row: Integer, like: Any, low: float, high: float, spare: float) -> None:
     scale, root = _norm_of(table, row)
     norm = scale * root
-    if not 0 < root < inf or low <= norm <= high:  # neither 0 nor an infinite row has a direction
+    # Neither 0 nor an infinite row has a direction; and a row that comes twice is not to be rounded twice.
+    if not 0 < root < inf or low * (1 - spare) <= norm <= high * (1 + spare):
         return
     factor = high / root  # ``low`` is ``high`` or 0
     if scale == 1:
@@ -85,12 +86,12 @@ def _bound_row(table: Any, row: Integer, like: Any, low: float, high: float) -> 
 
 @compiled_inside
 def _bound_share(
-    worker: Integer, workers: Integer, indices: Any, table: Any, like: Any, low: float, high: float
+    worker: Integer, workers: Integer, indices: Any, table: Any, like: Any, low: float, high: float, spare: float
 ) -> None:
     if indices is None:
         rows = table.shape[0]
         for row in range(worker * rows // workers, (worker + 1) * rows // workers):
-            _bound_row(table, np.int64(row), like, low, high)
+            _bound_row(table, np.int64(row), like, low, high, spare)
     else:
         for i in range(indices.size):
             if i + ROWS_AHEAD < indices.size:
@@ -99,13 +100,14 @@ def _bound_share(
                     prefetch_row(table, ahead)
             touched = np.int64(indices[i])
             if workers == 1 or owner(touched, workers) == worker:  # one that comes twice belongs to one worker
-                _bound_row(table, touched, like, low, high)
+                _bound_row(table, touched, like, low, high, spare)
 
 
 @compiled
-def bound_rows(team: Any, indices: Any, table: Any, like: Any, low: float, high: float) -> None:
+def bound_rows(team: Any, indices: Any, table: Any, like: Any, low: float, high: float, spare: float) -> None:
     """Scale rows of ``table`` to norms in [``low``, ``high``]: those at ``indices``, or all where they are None.
 
-    ``low`` is 0, or ``high``; and ``like`` an array of the dtype of the arithmetic.
+    ``low`` is 0, or ``high``; ``like`` is an array of the dtype of the arithmetic; and norms that are off by a share
+    ``spare`` stay.
     """
-    run_shares(_bound_share, team, (indices, table, like, low, high))
+    run_shares(_bound_share, team, (indices, table, like, low, high, spare))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -32,28 +33,37 @@ def described(initializer: FirstValues) -> NDArray[np.uint8]:
     """Return an initializer as bytes for a file; of a function, its name."""
     found: Any = initializer
     if isinstance(initializer, Uniform):
-        found = {"uniform": [initializer.low, initializer.high, initializer.columns, initializer.seed]}
+        numbers = float(initializer.low), float(initializer.high), int(initializer.columns), int(initializer.seed)
+        found = {"uniform": numbers}
     elif callable(initializer):
         found = {"function": str(getattr(initializer, "__name__", type(initializer).__name__))}
     return np.frombuffer(json.dumps(found).encode(), np.uint8)
 
 
-def restored(description: NDArray[Any], given: Any) -> FirstValues:
+def restored(description: NDArray[Any], given: Any, columns: int) -> FirstValues:
     """Return the initializer that a file describes, or the one that is given in its place.
 
     Raises
     ------
     ValueError
-        If it was a function, and none is given.
+        If it was a function, and none is given; or what the file says makes no sense.
     """
     if given is not None:
         return check_initializer(given)
-    found = json.loads(bytes(np.asarray(description, np.uint8)))
-    if isinstance(found, dict) and "uniform" in found:
-        return Uniform(*found["uniform"])
-    if isinstance(found, dict):
+    try:
+        found = json.loads(bytes(description)) if description.dtype == np.uint8 else None
+    except (ValueError, RecursionError):
+        found = None
+    if isinstance(found, float) and math.isfinite(found):
+        return found
+    if isinstance(found, dict) and isinstance(found.get("function"), str):
         raise ValueError(
-            f"initializer was the function {found.get('function')!r:.100}, which a file cannot hold; pass "
+            f"initializer was the function {found['function']!r:.100}, which a file cannot hold; pass "
             "initializer=the function"
         )
-    return check_initializer(found)
+    uniform = found.get("uniform") if isinstance(found, dict) else None
+    if isinstance(uniform, list) and [type(number) for number in uniform] == [float, float, int, int]:
+        low, high, width, seed = uniform
+        if math.isfinite(low) and math.isfinite(high) and width == columns:
+            return Uniform(low, high, width, seed)
+    raise ValueError(f"initializer: expected a number or that of a table with {columns} columns, got {found!r:.100}")

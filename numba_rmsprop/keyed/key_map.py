@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from ..kernels.key_map import EMPTY, enter_keys, find_keys, remove_keys
 from ..runtime.launching import team_for
-from ..runtime.whole_calls import in_turn
 
 LEAST_PLACES = 64
 
@@ -20,20 +19,25 @@ WORK = 16
 class KeyMap:
     """Rows by keys: the first key that comes gets row 0, and rows of keys that were removed are given first.
 
-    Which row a key gets depends on the order of the keys alone. A row takes 8 bytes for its key, and 4 bytes for each
-    place, of which there are 1.5 to 3 to a row.
+    The caller holds the lock of all launches.
+
+    Which row a key gets depends on the order of the keys alone. A row takes 8 to 12 bytes for its key, and 4 bytes for
+    each place, of which there are 1.5 to 3 to a row; a free row takes 8 more.
 
     Attributes
     ----------
     row_keys : ndarray of int64
         The key of each row.
     counts : ndarray of int64, shape (3,)
-        How many rows were ever given, how many of them are free again, and scratch.
+        How many rows were ever given, how many of them are free again, and how many the latest call gave.
+    version : int
+        A number that is another one whenever keys have come or gone.
     """
 
     def __init__(self) -> None:
         self.row_keys = np.empty(LEAST_PLACES // 2, np.int64)
         self.counts = np.zeros(3, np.int64)
+        self.version = 0
         self._free = np.empty(0, np.int64)
         self._make_places(LEAST_PLACES)
 
@@ -54,30 +58,40 @@ class KeyMap:
     def find(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the row of each key, -1 for those without one."""
         rows = np.empty(len(keys), np.int64)
-        in_turn(find_keys, team_for(WORK * len(keys)), keys, self._places, self.row_keys, self._seed, rows)
+        find_keys(team_for(WORK * len(keys)), keys, self._places, self.row_keys, self._seed, rows)
         return rows
 
     def enter(self, keys: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Give rows to keys without one, where ``rows`` is what :meth:`find` returned; return the rows that are new."""
         missing = int((rows < 0).sum())
+        self.version += 1
         fresh = np.empty(missing, np.int64)
         self._make_room(missing)
         self.counts[2] = begin = 0
         while begin < len(keys):
             common = keys, rows, fresh, self.counts, self._free, self._places, self.row_keys, self._seed
-            begin = int(in_turn(enter_keys, begin, *common))
+            begin = int(enter_keys(begin, *common))
             if begin < len(keys):  # keys that lie too close, by chance or by intent: another seed, and more places
                 self._make_places(2 * len(self._places))
         return fresh[: self.counts[2]]
 
+    def undo(self, fresh: NDArray[np.int64], counts: NDArray[np.int64]) -> None:
+        """Take back the rows of the latest call of :meth:`enter`, before which ``counts`` were these."""
+        self._remove(fresh)
+        self.counts[:] = counts
+
     def remove(self, rows: NDArray[np.int64]) -> None:
         """Remove the keys of different rows that are in use."""
-        in_turn(remove_keys, self.row_keys[rows], self._places, self.row_keys, self._seed)
+        self._remove(rows)
         self._free = np.concatenate([self.free, rows])
         self.counts[1] = len(self._free)
-        self._gone += len(rows)
         if 4 * self._gone > len(self._places):  # searches pass over them
             self._make_places(len(self._places))
+
+    def _remove(self, rows: NDArray[np.int64]) -> None:
+        self.version += 1
+        remove_keys(self.row_keys[rows], self._places, self.row_keys, self._seed)
+        self._gone += len(rows)
 
     def restore(self, row_keys: NDArray[np.int64], free: NDArray[np.int64]) -> None:
         """Take over the keys of rows, of which some are free."""
@@ -109,7 +123,7 @@ class KeyMap:
             # The rows that they have, last in, first out.
             counts, free = np.array([self.counts[0], len(in_use), 0]), in_use[::-1].copy()
             rows, fresh = np.full(len(keys), -1), np.empty(len(keys), np.int64)
-            entered = in_turn(enter_keys, 0, keys, rows, fresh, counts, free, self._places, self.row_keys, self._seed)
+            entered = enter_keys(0, keys, rows, fresh, counts, free, self._places, self.row_keys, self._seed)
             if entered == len(keys):
                 return
             places *= 2

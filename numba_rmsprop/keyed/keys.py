@@ -22,7 +22,7 @@ def as_keys(keys: ArrayLike) -> NDArray[np.int64]:
         raise TypeError(
             f"keys: expected integers from -2**63 to 2**63 - 1, got {found.dtype}; text_keys makes keys of strings"
         )
-    return np.ascontiguousarray(found, np.int64)
+    return found.astype(np.int64, order="C", copy=False)
 
 
 def text_keys(texts: Iterable[str]) -> NDArray[np.int64]:

@@ -55,11 +55,12 @@ class Reserve:
             self._slots[slot][:count] = array
         self._clocks[:count] = own.row_clocks()
 
-    def first(self, rows: int) -> Moved:
-        """Return the arrays of the first rows."""
-        return Moved(
-            self._var[:rows], {slot: array[:rows] for slot, array in self._slots.items()}, self._clocks[:rows], {}
-        )
+    def first(self, rows: int, own: Slots) -> Moved:
+        """Return longer views of the arrays, of so many rows."""
+        if own.clocks is None or not np.may_share_memory(own.clocks, self._clocks):  # they began anew elsewhere
+            self._clocks[: len(own.var)] = own.row_clocks()
+        slots = {slot: array[:rows] for slot, array in self._slots.items()}
+        return Moved(self._var[:rows], slots, self._clocks[:rows], own.custom)
 
 
 def rows_that_fit(own: Slots) -> int:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Sequence
-from typing import Any, NoReturn, Self
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, Self, TypeAlias, TypeVar, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -14,13 +13,15 @@ from ..arrays.storage import DTYPES, computed_in
 from ..arrays.variables import FloatArray, as_array
 from ..distributed.initial_values import check_initializer
 from ..files import checkpoint
+from ..files.checkpoint_validation import Contents
 from ..gradients.indexed_slices import IndexedSlices
-from ..optimizer import RMSprop
-from ..runtime.interrupts import Uninterrupted
+from ..runtime.interrupts import Call, Uninterrupted
+from ..runtime.whole_calls import carry_out, in_turn
 from ..stepping.gathering import check_output
-from .first_values import described, restored, values_of
+from .first_values import FirstValues, described, restored, values_of
 from .key_map import KeyMap
 from .keys import as_keys, check_saved
+from .optimizer import TableOptimizer, check_options, refuse_copies
 from .reserve import Reserve, rows_that_fit
 from .sightings import Sightings, check_admission, restored_sightings
 
@@ -29,8 +30,10 @@ NAME = "table"
 WEIGHTS = ("keys", "free rows", "initializer", "admission", "sightings")
 """What a file holds beside the table, as weights of the optimizer."""
 
-REFUSED = ("communicator", "gradient_accumulation_steps", "learning_rate_factors", "excluded_from_weight_decay")
-"""Options of RMSprop that a table does not take."""
+First: TypeAlias = tuple[NDArray[np.int64], NDArray[Any]]
+"""Keys in order, and the first value of the row of each, shape (n, columns)."""
+
+Result = TypeVar("Result")
 
 
 class KeyedTable:
@@ -97,22 +100,20 @@ class KeyedTable:
         admit_after: int = 1,
         **options: Any,
     ) -> None:
-        for name in REFUSED:
-            if options.get(name):
-                raise ValueError(f"{name}: expected none for a KeyedTable, got {options[name]!r:.100}; leave it out")
+        check_options(options, "a KeyedTable")
         if isinstance(columns, bool) or not isinstance(columns, (int, np.integer)) or columns < 1:
             raise ValueError(f"columns: expected a whole number above 0, got {columns!r:.100}")
         if np.dtype(dtype) not in DTYPES:
             raise TypeError(f"dtype: expected one of {', '.join(map(str, DTYPES))}, got {np.dtype(dtype)}")
-        seen = Sightings(check_admission(admit_after))
-        self._begin(RMSprop(**options), KeyMap(), check_initializer(initializer), seen)
+        first_values, seen = check_initializer(initializer), Sightings(check_admission(admit_after))
+        self._begin(TableOptimizer(**options), KeyMap(), first_values, seen)
         self._var: FloatArray = np.zeros((ROWS_AT_START, int(columns)), dtype)
         self.optimizer.build({NAME: self._var})
         self._reserve_rows()
 
-    def _begin(self, optimizer: RMSprop, keys: KeyMap, initializer: Any, seen: Sightings) -> None:
+    def _begin(self, optimizer: TableOptimizer, keys: KeyMap, initializer: FirstValues, seen: Sightings) -> None:
         self.optimizer, self._map, self._initializer, self._seen = optimizer, keys, initializer, seen
-        self._lock = threading.RLock()
+        optimizer.keys = self._weights
 
     def _reserve_rows(self) -> None:
         """Go on within reserved address space, if the system gives any."""
@@ -123,11 +124,10 @@ class KeyedTable:
             own.make_clocks()
             self._reserve = None
         else:
-            self._lie_in_reserve(len(self._var))
+            self._grow_in_place(self._reserve, len(self._var))
 
-    def _lie_in_reserve(self, rows: int) -> None:
-        assert self._reserve is not None
-        moved = self._reserve.first(rows)
+    def _grow_in_place(self, reserve: Reserve, rows: int) -> None:
+        moved = reserve.first(rows, self.optimizer.known.called(self._var))
         self.optimizer.go_on_at(self._var, moved)
         self._var = moved.var
 
@@ -135,14 +135,17 @@ class KeyedTable:
         """Return how many keys have a row."""
         return len(self._map)
 
-    def __contains__(self, key: int) -> bool:
+    def __contains__(self, key: object) -> bool:
         """Return whether a key has a row."""
-        return bool(self.rows([key])[0] >= 0)
+        try:
+            return bool(self.rows(cast(int, key)) >= 0)
+        except (TypeError, ValueError, OverflowError):  # it is no key
+            return False
 
     def keys(self) -> NDArray[np.int64]:
         """Return the keys that have a row, in the order of the rows."""
-        with self._lock:
-            return self._map.row_keys[self._map.rows_in_use()].copy()
+        found: NDArray[np.int64] = in_turn(lambda: self._map.row_keys[self._map.rows_in_use()].copy())
+        return found
 
     @property
     def iterations(self) -> int:
@@ -176,11 +179,36 @@ class KeyedTable:
             If there is not enough memory for the new rows. Nothing has changed then.
         """
         wanted = as_keys(keys)
-        with self._lock, Uninterrupted():
-            rows = self._map.find(wanted.reshape(-1))
-            if create:
-                self._create(wanted.reshape(-1), rows)
-            return rows.reshape(wanted.shape)
+        found = self._with_first_values(wanted, self._rows, create) if create else self._rows(wanted, None, create)
+        return found.reshape(wanted.shape)
+
+    def _rows(self, keys: NDArray[np.int64], first: First | None, create: bool) -> NDArray[np.int64]:
+        rows = in_turn(self._map.find, keys.reshape(-1))
+        if create:
+            self._create(keys.reshape(-1), rows, first)
+        return rows
+
+    def _with_first_values(self, keys: NDArray[np.int64], call: Callable[..., Result], *arguments: Any) -> Result:
+        """Return ``call(keys, first, *arguments)``, made in one go, with the first values of keys without a row.
+
+        The initializer may be the user's code, and so is called before; if keys have come or gone meanwhile, again.
+        """
+
+        def in_one_go() -> Result | None:
+            if self._map.version != version:
+                return None
+            with Uninterrupted():
+                return call(keys, (missing, values), *arguments)
+
+        while True:
+            version, missing = in_turn(self._without_row, keys.reshape(-1))
+            values = values_of(self._initializer, missing, self._var.shape[1], self._var.dtype)
+            found = in_turn(in_one_go)
+            if found is not None:
+                return found
+
+    def _without_row(self, keys: NDArray[np.int64]) -> tuple[int, NDArray[np.int64]]:
+        return self._map.version, np.unique(keys[self._map.find(keys) < 0])
 
     def gather(self, keys: ArrayLike, out: FloatArray | None = None, *, averaged: bool = False) -> FloatArray:
         r"""Return the current row of each key, and first values for keys without one, which get none.
@@ -200,19 +228,22 @@ class KeyedTable:
             ``out``, or a new array; float32 for a table of 16 bits.
         """
         wanted = as_keys(keys)
-        with self._lock:
-            rows = self._map.find(wanted.reshape(-1)).reshape(wanted.shape)
-            known = rows >= 0
-            if known.all():
-                return self.optimizer.gather(self._var, rows, out=out, averaged=averaged)
-            shape, dtype = (*wanted.shape, self._var.shape[1]), computed_in(self._var.dtype)
-            if out is None:
-                out = np.empty(shape, dtype)
-            check_output(out, shape, (dtype,))
-            values = values_of(self._initializer, wanted[~known], self._var.shape[1], self._var.dtype)
-            out[known] = self.optimizer.gather(self._var, rows[known], averaged=averaged)
-            out[~known] = values
-            return out
+        return self._with_first_values(wanted, self._gather, out, averaged)
+
+    def _gather(self, keys: NDArray[np.int64], first: First, out: FloatArray | None, averaged: bool) -> FloatArray:
+        rows = self._map.find(keys.reshape(-1)).reshape(keys.shape)
+        known = rows >= 0
+        if known.all():
+            return self.optimizer.gather(self._var, rows, out=out, averaged=averaged)
+        shape, dtype = (*keys.shape, self._var.shape[1]), computed_in(self._var.dtype)
+        if out is None:
+            out = np.empty(shape, dtype)
+        check_output(out, shape, (dtype,))
+        if self.optimizer.known.occupied.reached_by(out):
+            raise ValueError("out: expected memory apart from the table and its slots; pass a new array")
+        out[known] = self.optimizer.gather(self._var, rows[known], averaged=averaged)
+        out[~known] = _of_keys(keys[~known], first)
+        return out
 
     def apply_gradients(self, keys: ArrayLike, values: ArrayLike) -> int:
         r"""Take one step with a gradient for each key; those without a row get one, if they were seen often enough.
@@ -240,29 +271,32 @@ class KeyedTable:
             raise ValueError(f"values: expected shape {(*wanted.shape, columns)}, got {grads.shape}")
         if grads.dtype not in (self._var.dtype, computed_in(self._var.dtype)):
             raise TypeError(f"values: expected dtype {computed_in(self._var.dtype)}, got {grads.dtype}")
-        with self._lock, Uninterrupted():
-            wanted, grads = wanted.reshape(-1), grads.reshape(wanted.size, columns)
-            rows = self._map.find(wanted)
-            if self._seen.least > 1:
-                admitted = self._seen.admit(wanted, rows)
-                wanted, rows, grads = wanted[admitted], rows[admitted], grads[admitted]
-            fresh = self._create(wanted, rows)
-            try:
-                return self.optimizer.apply_gradients([(IndexedSlices(grads, rows), self._var)])
-            except BaseException:
-                self._map.remove(fresh[::-1])  # so that they are given in the same order again
-                raise
+        flat = grads.reshape(wanted.size, columns)
+        return self._with_first_values(wanted.reshape(-1), self._step, flat)
+
+    def _step(self, keys: NDArray[np.int64], first: First, grads: NDArray[Any]) -> int:
+        rows = self._map.find(keys)
+        if self._seen.least > 1:
+            admitted = self._seen.admit(keys, rows)
+            keys, rows, grads = keys[admitted], rows[admitted], grads[admitted]
+        counts = self._map.counts.copy()
+        fresh = self._create(keys, rows, first)
+        try:
+            return self.optimizer.apply_gradients([(IndexedSlices(grads, rows), self._var)])
+        except BaseException:
+            self._map.undo(fresh, counts)
+            raise
 
     def evict(self, *, max_age: int | None = None, max_rows: int | None = None) -> NDArray[np.int64]:
         """Drop keys whose rows were not touched for long, and return them; new keys take over their rows.
 
         A step with a gradient for a key touches its row, and so does its creation. With momentum, weight decay or
-        averages, :meth:`gather` does, too.
+        averages, :meth:`gather` does, too, and what flushes touches all rows, as ``optimizer.get_weights`` does.
 
         Parameters
         ----------
         max_age : int, optional
-            Drop keys whose rows were not touched in so many steps.
+            Drop keys whose rows were not touched for more than so many steps.
         max_rows : int, optional
             Then drop those that were not touched for longest, until so many are left.
 
@@ -290,20 +324,26 @@ class KeyedTable:
             whole = isinstance(limit, (int, np.integer)) and not isinstance(limit, bool)
             if limit is not None and not (whole and limit >= 0):
                 raise ValueError(f"{name}: expected a whole number, 0 or more, or None, got {limit!r:.100}")
-        with self._lock, Uninterrupted():
-            own = self.optimizer.known.called(self._var)
-            in_use = self._map.rows_in_use()
-            touched = own.row_clocks()[in_use].astype(np.int64)
-            gone = np.zeros(len(in_use), bool)
-            if max_age is not None:
-                gone |= own.steps - touched > max_age
-            if max_rows is not None and (left := len(in_use) - int(gone.sum())) > max_rows:
-                order = np.argsort(np.where(gone, np.iinfo(np.int64).max, touched), kind="stable")
-                gone[order[: left - max_rows]] = True
-            dropped = in_use[gone]
-            keys = self._map.row_keys[dropped].copy()
-            self._map.remove(dropped)
-            return keys
+        found: list[NDArray[np.int64]] = []
+        in_turn(carry_out, self._look_to_evict, max_age, max_rows, found)
+        return found[-1]
+
+    def _look_to_evict(
+        self, calls: list[Call], max_age: int | None, max_rows: int | None, found: list[NDArray[np.int64]]
+    ) -> bool:
+        own = self.optimizer.known.called(self._var)
+        in_use = self._map.rows_in_use()
+        touched = own.row_clocks()[in_use].astype(np.int64)
+        gone = np.zeros(len(in_use), bool)
+        if max_age is not None:
+            gone |= own.steps - touched > max_age
+        if max_rows is not None and (left := len(in_use) - int(gone.sum())) > max_rows:
+            order = np.argsort(np.where(gone, np.iinfo(np.int64).max, touched), kind="stable")
+            gone[order[: left - max_rows]] = True
+        dropped = in_use[gone]
+        found.append(self._map.row_keys[dropped].copy())
+        calls.append((self._map.remove, dropped))  # a commit, since files that are being written hold keys
+        return True
 
     def flush(self) -> None:
         """Catch up every row."""
@@ -311,9 +351,7 @@ class KeyedTable:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write rows, keys and state to a file, as :meth:`RMSprop.save` does."""
-        with self._lock:
-            self._note_keys()
-            self.optimizer.save(path)
+        self.optimizer.save(path)
 
     def save_delta(self, path: str | os.PathLike[str]) -> None:
         """Write the rows that have changed since the last file, and all keys, as :meth:`RMSprop.save_delta` does.
@@ -323,9 +361,7 @@ class KeyedTable:
         ValueError
             Also if the table has grown since: call :meth:`save` then.
         """
-        with self._lock:
-            self._note_keys()
-            self.optimizer.save_delta(path)
+        self.optimizer.save_delta(path)
 
     @classmethod
     def load(
@@ -352,40 +388,41 @@ class KeyedTable:
             If a file cannot be read, or is none of a KeyedTable.
         """
         paths = [path] if isinstance(path, (str, bytes, os.PathLike)) else list(path)
-        file = checkpoint.read(paths[-1])
-        if [entry["name"] for entry in file.variables] != [NAME] or not set(WEIGHTS) <= set(file.weights):
-            raise ValueError(f"{paths[-1]}: expected a file of KeyedTable.save, got another")
-        var = np.empty(file.variables[0]["shape"], file.variables[0]["dtype"])
-        opt = RMSprop.load(paths, {NAME: var}, custom_objects)
+        if not paths:
+            raise ValueError("path: expected a file, or a file and its deltas in order, got no path")
+        shape, dtype = _check_file(checkpoint.read(paths[-1]), checkpoint.read(paths[0]))
+        var = np.empty(shape, dtype)
+        opt = TableOptimizer.load(paths, {NAME: var}, custom_objects)
         keys, free, description, admission, counters = (opt.own_weights.pop(name) for name in WEIGHTS)
         check_saved(keys, free, len(var), paths[-1])
         made = cls.__new__(cls)
-        made._begin(opt, KeyMap(), restored(description, initializer), restored_sightings(admission, counters))
+        first_values = restored(description, initializer, shape[1])
+        made._begin(opt, KeyMap(), first_values, restored_sightings(admission, counters))
         made._map.restore(keys, free)
         made._var = var
         made._reserve_rows()
         return made
 
-    def _note_keys(self) -> None:
-        given = int(self._map.counts[0])
-        seen = self._seen
-        noted = (
+    def _weights(self) -> dict[str, NDArray[Any]]:
+        """Return what files hold beside the table."""
+        given, seen = int(self._map.counts[0]), self._seen
+        arrays = (
             *(self._map.row_keys[:given].copy(), self._map.free.copy(), described(self._initializer)),
             *(np.array([seen.least, seen.counted]), seen.counters.copy() if seen.least > 1 else seen.counters[:, :0]),
         )
-        self.optimizer.own_weights.update(zip(WEIGHTS, noted, strict=True))
+        return dict(zip(WEIGHTS, arrays, strict=True))
 
-    def _create(self, keys: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _create(self, keys: NDArray[np.int64], rows: NDArray[np.int64], first: First | None) -> NDArray[np.int64]:
         """Give rows to keys without one, and write these rows into ``rows``; return the new ones."""
-        if not (rows < 0).any():
+        if first is None or not (rows < 0).any():
             return np.empty(0, np.int64)
+        counts = self._map.counts.copy()
         fresh = self._map.enter(keys, rows)
         try:
-            values = values_of(self._initializer, self._map.row_keys[fresh], self._var.shape[1], self._var.dtype)
             self._grow(int(self._map.counts[0]))
-            self.optimizer.reset_rows(self._var, fresh, values)
+            self.optimizer.reset_rows(self._var, fresh, _of_keys(self._map.row_keys[fresh], first))
         except BaseException:
-            self._map.remove(fresh[::-1])
+            self._map.undo(fresh, counts)
             raise
         return fresh
 
@@ -394,11 +431,29 @@ class KeyedTable:
             return
         wanted = max(needed, len(self._var) + len(self._var) // 4)
         if self._reserve is not None and needed <= self._reserve.rows:
-            self._lie_in_reserve(min(wanted, self._reserve.rows))
+            self._grow_in_place(self._reserve, min(wanted, self._reserve.rows))
             return
         self._var = self.optimizer.resize(self._var, max(needed, 2 * len(self._var)))
         self._reserve = None
 
     def __reduce__(self) -> NoReturn:
         """Refuse copies and pickles."""
-        raise TypeError("a KeyedTable cannot be copied or pickled, since it lies in reserved memory; save and load it")
+        refuse_copies()
+
+
+def _of_keys(keys: NDArray[np.int64], first: First) -> NDArray[Any]:
+    """Return the first values of keys, which are among those that they were made for."""
+    return first[1][np.searchsorted(first[0], keys)]
+
+
+def _check_file(last: Contents, whole: Contents) -> tuple[list[int], str]:
+    """Return the shape and dtype of the table in a file; raise ValueError if it is none of :meth:`KeyedTable.save`."""
+    right = [entry["name"] for entry in last.variables] == [NAME] and set(WEIGHTS) == set(last.weights)
+    value = whole.tensors.get("variables.0.value")
+    if not right or not last.include_variables or value is None or value.ndim != 2 or not value.shape[1]:
+        raise ValueError(f"{last.path}: expected a file of KeyedTable.save, got another")
+    entry = last.variables[0]
+    if list(value.shape) != entry["shape"]:  # before memory is allocated for it
+        raise ValueError(f"{last.path}: expected a table of shape {value.shape}, got {tuple(entry['shape'])}")
+    check_options(last.config, "a KeyedTable")
+    return entry["shape"], entry["dtype"]

@@ -50,6 +50,7 @@ class Changes:
         self._since = 0
         self._current: NDArray[np.uint8] | None = None
         self._before_flushes = np.empty(0, np.int64)
+        self._noted: tuple[NDArray[np.int64], ...] = ()
 
     @classmethod
     def since(cls, clocks: NDArray[np.int32] | None, floor: int, steps: int) -> Changes:
@@ -76,15 +77,19 @@ class Changes:
 
     def with_rows(self, rows: NDArray[np.int64]) -> Changes:
         """Return these changes and some rows, which no clock tells of."""
-        more = copy(self)
-        more._before_flushes = np.union1d(self._before_flushes, rows)
+        if self.everything:
+            return self
+        more, noted = copy(self), list(self._noted)
+        while noted and len(noted[-1]) <= len(rows):  # few lists, of which each row is in few one after the other
+            rows = np.union1d(noted.pop(), rows)
+        more._noted = (*noted, rows)
         return more
 
     def rows(self, clocks: NDArray[np.int32] | None) -> NDArray[np.int64]:
         """Return the rows that a step or a gather has written, in order."""
         if clocks is None:
-            return self._before_flushes
-        found = [self._before_flushes]
+            return np.unique(np.concatenate([self._before_flushes, *self._noted]))
+        found = [self._before_flushes, *self._noted]
         for begin, block in _blocks(clocks):
             changed = block > self._since
             if self._current is not None:

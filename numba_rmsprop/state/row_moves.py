@@ -11,12 +11,12 @@ from numpy.typing import ArrayLike, NDArray
 from ..arrays.variables import FloatArray, as_array, as_variable, describe, memory_key
 from ..runtime.interrupts import Call
 from ..runtime.whole_calls import carry_out, in_turn
-from .slot_arrays import zeros
+from .slot_arrays import SMALL_ITEMS, zeros
 from .slots import Slots
 from .weights import Initializer, WeightStore, initial
 
 NEW = -1
-"""Stands for a row that there was not."""
+"""The index of a row that is new."""
 
 
 class Moved(NamedTuple):
@@ -26,6 +26,7 @@ class Moved(NamedTuple):
     slots: dict[str, FloatArray]
     clocks: NDArray[np.int32] | None
     custom: dict[str, NDArray[Any]]
+    folder: Any = None
 
 
 class RowMoves(WeightStore):
@@ -219,11 +220,15 @@ class RowMoves(WeightStore):
             raise IndexError(f"{describe(own.name, own.var)}: its rows were moved meanwhile; call again")
         own.check_memory(written=False)
         own.check_process()
-        for other in known.registry.others_on(own.var, own):
-            other.pay(None)
         if out is not None:
             self._check_out(out, own, len(sources))
-        moved = moved_rows(own, sources, new, values, out)
+        others = known.registry.others_on(own.var, own)
+        for other in others:
+            other.check_memory(written=other.must_catch_up)
+        for other in others:
+            other.pay(None)
+        folder = self.slots_folder if len(sources) * own.columns > SMALL_ITEMS else None
+        moved = moved_rows(own, sources, new, values, out, folder)
         found.append(moved.var)
         calls += [(known.change_arrays, own, moved, False)]
         return True
@@ -246,7 +251,12 @@ class RowMoves(WeightStore):
 
 
 def moved_rows(
-    own: Slots, sources: NDArray[np.int64], new: NDArray[np.int64], values: NDArray[Any], out: FloatArray | None
+    own: Slots,
+    sources: NDArray[np.int64],
+    new: NDArray[np.int64],
+    values: NDArray[Any],
+    out: FloatArray | None,
+    folder: Any,
 ) -> Moved:
     """Return the arrays that hold the rows ``sources`` of a variable and its slots, and ``values`` in the ``new`` ones.
 
@@ -265,10 +275,10 @@ def moved_rows(
         return into
 
     starts = dict(own.form.starts)
-    slots = {slot: taken(array, own.folder) for slot, array in own.slots.items()}
+    slots = {slot: taken(array, folder) for slot, array in own.slots.items()}
     for slot, array in slots.items():
         array[new] = values if slot in own.rule.slots_of_values else starts.get(slot, 0)
-    clocks = None if own.clocks is None else taken(own.clocks, own.folder)
+    clocks = None if own.clocks is None else taken(own.clocks, folder)
     if clocks is not None:
         clocks[new] = own.steps
     custom = {
@@ -276,7 +286,7 @@ def moved_rows(
     }
     var = taken(own.var, into=out)  # last, since memory may be short, and ``out`` is to stay as it is then
     var[new] = values
-    return Moved(var, slots, clocks, custom)
+    return Moved(var, slots, clocks, custom, folder)
 
 
 def _as_count(rows: Any) -> int:

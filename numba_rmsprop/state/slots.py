@@ -159,7 +159,7 @@ class Slots(SlotArrays):
 
     def take_over(self, moved: Any) -> None:
         """Go on with arrays of other rows: a :class:`~numba_rmsprop.state.row_moves.Moved`."""
-        self.var, self.slots, self.clocks, self.custom = moved
+        self.var, self.slots, self.clocks, self.custom, self.folder = moved
         self.shape, self.part_of = self.var.shape, None
         self._note_arrays()
         self.small = self.clocks is None and self.fits_batch

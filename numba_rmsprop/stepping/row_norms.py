@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
+from ml_dtypes import finfo
 from numpy.typing import NDArray
 
 from ..arrays.storage import as_stored
@@ -34,21 +35,26 @@ def add_bounds(
         bounds = bounds_of(own.name)
         if bounds is None or own.var.ndim < 2 or not own.var.size:
             continue
+        numbers = np.empty(0, own.dtype), *bounds, _spare(own)
         if own.table is None:  # strided and of three axes or more
-            calls.append((_bound_strided, own.var, rows, np.empty(0, own.dtype), *bounds))
+            calls.append((_bound_strided, own.var, rows, numbers))
             compiles = True  # it is Python
             continue
         count = len(own.var) if rows is None else len(rows)
-        like = np.empty(0, own.dtype)
-        calls.append((bound_rows, team_for(count * own.columns), rows, own.table[0], like, *bounds))
+        calls.append((bound_rows, team_for(count * own.columns), rows, own.table[0], *numbers))
         compiles |= own.may_compile(calls, (bound_rows, rows is None))
     return compiles
 
 
-def _bound_strided(var: FloatArray, rows: NDArray[np.int64] | None, like: FloatArray, low: float, high: float) -> None:
+def _spare(own: Slots) -> float:
+    """Return by what share rounding may change a norm that was scaled: sums of few squares are added up in lanes."""
+    return float(finfo(own.var.dtype).eps) * (8 if own.var.dtype == own.dtype else 2)  # type: ignore[no-untyped-call]
+
+
+def _bound_strided(var: FloatArray, rows: NDArray[np.int64] | None, numbers: tuple[Any, ...]) -> None:
     """Scale rows of an array that has no view of shape (rows, columns)."""
     places: Any = ... if rows is None else np.unique(rows)
     copies = np.array(var[places], order="C")
     table = copies.reshape(len(copies), -1)
-    bound_rows(team_for(0), None, as_stored(table), like, low, high)
+    bound_rows(team_for(0), None, as_stored(table), *numbers)
     var[places] = copies

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from .parameter_state import SLOTS, ParameterState
 from .tensor_views import describe
 
 NEW = -1
-"""Stands for a row that there was not."""
+"""The index of a row that is new."""
 
 
 class RowMoves:
@@ -40,7 +41,8 @@ class RowMoves:
         Returns
         -------
         Parameter
-            The new one, which stands in the parameter groups where the old one stood.
+            The new one, which stands in the parameter groups where the old one stood. The old one is left without rows:
+            another module that shares it, as with tied weights, fails until it gets the new one.
 
         Raises
         ------
@@ -59,8 +61,12 @@ class RowMoves:
         >>> table.num_embeddings
         1500
         """
-        if isinstance(rows, bool) or not isinstance(rows, int) or rows < 0:
-            raise TypeError(f"rows: expected a whole number, 0 or more, got {rows!r:.100}")
+        try:
+            rows = -1 if isinstance(rows, bool) else operator.index(rows)
+        except TypeError:
+            rows = -1
+        if rows < 0:
+            raise TypeError("rows: expected a whole number, 0 or more, got another")
         before = len(_parameter_of(table))
         indices = torch.full((rows,), NEW)
         indices[:before] = torch.arange(min(rows, before))
@@ -90,6 +96,9 @@ class RowMoves:
         padding = _padding_after(table, places)
         if (type(parameter) is FusedWeight and parameter.waiting) or parameter.grad is not None:
             raise ValueError(f"{describe(name, parameter)}: it has a gradient; call step() or zero_grad() first")
+        new = int((places == NEW).sum())
+        if isinstance(fill, Tensor) and fill.ndim and fill.shape != (new, *parameter.shape[1:]):
+            raise ValueError(f"fill: expected a number or shape {(new, *parameter.shape[1:])}, got {tuple(fill.shape)}")
         self.flush(parameter)
         made = nn.Parameter(_taken(parameter.detach(), places, fill), parameter.requires_grad)
         made.__class__ = type(parameter)
@@ -105,6 +114,7 @@ class RowMoves:
                 table.num_embeddings = len(made)
             if padding is not None:
                 table.padding_idx = padding
+        parameter.data = parameter.data[:0].clone()  # so that nobody goes on with it and wonders
         return made
 
     def _start_of(self, key: str, parameter: Tensor) -> float:
@@ -133,8 +143,12 @@ def _parameter_of(table: nn.Module | Tensor) -> Tensor:
 
 
 def _checked(indices: Tensor, parameter: Tensor, name: str) -> Tensor:
-    if not isinstance(indices, Tensor) or indices.ndim != 1 or indices.is_floating_point() or indices.is_complex():
-        raise TypeError(f"indices: expected a tensor of integers of shape (n,), got {indices!r:.100}")
+    whole = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)
+    if not isinstance(indices, Tensor) or indices.ndim != 1 or indices.dtype not in whole:
+        raise TypeError(
+            f"indices: expected a tensor of integers of shape (n,), got {indices!r:.100}; for a mask, "
+            "torch.nonzero(mask).flatten()"
+        )
     if indices.numel() and not (indices.min() >= NEW and indices.max() < len(parameter)):
         raise IndexError(
             f"indices: expected -1 <= index < {len(parameter)} for {describe(name, parameter)}, got "

@@ -9,6 +9,7 @@ import pytest
 
 from numba_rmsprop import IndexedSlices, RMSprop
 from numba_rmsprop.distributed import Uniform
+from numba_rmsprop.files import checkpoint
 from numba_rmsprop.keyed import KeyedTable, table, text_keys
 from numba_rmsprop.keyed.sightings import Sightings
 
@@ -192,10 +193,142 @@ def test_files_of_functions_and_of_others(tmp_path):
     opt.save(tmp_path / "other")
     with pytest.raises(ValueError, match=r"expected a file of KeyedTable\.save, got another"):
         KeyedTable.load(tmp_path / "other")
-    keyed.optimizer.own_weights["keys"] = np.array([3, 3])
-    keyed.optimizer.save(tmp_path / "wrong")
-    with pytest.raises(ValueError, match="expected different keys for at most 1024 rows, got others"):
-        KeyedTable.load(tmp_path / "wrong", initializer="ones")
+    with pytest.raises(ValueError, match="path: expected a file, or a file and its deltas in order, got no path"):
+        KeyedTable.load([])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"keys": np.array([3, 3])}, "expected different keys for at most 1024 rows, got others"),
+        ({"keys": np.arange(2000)}, "expected different keys for at most 1024 rows, got others"),
+        ({"keys": np.array([3.0])}, "expected different keys for at most 1024 rows, got others"),
+        ({"free rows": np.array([7])}, "expected different keys for at most 1024 rows, got others"),
+        ({"admission": np.array([0, 1])}, "admit_after: expected a whole number from 1 to 255, got 0"),
+        ({"admission": np.array([2, 1])}, "sightings: expected shape"),
+        *(
+            (
+                {"initializer": np.frombuffer(text.encode(), np.uint8)},
+                "initializer: expected a number or that of a table",
+            )
+            for text in ("[" * 5000, "null", "true", "{", '{"uniform":3}', '{"uniform":[0.0,1.0,3,0]}', "NaN", "[1]")
+        ),
+    ],
+)
+def test_files_that_make_no_sense(tmp_path, changes, message):
+    keyed = KeyedTable(2)
+    keyed.rows([3], create=True)
+    right = keyed.optimizer.keys
+    keyed.optimizer.keys = lambda: right() | changes
+    keyed.save(tmp_path / "wrong")
+    with pytest.raises(ValueError, match=message):
+        KeyedTable.load(tmp_path / "wrong")
+
+
+def test_other_files_are_no_tables(tmp_path):
+    keyed = KeyedTable(2)
+    keyed.optimizer.save(tmp_path / "values apart", include_variables=False)
+    with pytest.raises(ValueError, match=r"expected a file of KeyedTable\.save, got another"):
+        KeyedTable.load(tmp_path / "values apart")
+    for shape in ((3,), (3, 2, 2), (3, 0)):
+        var, opt = np.ones(shape, np.float32), RMSprop()
+        opt.build({"table": var})
+        opt.own_weights = keyed.optimizer.own_weights
+        opt.save(tmp_path / "shape")
+        with pytest.raises(ValueError, match=r"expected a file of KeyedTable\.save, got another"):
+            KeyedTable.load(tmp_path / "shape")
+
+
+def test_a_refused_call_leaves_no_rows_to_grow_by(tmp_path):
+    fails = [True]
+
+    def values(keys):
+        if fails:
+            raise ZeroDivisionError
+        return np.zeros((len(keys), 2))
+
+    keyed = KeyedTable(2, initializer=values, check_finite=True)
+    with pytest.raises(ZeroDivisionError):
+        keyed.rows(np.arange(5000), create=True)
+    fails.clear()
+    with pytest.raises(FloatingPointError):
+        keyed.apply_gradients(np.arange(5000), np.full((5000, 2), np.nan, np.float32))
+    assert keyed._map.counts[:2].tolist() == [0, 0]
+    keyed.rows([1], create=True)
+    keyed.save(tmp_path / "file")
+    assert KeyedTable.load(tmp_path / "file", initializer="zeros").keys().tolist() == [1]
+
+
+def test_an_initializer_may_use_the_table():
+    def values(keys):
+        if 7 not in keyed:
+            keyed.optimizer.learning_rate = 0.5
+            busy.append(len(keys))
+            if len(busy) == 1:
+                keyed.rows([100], create=True)
+                keyed.evict(max_rows=0)
+        return np.full((len(keys), 2), float(len(keyed)))
+
+    busy = []
+    keyed = KeyedTable(2, initializer=values)
+    assert keyed.rows([7, 8], create=True).tolist() == [0, 1]
+    assert len(busy) > 1
+    assert keyed.keys().tolist() == [7, 8]
+
+
+def test_a_handler_amid_a_save_and_a_gather(monkeypatch, tmp_path):
+    """A handler evicts all keys and gives their rows to others while a file is written: the file fits together."""
+    keyed = KeyedTable(1, initializer=lambda keys: keys[:, np.newaxis] * 1.0)
+    keyed.rows([1, 2], create=True)
+    parse, done = checkpoint.parse, []
+
+    def handled(*arguments):
+        if not done:
+            done.append(True)
+            keyed.evict(max_rows=0)
+            keyed.rows([50, 51], create=True)
+        return parse(*arguments)
+
+    monkeypatch.setattr(checkpoint, "parse", handled)
+    keyed.save(tmp_path / "file")
+    loaded = KeyedTable.load(tmp_path / "file", initializer="zeros")
+    assert loaded.gather(loaded.keys()).ravel().tolist() == loaded.keys().tolist()
+
+
+def test_arrays_that_belong_to_the_table_are_no_output():
+    keyed = KeyedTable(2)
+    keyed.rows([5], create=True)
+    rms = keyed.optimizer.get_slot(keyed._var, "rms")
+    for keys in ([5, 5], [5, 77]):
+        with pytest.raises(ValueError, match="out"):
+            keyed.gather(keys, out=rms[:2])
+
+
+def test_a_single_key_and_no_key():
+    keyed = KeyedTable(2)
+    assert keyed.apply_gradients(5, np.ones(2, np.float32)) == 1
+    assert (keyed.gather(5).shape, keyed.rows(5).shape) == ((2,), ())
+    assert ("a" in keyed, 5.5 in keyed, 2**70 in keyed, 5 in keyed) == (False, False, False, True)
+    assert keyed.gather(np.empty((0, 3), int)).shape == (0, 3, 2)
+    assert keyed.apply_gradients([], np.empty((0, 2), np.float32)) == 2
+
+
+def test_clocks_that_begin_anew_go_on_after_growth(monkeypatch):
+    monkeypatch.setattr(table, "ROWS_AT_START", 2)
+    found = []
+    for restarts in (False, True):
+        keyed = KeyedTable(2, learning_rate=0.1, momentum=0.9)
+        for step, key in enumerate([1, 2, 1, 3, 4, 2, 1, 5]):
+            keyed.gather([key])
+            keyed.apply_gradients([key], np.ones((1, 2), np.float32))
+            if step == 2 and restarts:
+                own = keyed.optimizer.known.slots[0]
+                own.flush()
+                own.restore(None, 0, 0, own.history.runs[:0])
+            elif step == 2:
+                keyed.flush()
+        found.append(keyed.gather(keyed.keys()))
+    np.testing.assert_array_equal(found[0], found[1])
 
 
 def test_a_refused_call_gives_no_rows():
@@ -276,6 +409,7 @@ def test_threads_lose_no_key():
         ({"columns": 2, "dtype": np.int32}, TypeError, "dtype: expected one of float32, float64"),
         ({"columns": 2, "initializer": "ten"}, ValueError, "initializer: expected one of"),
         ({"columns": 2, "gradient_accumulation_steps": 2}, ValueError, "expected none for a KeyedTable, got 2; leave"),
+        ({"columns": 2, "slots_folder": "."}, ValueError, "slots_folder: expected none for a KeyedTable, got"),
         ({"columns": 2, "learnig_rate": 2}, TypeError, "did you mean 'learning_rate'"),
     ],
 )
@@ -287,8 +421,13 @@ def test_tables_that_there_are_not(options, error, message):
 def test_copies_and_limits_are_refused():
     keyed = KeyedTable(2)
     for call in (copy.copy, copy.deepcopy, pickle.dumps):
-        with pytest.raises(TypeError, match="a KeyedTable cannot be copied or pickled, since it lies in reserved"):
-            call(keyed)
+        for what in (keyed, keyed.optimizer):
+            with pytest.raises(TypeError, match="a KeyedTable cannot be copied or pickled, since it lies in reserved"):
+                call(what)
+    with pytest.raises(TypeError, match="extra: a KeyedTable has no weights of your own"):
+        keyed.optimizer.add_weight("extra")
+    with pytest.raises(TypeError, match="extra: a KeyedTable has no slots of your own"):
+        keyed.optimizer.add_slot(keyed._var, "extra")
     for limits in ({"max_age": -1}, {"max_rows": 1.5}, {"max_rows": True}):
         with pytest.raises(ValueError, match="expected a whole number, 0 or more, or None, got"):
             keyed.evict(**limits)

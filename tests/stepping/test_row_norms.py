@@ -58,6 +58,26 @@ def test_rows_that_no_step_writes_stay_as_they_are():
     np.testing.assert_allclose(np.linalg.norm(table, axis=1), [75**0.5, 75**0.5, 1, 75**0.5])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+@pytest.mark.parametrize("norm", [1.0, 0.3, "unit"])
+def test_a_row_that_comes_twice_is_scaled_once(norm, dtype):
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    dtype = np.dtype(getattr(ml_dtypes, dtype, dtype))
+    computed = np.float64 if dtype == np.float64 else np.float32
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        start, grads = rng.standard_normal((6, 5)).astype(dtype), rng.integers(-3, 4, (8, 5)).astype(computed)
+        rows = rng.integers(0, 6, 8)
+        once, indices = np.zeros((6, 5), computed), np.unique(rows)
+        np.add.at(once, rows, grads)
+        found = []
+        for grad in (IndexedSlices(grads, rows), IndexedSlices(once[indices], indices)):
+            table = start.copy()
+            RMSprop(0.1, row_norm=norm).apply_gradients([(grad, table)])
+            found.append(table.tobytes())
+        assert found[0] == found[1]
+
+
 def test_lazy_rows_may_have_momentum():
     table = np.full((4, 3), 5.0)
     opt = RMSprop(0.1, momentum=0.9, weight_decay=0.1, sparse_update="lazy", row_norm="unit")

@@ -89,7 +89,7 @@ def test_new_rows_are_filled_and_state_dicts_fit():
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda opt, table: opt.resize(table, -1), TypeError, "rows: expected a whole number, 0 or more, got -1"),
+        (lambda opt, table: opt.resize(table, -1), TypeError, "rows: expected a whole number, 0 or more, got"),
         (lambda opt, table: opt.resize(table, 0), ValueError, "expected the padding row 0 once, got it 0 times"),
         (
             lambda opt, table: opt.resize(torch.nn.Linear(2, 2), 3),
@@ -99,6 +99,12 @@ def test_new_rows_are_filled_and_state_dicts_fit():
         (lambda opt, table: opt.resize(torch.nn.ReLU(), 3), TypeError, "table: expected a parameter with rows, or a"),
         (lambda opt, table: opt.take_rows(table, torch.tensor([3])), IndexError, "indices: expected -1 <= index < 3"),
         (lambda opt, table: opt.take_rows(table, torch.tensor([0.5])), TypeError, "indices: expected a tensor of int"),
+        (lambda opt, table: opt.take_rows(table, torch.tensor([True])), TypeError, "indices: expected a tensor of int"),
+        (
+            lambda opt, table: opt.resize(table, 5, torch.ones(3, 2)),
+            ValueError,
+            r"fill: expected a number or shape \(2",
+        ),
         (lambda opt, table: opt.take_rows(table, [0]), TypeError, "indices: expected a tensor of integers"),
     ],
 )
@@ -109,6 +115,16 @@ def test_what_is_refused_changes_nothing(call, error, message):
     with pytest.raises(error, match=message):
         call(optimizer, table)
     assert table.weight is before is optimizer.param_groups[0]["params"][0]
+
+
+def test_modules_that_share_the_old_parameter_fail_until_they_get_the_new_one():
+    first, second = Embedding(3, 2), torch.nn.Linear(2, 3, bias=False)
+    second.weight = next(first.parameters())
+    optimizer = RMSprop(first.parameters())
+    made = optimizer.resize(first, 5)
+    assert second(torch.ones(1, 2)).shape == (1, 0)
+    second.weight = made
+    assert second(torch.ones(1, 2)).shape == (1, 5)
 
 
 @pytest.mark.parametrize("fused", [False, True])
