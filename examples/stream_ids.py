@@ -35,10 +35,10 @@ from numba_rmsprop.keyed import KeyedTable
 mpl.use("Agg")  # a picture in a file needs no screen
 import matplotlib.pyplot as plt
 
-FACTORS, ITEMS, BLOCK = 8, 5000, 50
+FACTORS, ITEMS, BLOCK = 4, 5000, 50
 """Factors of the model, items, and steps to a point of the figure."""
 
-TRAINING = {"learning_rate": 0.05, "rho": 0.999, "bias_correction": True}
+TRAINING = {"learning_rate": 0.01, "rho": 0.999, "bias_correction": True}
 FIRST = Uniform(-0.1, 0.1, FACTORS + 1, seed=1)
 """The first values of a row: factors, and last a bias."""
 
@@ -57,7 +57,8 @@ class Stream:
         newest = 1000 + self.arrivals * step
         users = 2 * scrambled(newest - zipf(rng, newest, self.batch))
         items = 2 * scrambled(zipf(rng, ITEMS, self.batch)) + 1
-        logits = 8 * (taste(users) * taste(items)).sum(axis=1) + 2 * taste(items)[:, 0]
+        ours, theirs = taste(users), taste(items)
+        logits = 6 * (ours[:, 1:] * theirs[:, 1:]).sum(axis=1) + 3 * (ours[:, 0] + theirs[:, 0])
         return users, items, rng.random(self.batch) < 1 / (1 + np.exp(-logits))
 
 

@@ -30,6 +30,7 @@ if numba.config.DISABLE_JIT:
     collect_ignore += ["examples/test_decay_maps.py", "examples/test_distributed_word_vectors.py"]
     collect_ignore += ["examples/test_knowledge_graph.py", "examples/test_nist.py"]
     collect_ignore += ["examples/test_sparse_classifier.py", "examples/test_word_vectors.py"]
+    collect_ignore += ["examples/test_stream_ids.py"]
 
 hypothesis.settings.register_profile("default", deadline=None, max_examples=80, derandomize=True)
 hypothesis.settings.register_profile("short", deadline=None, max_examples=10, derandomize=True)
