@@ -23,7 +23,6 @@ demo: .venv/with-examples  ## word vectors and a classifier of the documentation
 	$(BIN)/python examples/word_vectors.py --out demo
 	$(BIN)/python examples/sparse_classifier.py --out demo
 	$(BIN)/python examples/decay_maps.py --out demo
-	$(BIN)/python examples/stream_ids.py --out demo
 
 demo-torch: .venv/with-examples .venv/with-torch  ## word vectors in PyTorch, beside SparseAdam
 	$(BIN)/python examples/torch_embedding.py --out demo/torch
