@@ -29,8 +29,7 @@ from parts.options_and_files import number_from, replacing
 from tqdm import tqdm
 
 from numba_rmsprop import IndexedSlices, RMSprop
-from numba_rmsprop.distributed import Uniform
-from numba_rmsprop.keyed import KeyedTable
+from numba_rmsprop.keyed import KeyedTable, Uniform
 
 mpl.use("Agg")  # a picture in a file needs no screen
 import matplotlib.pyplot as plt

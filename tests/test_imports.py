@@ -21,6 +21,7 @@ LAYERS = [
     "base_optimizer",
     "optimizer",
     "distributed",
+    "keyed",
     "fitting",
     "torch",
     "compile",
@@ -28,7 +29,7 @@ LAYERS = [
 ]
 """Folders and modules of the package; each may import from those before it."""
 
-APART = {"distributed", "fitting", "torch"}
+APART = {"distributed", "fitting", "keyed", "torch"}
 """Doors beside one another: none imports another."""
 
 

@@ -1,7 +1,7 @@
 """Tables and steps shared among the ranks of an MPI communicator (mpi4py)."""
 
 from ..mpi.messages import OtherRankError
-from .initial_values import Uniform
+from ..state.initial_values import Uniform
 from .row_exchange import Gathering
 from .saved_tables import SavedTables
 from .table import ShardedTable

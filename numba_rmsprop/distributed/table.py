@@ -17,8 +17,9 @@ from ..mpi.messages import Counts
 from ..mpi.ranks import Ranks, Refusal
 from ..runtime.interrupts import Uninterrupted
 from ..settings.step_numbers import StepNumbers
+from ..state.initial_values import Initializer, Uniform, check_initializer
 from ..state.reading import copy_rows
-from .initial_values import Initializer, Uniform, check_initializer, fill_shard
+from .initial_values import fill_shard
 from .row_exchange import Buffers, Gathering, Request, Route
 from .row_layout import Layout
 from .shard import ShardOptimizer

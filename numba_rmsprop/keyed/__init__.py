@@ -1,6 +1,7 @@
 """Tables whose rows are found by keys, and come and go."""
 
+from ..state.initial_values import Uniform
 from .keys import text_keys
 from .table import KeyedTable
 
-__all__ = ["KeyedTable", "text_keys"]
+__all__ = ["KeyedTable", "Uniform", "text_keys"]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..arrays.variables import as_array
-from ..distributed.initial_values import Uniform, check_initializer
+from ..state.initial_values import Uniform, check_initializer
 
 FirstValues: TypeAlias = float | Callable[[NDArray[np.int64]], ArrayLike]
 """A number, or a function of keys that returns an array of shape (n, columns)."""

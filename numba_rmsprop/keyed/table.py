@@ -11,12 +11,12 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from ..arrays.storage import DTYPES, computed_in
 from ..arrays.variables import FloatArray, as_array
-from ..distributed.initial_values import check_initializer
 from ..files import checkpoint
 from ..files.checkpoint_validation import Contents
 from ..gradients.indexed_slices import IndexedSlices
 from ..runtime.interrupts import Call, Uninterrupted
 from ..runtime.whole_calls import carry_out, in_turn
+from ..state.initial_values import check_initializer
 from ..stepping.gathering import check_output
 from .first_values import FirstValues, described, restored, values_of
 from .key_map import KeyMap
@@ -50,7 +50,7 @@ class KeyedTable:
         As for a variable of :class:`~numba_rmsprop.RMSprop`.
     initializer : {"zeros", "ones"}, float or callable, default "zeros"
         The first values of a row: a callable gets int64 keys of shape (n,) and returns shape (n, columns), as
-        :class:`numba_rmsprop.distributed.Uniform` does. They depend on the key alone, and not on when it comes.
+        ``numba_rmsprop.keyed.Uniform`` does. They depend on the key alone, and not on when it comes.
     admit_after : int, default 1
         From which sighting on a key gets a row, at most 255: each entry of :meth:`apply_gradients` is one, and the
         gradients of keys that were seen more rarely are left out. The counts are those of a sketch of 4 MB, in which
@@ -88,7 +88,7 @@ class KeyedTable:
     >>> table.apply_gradients([10**15, -5, 10**15], np.ones((3, 2), np.float32))
     1
     >>> len(table), -5 in table, 7 in table, table.keys()
-    (2, True, False, array([1000000000000000,              -5]))
+    (2, True, False, array([1000000000000000,               -5]))
     """
 
     def __init__(

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from numba_rmsprop.distributed.initial_values import Uniform, fill_shard
+from numba_rmsprop.distributed import Uniform
+from numba_rmsprop.distributed.initial_values import fill_shard
 from numba_rmsprop.distributed.row_layout import Layout
 
 

@@ -11,7 +11,8 @@ import pytest
 import scipy.sparse
 
 from numba_rmsprop import IndexedSlices, RMSprop
-from numba_rmsprop.distributed.initial_values import Uniform, fill_shard
+from numba_rmsprop.distributed import Uniform
+from numba_rmsprop.distributed.initial_values import fill_shard
 from numba_rmsprop.distributed.row_layout import Layout
 from numba_rmsprop.distributed.table_arguments import checked_indices, checked_values
 from numba_rmsprop.gradients.conversion import as_known

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from numba_rmsprop import IndexedSlices, RMSprop
-from numba_rmsprop.distributed import Uniform
 from numba_rmsprop.files import checkpoint
-from numba_rmsprop.keyed import KeyedTable, table, text_keys
+from numba_rmsprop.keyed import KeyedTable, Uniform, table, text_keys
 from numba_rmsprop.keyed.sightings import Sightings
 
 DRAW = Uniform(-1.0, 1.0, 3, seed=5)
