@@ -56,8 +56,8 @@ class KeyedTable:
         gradients of keys that were seen more rarely are left out. The counts are those of a sketch of 4 MB, in which
         keys may be counted too high, and are halved after every 4 million sightings.
     **options : optional
-        Those of :class:`~numba_rmsprop.RMSprop`, but for ``communicator``, ``gradient_accumulation_steps`` and those
-        by names.
+        Those of :class:`~numba_rmsprop.RMSprop`, but for ``communicator``, ``slots_folder``,
+        ``gradient_accumulation_steps`` and those by names.
 
     Attributes
     ----------
