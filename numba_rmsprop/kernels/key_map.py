@@ -24,6 +24,9 @@ from .prefetch import prefetch_item
 
 EMPTY, GONE = -1, -2
 MOST_PROBES = 128
+KEPT = 63
+"""The first places of so many keys, and one more, are kept from when they are asked for until they are looked at."""
+
 KEYS_AHEAD = 12
 """Prefetch distance, in keys: a map of a million keys does not fit into the caches near a core."""
 
@@ -41,10 +44,10 @@ def home_of(key: Integer, seed: Integer, mask: Integer) -> Any:
 
 
 @compiled_inline
-def _find(key: Integer, places: Any, row_keys: Any, seed: Integer) -> Integer:
+def _find(key: Integer, home: Any, places: Any, row_keys: Any) -> Integer:
     """Return the place of a key, or -1."""
     mask = unsigned(places.size - 1)
-    place = home_of(key, seed, places.size - 1)
+    place = unsigned(home)
     for _ in range(MOST_PROBES):
         row = places[place]
         if row == EMPTY:
@@ -57,25 +60,28 @@ def _find(key: Integer, places: Any, row_keys: Any, seed: Integer) -> Integer:
 
 @compiled_inside
 def _find_share(
-    worker: Integer, workers: Integer, keys: Any, places: Any, row_keys: Any, seed: Integer, rows: Any
+    worker: Integer, workers: Integer, keys: Any, places: Any, row_keys: Any, seed: Integer, homes: Any, rows: Any
 ) -> None:
-    end, last = (worker + 1) * keys.size // workers, places.size - 1
-    for i in range(worker * keys.size // workers, end):
+    begin, end, last = worker * keys.size // workers, (worker + 1) * keys.size // workers, places.size - 1
+    for i in range(begin - 2 * KEYS_AHEAD, end):
         # First the place, and when it has arrived the key of the row there.
         if i + 2 * KEYS_AHEAD < end:
-            prefetch_item(places, home_of(keys[i + 2 * KEYS_AHEAD], seed, last))
-        if i + KEYS_AHEAD < end:
-            row = places[home_of(keys[i + KEYS_AHEAD], seed, last)]
+            home = np.int64(home_of(keys[i + 2 * KEYS_AHEAD], seed, last))
+            homes[worker, (i + 2 * KEYS_AHEAD) & KEPT] = home
+            prefetch_item(places, home)
+        if begin <= i + KEYS_AHEAD < end:
+            row = places[homes[worker, (i + KEYS_AHEAD) & KEPT]]
             if row >= 0:
                 prefetch_item(row_keys, row)
-        place = _find(keys[i], places, row_keys, seed)
-        rows[i] = -1 if place < 0 else places[place]
+        if i >= begin:
+            place = _find(keys[i], homes[worker, i & KEPT], places, row_keys)
+            rows[i] = -1 if place < 0 else places[place]
 
 
 @compiled
-def find_keys(team: Any, keys: Any, places: Any, row_keys: Any, seed: Integer, rows: Any) -> None:
-    """Write the row of each key into ``rows``, int64, or -1."""
-    run_shares(_find_share, team, (keys, places, row_keys, seed, rows))
+def find_keys(team: Any, keys: Any, places: Any, row_keys: Any, seed: Integer, homes: Any, rows: Any) -> None:
+    """Write the row of each key into ``rows``, int64, or -1; ``homes``, int64 (workers, KEPT + 1), is scratch."""
+    run_shares(_find_share, team, (keys, places, row_keys, seed, homes, rows))
 
 
 @compiled
@@ -136,6 +142,6 @@ def enter_keys(
 def remove_keys(keys: Any, places: Any, row_keys: Any, seed: Integer) -> None:
     """Remove keys, all of which are in the map."""
     for i in range(keys.size):
-        place = _find(keys[i], places, row_keys, seed)
+        place = _find(keys[i], home_of(keys[i], seed, places.size - 1), places, row_keys)
         if place >= 0:
             places[place] = GONE

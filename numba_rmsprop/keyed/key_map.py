@@ -7,7 +7,7 @@ import secrets
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels.key_map import EMPTY, enter_keys, find_keys, remove_keys
+from ..kernels.key_map import EMPTY, KEPT, enter_keys, find_keys, remove_keys
 from ..runtime.launching import team_for
 
 LEAST_PLACES = 64
@@ -57,8 +57,9 @@ class KeyMap:
 
     def find(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the row of each key, -1 for those without one."""
-        rows = np.empty(len(keys), np.int64)
-        find_keys(team_for(WORK * len(keys)), keys, self._places, self.row_keys, self._seed, rows)
+        rows, team = np.empty(len(keys), np.int64), team_for(WORK * len(keys))
+        homes = np.empty((team[0], KEPT + 1), np.int64)
+        find_keys(team, keys, self._places, self.row_keys, self._seed, homes, rows)
         return rows
 
     def enter(self, keys: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -33,6 +33,8 @@ WEIGHTS = ("keys", "free rows", "initializer", "admission", "sightings")
 First: TypeAlias = tuple[NDArray[np.int64], NDArray[Any]]
 """Keys in order, and the first value of the row of each, shape (n, columns)."""
 
+NO_KEYS = np.empty(0, np.int64)
+
 Result = TypeVar("Result")
 
 
@@ -179,36 +181,38 @@ class KeyedTable:
             If there is not enough memory for the new rows. Nothing has changed then.
         """
         wanted = as_keys(keys)
-        found = self._with_first_values(wanted, self._rows, create) if create else self._rows(wanted, None, create)
+        flat = wanted.reshape(-1)
+        found = self._with_first_values(flat, self._create_rows) if create else in_turn(self._map.find, flat)
         return found.reshape(wanted.shape)
 
-    def _rows(self, keys: NDArray[np.int64], first: First | None, create: bool) -> NDArray[np.int64]:
-        rows = in_turn(self._map.find, keys.reshape(-1))
-        if create:
-            self._create(keys.reshape(-1), rows, first)
+    def _create_rows(self, keys: NDArray[np.int64], rows: NDArray[np.int64], first: First) -> NDArray[np.int64]:
+        self._create(keys, rows, first)
         return rows
 
     def _with_first_values(self, keys: NDArray[np.int64], call: Callable[..., Result], *arguments: Any) -> Result:
-        """Return ``call(keys, first, *arguments)``, made in one go, with the first values of keys without a row.
+        """Return ``call(keys, rows, first, *arguments)``, made in one go.
 
-        The initializer may be the user's code, and so is called before; if keys have come or gone meanwhile, again.
+        ``rows`` are those of the keys, and ``first`` the first values of keys without one. The initializer may be the
+        user's code, and so is called before; if keys have come or gone meanwhile, again.
         """
 
         def in_one_go() -> Result | None:
             if self._map.version != version:
                 return None
             with Uninterrupted():
-                return call(keys, (missing, values), *arguments)
+                return call(keys, rows, (missing, values), *arguments)
 
         while True:
-            version, missing = in_turn(self._without_row, keys.reshape(-1))
+            version, rows = in_turn(self._look_up, keys)
+            unknown = rows < 0
+            missing = np.unique(keys[unknown]) if unknown.any() else NO_KEYS
             values = values_of(self._initializer, missing, self._var.shape[1], self._var.dtype)
             found = in_turn(in_one_go)
             if found is not None:
                 return found
 
-    def _without_row(self, keys: NDArray[np.int64]) -> tuple[int, NDArray[np.int64]]:
-        return self._map.version, np.unique(keys[self._map.find(keys) < 0])
+    def _look_up(self, keys: NDArray[np.int64]) -> tuple[int, NDArray[np.int64]]:
+        return self._map.version, self._map.find(keys)
 
     def gather(self, keys: ArrayLike, out: FloatArray | None = None, *, averaged: bool = False) -> FloatArray:
         r"""Return the current row of each key, and first values for keys without one, which get none.
@@ -228,14 +232,22 @@ class KeyedTable:
             ``out``, or a new array; float32 for a table of 16 bits.
         """
         wanted = as_keys(keys)
-        return self._with_first_values(wanted, self._gather, out, averaged)
+        return self._with_first_values(wanted.reshape(-1), self._gather, wanted.shape, out, averaged)
 
-    def _gather(self, keys: NDArray[np.int64], first: First, out: FloatArray | None, averaged: bool) -> FloatArray:
-        rows = self._map.find(keys.reshape(-1)).reshape(keys.shape)
-        known = rows >= 0
-        if known.all():
-            return self.optimizer.gather(self._var, rows, out=out, averaged=averaged)
-        shape, dtype = (*keys.shape, self._var.shape[1]), computed_in(self._var.dtype)
+    def _gather(
+        self,
+        keys: NDArray[np.int64],
+        rows: NDArray[np.int64],
+        first: First,
+        shape: tuple[int, ...],
+        out: FloatArray | None,
+        averaged: bool,
+    ) -> FloatArray:
+        known = (rows >= 0).reshape(shape)
+        if not len(first[0]):
+            return self.optimizer.gather(self._var, rows.reshape(shape), out=out, averaged=averaged)
+        keys, rows = keys.reshape(shape), rows.reshape(shape)
+        shape, dtype = (*shape, self._var.shape[1]), computed_in(self._var.dtype)
         if out is None:
             out = np.empty(shape, dtype)
         check_output(out, shape, (dtype,))
@@ -274,8 +286,7 @@ class KeyedTable:
         flat = grads.reshape(wanted.size, columns)
         return self._with_first_values(wanted.reshape(-1), self._step, flat)
 
-    def _step(self, keys: NDArray[np.int64], first: First, grads: NDArray[Any]) -> int:
-        rows = self._map.find(keys)
+    def _step(self, keys: NDArray[np.int64], rows: NDArray[np.int64], first: First, grads: NDArray[Any]) -> int:
         if self._seen.least > 1:
             admitted = self._seen.admit(keys, rows)
             keys, rows, grads = keys[admitted], rows[admitted], grads[admitted]
@@ -412,10 +423,10 @@ class KeyedTable:
         )
         return dict(zip(WEIGHTS, arrays, strict=True))
 
-    def _create(self, keys: NDArray[np.int64], rows: NDArray[np.int64], first: First | None) -> NDArray[np.int64]:
+    def _create(self, keys: NDArray[np.int64], rows: NDArray[np.int64], first: First) -> NDArray[np.int64]:
         """Give rows to keys without one, and write these rows into ``rows``; return the new ones."""
-        if first is None or not (rows < 0).any():
-            return np.empty(0, np.int64)
+        if not len(first[0]) or not (rows < 0).any():
+            return NO_KEYS
         counts = self._map.counts.copy()
         fresh = self._map.enter(keys, rows)
         try:
