@@ -275,6 +275,30 @@ def test_an_initializer_may_use_the_table():
     assert keyed.keys().tolist() == [7, 8]
 
 
+def test_an_initializer_may_drop_keys_of_the_call():
+    def values(keys):
+        if not dropped:
+            dropped.append(keyed.evict(max_rows=0))
+            keyed.rows([9], create=True)
+        return keys[:, np.newaxis] * 1.0
+
+    dropped = [None]
+    keyed = KeyedTable(1, initializer=values, learning_rate=0.1)
+    keyed.rows([1], create=True)
+    dropped.clear()
+    keyed.apply_gradients([1, 2], np.ones((2, 1), np.float32))
+    assert sorted(keyed.keys().tolist()) == [1, 2, 9]
+    assert keyed.gather([9]).tolist() == [[9]]
+
+
+def test_both_limits_of_an_eviction():
+    keyed = KeyedTable(1)
+    for key in (1, 2, 3, 4, 5):
+        keyed.apply_gradients([key], np.ones((1, 1), np.float32))
+    assert keyed.evict(max_age=2, max_rows=2).tolist() == [1, 2, 3]
+    assert keyed.keys().tolist() == [4, 5]
+
+
 def test_a_handler_amid_a_save_and_a_gather(monkeypatch, tmp_path):
     """A handler evicts all keys and gives their rows to others while a file is written: the file fits together."""
     keyed = KeyedTable(1, initializer=lambda keys: keys[:, np.newaxis] * 1.0)

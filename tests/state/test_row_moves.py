@@ -63,6 +63,23 @@ def test_rows_in_another_order_go_on_as_they_were(options, order):
         np.testing.assert_array_equal(ours, theirs[places])
 
 
+def test_new_rows_have_missed_no_step():
+    table, opt = np.ones((3, 2)), RMSprop(0.1, momentum=0.9, weight_decay=0.1)
+    for seed in range(4):
+        step(opt, table, [1], seed)
+    table = opt.resize(table, 5, initializer=5.0)
+    assert opt.gather(table, [3, 4]).tolist() == [[5, 5], [5, 5]]
+
+
+def test_tables_of_many_rows():
+    table, opt = np.arange(150_000.0), RMSprop()
+    opt.apply_gradients([(table.copy(), table)])
+    before, rms, order = table.copy(), opt.get_slot(table, "rms").copy(), np.random.default_rng(0).permutation(150_000)
+    table = opt.take_rows(table, order)
+    np.testing.assert_array_equal(table, before[order])
+    np.testing.assert_array_equal(opt.get_slot(table, "rms"), rms[order])
+
+
 def test_dense_training_goes_on_too():
     table, opt = np.ones((3, 2)), RMSprop(0.1)
     opt.apply_gradients([(np.ones((3, 2)), table)])

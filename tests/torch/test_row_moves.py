@@ -71,6 +71,18 @@ def test_rows_in_another_order_go_on_as_they_were(options):
         torch.testing.assert_close(ours[key], found, rtol=1e-6, atol=1e-6)
 
 
+def test_rows_that_are_behind_are_caught_up_first():
+    table, alone = (Embedding(4, 2, _weight=torch.ones(4, 2)) for _ in range(2))
+    optimizer, expected = (RMSprop(each.parameters(), 0.1, momentum=0.9) for each in (table, alone))
+    for each, one in ((table, optimizer), (alone, expected)):
+        step(each, one, [0], 1.0)
+        step(each, one, [1], 1.0)
+        one.zero_grad()
+    made = optimizer.take_rows(optimizer.param_groups[0]["params"][0], torch.arange(4))  # module.weight would do it
+    expected.flush()
+    torch.testing.assert_close(made, alone.weight)
+
+
 def test_new_rows_are_filled_and_state_dicts_fit():
     table = EmbeddingBag(2, 3, _weight=torch.zeros(2, 3), mode="sum")
     optimizer = RMSprop(table.parameters(), use_ema=True, initial_scale=0.5)
