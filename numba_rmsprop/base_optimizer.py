@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from .arrays.variables import FloatArray, describe
 from .files import checkpoint
-from .files.atomic_file import as_path
+from .files.atomic_file import as_paths
 from .gradients.from_loss import check_call, gradients_of
 from .gradients.pairs import as_list, as_variables
 from .gradients.sums import Sum
@@ -327,7 +327,7 @@ class Optimizer(Accumulating, Gathering, RowMoves):
             If variables are not in the file and do not have the values that they had when it was saved: then the state
             belongs to others.
         """
-        paths = [as_path(each) for each in ([path] if isinstance(path, (str, bytes, os.PathLike)) else path)]
+        paths = as_paths(path)
         if communicator is None:
             return checkpoint.load(cls, paths, variables, custom_objects, slots_folder)
         opt = load_together(communicator, lambda: checkpoint.load(cls, paths, variables, custom_objects, slots_folder))

@@ -85,7 +85,7 @@ class RMSprop(Settings, Optimizer):
         Take one step for so many calls of :meth:`apply_gradients`, with the mean of their gradients, as Keras 3 does:
         the sum divided by the number of calls, also for a variable that had none in some. Sparse gradients are added up
         as rows. ``iterations`` counts steps; averages, too, go by steps. Files hold the sums of an unfinished round,
-        :meth:`get_weights` does not. With a communicator, ranks exchange the means alone.
+        :meth:`get_weights` does not. With a communicator, ranks agree at each call, and exchange the means.
     row_norm : float, "unit" or mapping of str to these, optional
         After each step, scale the rows that it has written down to a norm of at most this, or to norm 1 ("unit"), as
         Keras's MaxNorm and UnitNorm do for all rows. A mapping names the variables; else it holds for all of two axes

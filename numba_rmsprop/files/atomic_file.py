@@ -6,7 +6,7 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -70,6 +70,11 @@ def write_atomically(
             os.unlink(temporary)  # it does not exist before it is opened, nor after it is renamed
         raise
     sync_folder(os.path.dirname(final))
+
+
+def as_paths(path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
+    """Return one path or several as a list."""
+    return [as_path(each) for each in ([path] if isinstance(path, (str, bytes, os.PathLike)) else path)]
 
 
 def as_path(path: Any) -> str:

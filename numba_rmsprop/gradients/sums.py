@@ -52,8 +52,8 @@ class Sum(NamedTuple):
         """True if no gradient was added."""
         return self.dense is None and not self.rows and not self.entries
 
-    def plus(self, gradient: Gradient, own: Slots, count: int) -> tuple[Sum, bool]:
-        """Return the sum with a gradient divided by ``count``, and whether what was added is finite.
+    def plus(self, gradient: Gradient, own: Slots, count: int) -> tuple[Sum, FloatArray]:
+        """Return the sum with a gradient divided by ``count``, and those of its numbers that are new.
 
         Nothing of the gradient is kept but copies.
         """
@@ -61,9 +61,8 @@ class Sum(NamedTuple):
             if isinstance(gradient, Dense):
                 share = np.array(gradient.values, own.dtype)
                 share /= count
-                is_finite = bool(np.isfinite(share).all())
                 total = share if self.dense is None else np.add(self.dense, share, out=share)
-                return self._replace(dense=total), is_finite
+                return self._replace(dense=total), total
             more = coalesced(gradient, own)
             if isinstance(more, Rows):
                 share = more.values / count
@@ -72,7 +71,7 @@ class Sum(NamedTuple):
                 places = more.row.astype(np.int64) * math.prod(own.shape[1:]) + more.col
                 share = more.data[:, np.newaxis] / count
                 added = self._replace(entries=_appended(self.entries, (places, share)))
-        return added, bool(np.isfinite(share).all())
+        return added, share
 
     def merged(self) -> Sum:
         """Return the same sum with one piece of each kind at most."""

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from ..arrays.storage import DTYPES, computed_in
 from ..arrays.variables import FloatArray, as_array
 from ..files import checkpoint
+from ..files.atomic_file import as_paths
 from ..files.checkpoint_validation import Contents
 from ..gradients.indexed_slices import IndexedSlices
 from ..runtime.interrupts import Call, Uninterrupted
@@ -398,7 +399,7 @@ class KeyedTable:
         DamagedCheckpointError, ValueError, OSError
             If a file cannot be read, or is none of a KeyedTable.
         """
-        paths = [path] if isinstance(path, (str, bytes, os.PathLike)) else list(path)
+        paths = as_paths(path)
         if not paths:
             raise ValueError("path: expected a file, or a file and its deltas in order, got no path")
         shape, dtype = _check_file(checkpoint.read(paths[-1]), checkpoint.read(paths[0]))

@@ -37,11 +37,4 @@ def with_average(numbers: Numbers, momentum: float, *, overwrites: bool = False)
 
 def at_first_step(numbers: StepNumbers) -> StepNumbers:
     """Return the numbers of a step after which the average is the variable."""
-    return StepNumbers(
-        averaged_rmsprop.AVERAGED_RMSPROP,
-        numbers.of_rule._replace(ema_momentum=0.0, one_minus_ema_momentum=1.0),
-        clipvalue=numbers.clipvalue,
-        ascends=numbers.sign < 0,
-        corrected=numbers.corrected,
-        rests=numbers.rests,
-    )
+    return numbers.replaced(averaged_rmsprop.AVERAGED_RMSPROP, ema_momentum=0.0, one_minus_ema_momentum=1.0)

@@ -309,8 +309,7 @@ class Settings:
             return known[1]
         rate = numbers.of_rule.learning_rate * options.rate_factor
         shrink = 1.0 - rate * self.weight_decay if options.decays else 1.0
-        of_rule = numbers.of_rule._replace(learning_rate=rate, shrink=shrink)
-        made = StepNumbers(self.rule, of_rule, clipvalue=numbers.clipvalue, corrected=numbers.corrected)
+        made = numbers.replaced(self.rule, learning_rate=rate, shrink=shrink)
         self._numbers_with[options] = numbers, made
         return made
 

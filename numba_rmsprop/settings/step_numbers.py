@@ -73,6 +73,17 @@ class StepNumbers:
         made.of_rule, made._packed = of_rule, {}
         return made
 
+    def replaced(self, rule: Rule, **changes: float) -> StepNumbers:
+        """Return the same step with other numbers of the rule, of which some may hold for skipped rows, too."""
+        return StepNumbers(
+            rule,
+            self.of_rule._replace(**changes),
+            clipvalue=self.clipvalue,
+            ascends=self.sign < 0,
+            corrected=self.corrected,
+            rests=self.rests,
+        )
+
     @property
     def key(self) -> tuple[float, ...]:
         """All the numbers, to compare them with those of other processes."""

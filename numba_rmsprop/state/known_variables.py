@@ -241,10 +241,6 @@ class KnownVariables:
         calls, sums = self.accumulation
         self.accumulation = Accumulation(calls, sums)
 
-    def held_by_nobody(self, among: Iterable[Slots]) -> list[Slots]:
-        """Return those variables that were restored and not used since, and whose arrays nobody else holds."""
-        return self.registry.held_by_nobody(among)
-
     def register(self, found: Iterable[Slots]) -> None:
         """Take in variables that :meth:`find_or_make` has made."""
         new = [slots for slots in dict.fromkeys(found) if slots not in self.registry]

@@ -15,6 +15,7 @@ from ..arrays.variables import FloatArray
 from ..kernels.bags import Bags, sum_bags
 from ..kernels.compile_for_rule import kernels_of
 from ..kernels.rule import Rule
+from ..runtime import launching
 from ..runtime.interrupts import Call, call_in_one_go
 from ..runtime.launching import team_for
 from ..runtime.whole_calls import carry_out, in_turn, whole
@@ -161,6 +162,7 @@ class Slots(SlotArrays):
         """Go on with arrays of other rows: a :class:`~numba_rmsprop.state.row_moves.Moved`."""
         self.var, self.slots, self.clocks, self.custom, self.folder = moved
         self.shape, self.part_of = self.var.shape, None
+        self._forks = launching.forks  # files of the new slots belong to this process
         self._note_arrays()
         self.small = self.clocks is None and self.fits_batch
         self.changes.everything = True

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
+
 from ..arrays.variables import FloatArray, describe
 from ..gradients.conversion import as_gradient
 from ..gradients.pairs import check_pairs, refuse_duplicates, warn_of_none
@@ -98,8 +100,8 @@ class Accumulating(Stepping):
             gradient = as_gradient(grad, own.var, own.name, occupied)
             if self.check_finite:
                 gradient.check_finite(own.var, own.name)
-            sums[own], is_finite = sums[own].plus(gradient, own, count)
-            if self.check_finite and not is_finite:
+            sums[own], new = sums[own].plus(gradient, own, count)
+            if self.check_finite and not np.isfinite(new).all():
                 raise FloatingPointError(
                     f"gradient of {describe(own.name, own.var)}: expected finite numbers (check_finite=True), got rows "
                     "or entries that come twice, and whose sum is not finite"
@@ -116,7 +118,7 @@ class Accumulating(Stepping):
 
     def _refuse_strangers(self, sums: dict[Slots, Any]) -> None:
         """Raise ValueError if a variable that was restored has gradients, and nobody holds its array."""
-        lost = [own for own in self.known.held_by_nobody(sums) if not sums[own].is_empty]
+        lost = [own for own in self.known.registry.held_by_nobody(sums) if not sums[own].is_empty]
         if lost:
             raise ValueError(
                 f"gradients of {describe(lost[0].name, lost[0].var)} wait for a step, but nobody holds the array since "

@@ -4,6 +4,7 @@ import copy
 import pickle
 import threading
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -398,7 +399,6 @@ def test_an_initializer_that_fails_gives_no_rows():
 
 @pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
 def test_other_dtypes(dtype):
-    ml_dtypes = pytest.importorskip("ml_dtypes")
     dtype = np.dtype(getattr(ml_dtypes, dtype, dtype))
     computed = np.float64 if dtype == np.float64 else np.float32
     keyed = KeyedTable(2, dtype, initializer=0.5, learning_rate=0.1, rounding="stochastic")

@@ -4,6 +4,7 @@ import copy
 import json
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 from reference import Reference, assert_close
@@ -93,7 +94,6 @@ def test_lazy_rows_are_averaged_when_they_step():
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_averages_of_16_bits_are_float32(dtype):
-    ml_dtypes = pytest.importorskip("ml_dtypes")
     table = np.ones((4, 2), getattr(ml_dtypes, dtype, dtype))
     opt = RMSprop(0.01, use_ema=True, rounding="stochastic", state_dtype="bfloat16")
     for _ in range(5):

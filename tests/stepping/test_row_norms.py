@@ -1,5 +1,6 @@
 """Rows that are scaled to a largest norm, or to norm 1, after the steps that write them."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 import scipy.sparse
@@ -61,7 +62,6 @@ def test_rows_that_no_step_writes_stay_as_they_are():
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
 @pytest.mark.parametrize("norm", [1.0, 0.3, "unit"])
 def test_a_row_that_comes_twice_is_scaled_once(norm, dtype):
-    ml_dtypes = pytest.importorskip("ml_dtypes")
     dtype = np.dtype(getattr(ml_dtypes, dtype, dtype))
     computed = np.float64 if dtype == np.float64 else np.float32
     for seed in range(30):
@@ -113,7 +113,6 @@ def test_strided_rows_of_three_axes(rows):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
 def test_large_small_and_infinite_rows(dtype):
-    ml_dtypes = pytest.importorskip("ml_dtypes")
     dtype = np.dtype(getattr(ml_dtypes, dtype, dtype))
     large = float(ml_dtypes.finfo(dtype).max) / 2
     small = float(ml_dtypes.finfo(dtype).smallest_normal)
