@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,68 @@ from .undocumented import version_of
 
 EXCHANGED = 1 << 20
 """So many elements are exchanged at a time, or a row, so that no table has to fit into memory twice."""
+
+
+class Averages:
+    """The call of an optimizer that lets parameters hold their averages."""
+
+    param_groups: list[dict[str, Any]]
+    state: Any
+    flush: Callable[..., None]
+    _shows_averages = False
+
+    @contextmanager
+    def averages(self) -> Iterator[None]:
+        """Let parameters with ``use_ema`` hold their averages within a ``with`` statement, for an evaluation.
+
+        Do not write to them meanwhile: that changes the averages, and is told by a warning. Steps, ``state_dict`` and
+        ``load_state_dict`` are refused. All parameters of the optimizer are flushed, and those with averages take
+        another pass, and one more at the end.
+
+        Raises
+        ------
+        ValueError
+            If no parameter has an average, or ``use_ema`` is no longer True in its group.
+        RuntimeError
+            If they hold their averages already.
+
+        Examples
+        --------
+        >>> from numba_rmsprop.torch import RMSprop
+        >>> layer = torch.nn.Linear(1, 1, bias=False)
+        >>> optimizer = RMSprop(layer.parameters(), use_ema=True, ema_momentum=0.5)
+        >>> for _ in range(3):
+        ...     loss = layer(torch.ones(1)).backward()
+        ...     optimizer.step()
+        >>> now = layer.weight.item()
+        >>> with optimizer.averages():
+        ...     layer.weight.item() > now
+        True
+        >>> layer.weight.item() == now
+        True
+        """
+        self.refuse_averages("averages")
+        self.flush()
+        parameters = {id(p): p for group in self.param_groups if group["use_ema"] for p in group["params"]}
+        pairs = [(p, dict.get(self.state.get(p, {}), "average")) for p in parameters.values()]  # an Entry would flush
+        pairs = [(parameter, average) for parameter, average in pairs if average is not None]
+        if not pairs:
+            raise ValueError(
+                "averages: expected parameters with one, got none; set use_ema=True in their groups and take a step"
+            )
+        self._shows_averages = True
+        try:
+            with exchanged(pairs):
+                yield
+        finally:
+            self._shows_averages = False
+
+    def refuse_averages(self, call: str) -> None:
+        """Raise RuntimeError if parameters hold their averages, and a call is made that needs the parameters."""
+        if self._shows_averages:
+            raise RuntimeError(
+                f"{call}: expected parameters, got their averages; leave `with optimizer.averages():` first"
+            )
 
 
 class Pair:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from ..runtime.whole_calls import in_turn
 from . import stale_rows
-from .averages import exchanged
+from .averages import Averages
 from .fused import FusedWeight
 from .options import CLIPS, OWN_OPTIONS, check_names, check_options, check_state_dict
 from .parameter_state import SLOTS, Entry, ParameterState, check_parameter
@@ -23,7 +22,7 @@ from .tensor_views import STORED_AS, describe
 from .undocumented import without_idle_hooks
 
 
-class RMSprop(RowMoves, torch.optim.Optimizer):
+class RMSprop(Averages, RowMoves, torch.optim.Optimizer):
     """torch.optim.RMSprop for parameters on the CPU, dense and sparse.
 
     Per element, with gradient g (negated with ``maximize``) at each step::
@@ -131,8 +130,6 @@ class RMSprop(RowMoves, torch.optim.Optimizer):
     array([-1., -1.], dtype=float32)
     """
 
-    _shows_averages = False
-
     def __init__(
         self,
         params: Any,
@@ -208,7 +205,7 @@ class RMSprop(RowMoves, torch.optim.Optimizer):
         IndexError
             If a sparse gradient has an index out of bounds.
         """
-        self._refuse_averages("step")
+        self.refuse_averages("step")
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -294,57 +291,6 @@ class RMSprop(RowMoves, torch.optim.Optimizer):
             for table in self._tables(parameter, self._own(parameter)):
                 table.flush(parameter)
 
-    @contextmanager
-    def averages(self) -> Iterator[None]:
-        """Let parameters with ``use_ema`` hold their averages within a ``with`` statement, for an evaluation.
-
-        Do not write to them meanwhile: that changes the averages, and is told by a warning. Steps, ``state_dict`` and
-        ``load_state_dict`` are refused. All parameters of the optimizer are flushed, and those with averages take
-        another pass, and one more at the end.
-
-        Raises
-        ------
-        ValueError
-            If no parameter has an average, or ``use_ema`` is no longer True in its group.
-        RuntimeError
-            If they hold their averages already.
-
-        Examples
-        --------
-        >>> layer = torch.nn.Linear(1, 1, bias=False)
-        >>> optimizer = RMSprop(layer.parameters(), use_ema=True, ema_momentum=0.5)
-        >>> for _ in range(3):
-        ...     loss = layer(torch.ones(1)).backward()
-        ...     optimizer.step()
-        >>> now = layer.weight.item()
-        >>> with optimizer.averages():
-        ...     layer.weight.item() > now
-        True
-        >>> layer.weight.item() == now
-        True
-        """
-        self._refuse_averages("averages")
-        self.flush()
-        parameters = {id(p): p for group in self.param_groups if group["use_ema"] for p in group["params"]}
-        pairs = [(p, dict.get(self.state.get(p, {}), "average")) for p in parameters.values()]  # an Entry would flush
-        pairs = [(parameter, average) for parameter, average in pairs if average is not None]
-        if not pairs:
-            raise ValueError(
-                "averages: expected parameters with one, got none; set use_ema=True in their groups and take a step"
-            )
-        self._shows_averages = True
-        try:
-            with exchanged(pairs):
-                yield
-        finally:
-            self._shows_averages = False
-
-    def _refuse_averages(self, call: str) -> None:
-        if self._shows_averages:
-            raise RuntimeError(
-                f"{call}: expected parameters, got their averages; leave `with optimizer.averages():` first"
-            )
-
     def _tables(self, parameter: Tensor, own: ParameterState | None) -> list[stale_rows.Table]:
         """Return the tables that note rows of a parameter as behind: of this optimizer, and of an earlier one."""
         tables = [] if own is None else [own.table]
@@ -366,7 +312,7 @@ class RMSprop(RowMoves, torch.optim.Optimizer):
 
         Its tensors are those of the optimizer: save or copy them before the next step.
         """
-        self._refuse_averages("state_dict")
+        self.refuse_averages("state_dict")
         self.flush()
         found: dict[str, Any] = super().state_dict()
         entries = found["state"].items()
@@ -385,7 +331,7 @@ class RMSprop(RowMoves, torch.optim.Optimizer):
         ValueError
             If it does not fit the groups and parameters, or has an option that is not supported.
         """
-        self._refuse_averages("load_state_dict")
+        self.refuse_averages("load_state_dict")
         if not isinstance(state_dict, dict):
             raise TypeError(f"state_dict: expected what RMSprop.state_dict returned, got {type(state_dict).__name__}")
         loaded: dict[str, Any] = {}
@@ -432,7 +378,7 @@ class RMSprop(RowMoves, torch.optim.Optimizer):
             raise
 
     def __getstate__(self) -> dict[str, Any]:
-        self._refuse_averages("copy or pickle")
+        self.refuse_averages("copy or pickle")
         self.flush()
         found: dict[str, Any] = super().__getstate__()
         return found
