@@ -8,10 +8,11 @@ WITH_TORCH := tests/torch tests/gradients/test_other_libraries.py numba_rmsprop/
 # A cache does not tell checked kernels from others.
 CHECK = $(if $(NUMBA_CACHE_DIR),NUMBA_CACHE_DIR=$(NUMBA_CACHE_DIR)-checked) NUMBA_BOUNDSCHECK=1
 # Together they launch every kernel. Of the variants the plain one, and that with all slots.
-CHECKED := $(addprefix tests/,kernels/test_bounds.py stepping/test_exact.py stepping/test_norm_clipping.py runtime/test_launching.py) \
+CHECKED := $(addprefix tests/,kernels/test_bounds.py keyed stepping/test_exact.py stepping/test_norm_clipping.py runtime/test_launching.py \
+  stepping/test_row_norms.py::test_the_same_bits_on_any_number_of_threads) \
   -k "not (sparse_equals_dense and (True-False or False-True))"
 # What runs other code as plain Python: kernels, and what calls them.
-PLAIN := $(addprefix tests/,stepping gradients state distributed fitting/test_curve_fit_many.py fitting/test_minimize_many.py)
+PLAIN := $(addprefix tests/,keyed stepping gradients state distributed fitting/test_curve_fit_many.py fitting/test_minimize_many.py)
 # What many tests call is compiled once, and not by each of pytest's processes.
 AHEAD := $(BIN)/python -m numba_rmsprop.compile --variants plain momentum centered momentum+centered --dtypes
 # Chooses what searches for faults try; the tests print it.
