@@ -8,8 +8,9 @@ WITH_TORCH := tests/torch tests/gradients/test_other_libraries.py numba_rmsprop/
 # A cache does not tell checked kernels from others.
 CHECK = $(if $(NUMBA_CACHE_DIR),NUMBA_CACHE_DIR=$(NUMBA_CACHE_DIR)-checked) NUMBA_BOUNDSCHECK=1
 # Together they launch every kernel. Of the variants the plain one, and that with all slots.
-CHECKED := $(addprefix tests/,kernels/test_bounds.py keyed stepping/test_exact.py stepping/test_norm_clipping.py runtime/test_launching.py \
-  stepping/test_row_norms.py::test_the_same_bits_on_any_number_of_threads) \
+CHECKED := $(addprefix tests/,kernels/test_bounds.py keyed/test_key_map.py stepping/test_exact.py stepping/test_norm_clipping.py runtime/test_launching.py \
+  stepping/test_row_norms.py::test_the_same_bits_on_any_number_of_threads \
+  keyed/test_keyed_table.py::test_the_least_frequent_are_hardly_counted_too_high) \
   -k "not (sparse_equals_dense and (True-False or False-True))"
 # What runs other code as plain Python: kernels, and what calls them.
 PLAIN := $(addprefix tests/,keyed stepping gradients state distributed fitting/test_curve_fit_many.py fitting/test_minimize_many.py)
