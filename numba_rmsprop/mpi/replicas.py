@@ -231,6 +231,7 @@ def _key(opt: AnyOptimizer, found: Sequence[Slots], numbers: StepNumbers) -> tup
     rounding = -1 if form.seed is None else form.seed
     modes = opt.exact, "mg" in opt.slot_names, opt.check_finite, form.by_row, form.dtype is None, rounding
     starts = opt.corrects_bias, opt.gradient_accumulation_steps or 0, *(start for _, start in form.starts)
+    norm = crc32(repr(opt.row_norm).encode())
     variables = (
         # Names and not numbers, since each rank lets a variable go when nobody holds it there any more.
         (
@@ -246,6 +247,7 @@ def _key(opt: AnyOptimizer, found: Sequence[Slots], numbers: StepNumbers) -> tup
         *limits,
         *modes,
         *starts,
+        norm,
         *(number for own in variables for number in own),
     )
 

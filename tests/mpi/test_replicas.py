@@ -48,7 +48,7 @@ def test_ranks_that_disagree_are_told_and_nothing_is_written():
     *refused, last = reports("replicas.refused", 2)
     assert [of_all[0][0] for of_all in refused] == [
         "shape", "kind", "no pair", "index", "not finite", "twice", "order", "fewer", "none at all", "another",
-        "all none", "rho", "clipnorm", "other values",
+        "all none", "rho", "clipnorm", "row norms", "other values",
     ]  # fmt: skip
     own = ["ValueError", "TypeError", "TypeError", "IndexError", "FloatingPointError", "ValueError"]
     for (theirs, mine), kind in zip(refused, own, strict=False):
@@ -57,12 +57,12 @@ def test_ranks_that_disagree_are_told_and_nothing_is_written():
     for theirs, mine in refused[6:]:
         assert theirs == mine
         assert theirs[1] == "ValueError"
-    for theirs, _ in refused[6:10] + refused[11:13]:
+    for theirs, _ in refused[6:10] + refused[11:14]:
         assert "the ranks disagree" in theirs[2]
         assert "rank 0: apply_gradients" in theirs[2]
     assert "expected a gradient for at least one variable" in refused[10][0][2]
     assert "'rho': 0.5" in refused[11][0][2]
-    assert "differs between ranks" in refused[13][0][2]
+    assert "differs between ranks" in refused[14][0][2]
     for iterations, warnings in last:
         assert iterations == 2
         assert len(warnings) == 1

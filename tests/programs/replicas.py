@@ -246,6 +246,7 @@ def refused():
     report_error("clipnorm", right)
     opt.clipnorm = None
     assert (first.tobytes(), second.tobytes(), opt.iterations) == before
+    report_error("row norms", [(first, first)], RMSprop(communicator=comm, row_norm=1.0 + rank))
     apart = np.full(3, float(rank))
     report_error("other values", [(apart, apart)], RMSprop(communicator=comm))
     with warnings.catch_warnings(record=True) as caught:
