@@ -2,9 +2,10 @@
 
 Arrays are named ``variables.{i}.{slot}``, ``variables.{i}.custom.{slot}``, ``variables.{i}.value`` and
 ``weights.{name}``; ``variables.{i}.clocks`` and ``variables.{i}.runs`` say how far behind the rows are. In a delta they
-may hold some rows only: those that ``variables.{i}.rows`` lists. ``variables.{i}.flush.{j}`` are the runs by which a
-flush went that loading has to repeat. ``variables.{i}.sum.{what}`` is the sum of gradients that wait for a step, see
-:mod:`numba_rmsprop.gradients.sums`. The rest stands in the metadata, as JSON.
+may hold some rows only, those that ``variables.{i}.rows`` lists, and a variable may have more rows than in the file
+before. ``variables.{i}.flush.{j}`` are the runs by which a flush went that loading has to repeat.
+``variables.{i}.sum.{what}`` is the sum of gradients that wait for a step, see :mod:`numba_rmsprop.gradients.sums`. The
+rest stands in the metadata, as JSON.
 """
 
 from __future__ import annotations
@@ -72,7 +73,17 @@ def load(
     slots_folder: AnyPath | None,
 ) -> Optimizer:
     """Return a new optimizer of class ``cls`` with the state in a file and its deltas."""
-    files = [read(path) for path in paths]
+    return load_files(cls, [read(path) for path in paths], variables, custom_objects, slots_folder)
+
+
+def load_files(
+    cls: type[Optimizer],
+    files: Sequence[Contents],
+    variables: Sequence[FloatArray] | Mapping[str, FloatArray],
+    custom_objects: Mapping[str, Any] | None,
+    slots_folder: AnyPath | None = None,
+) -> Optimizer:
+    """Return a new optimizer of class ``cls`` with the state in files that :func:`read` has read."""
     if not files:
         raise ValueError("path: expected a file, or a file and its deltas in order, got no path")
     for i, file in enumerate(files):
@@ -95,10 +106,11 @@ def load(
     for slots in opt.known.slots:
         slots.changes = Changes.since(slots.clocks, slots.floor, slots.steps)
     opt.known.accumulation = Accumulation(last.accumulated_calls, _sums(last, opt))
-    opt.own_weights.update({name: np.array(last.tensors[f"weights.{name}"]) for name in last.weights})
+    opt.take_weights({name: last.tensors[f"weights.{name}"] for name in last.weights})
     opt.known.iterations = last.iterations
     opt.known.claim_none(last.variables)
-    opt.known.saved = Saved(last.identity, last.include_variables, tuple(map(os.path.realpath, paths)), last.run)
+    paths = tuple(os.path.realpath(file.path) for file in files)
+    opt.known.saved = Saved(last.identity, last.include_variables, paths, last.run)
     return opt
 
 
@@ -128,7 +140,9 @@ def _write(opt: AnyOptimizer, path: AnyPath, before: Saved | None, include_varia
 
     path = as_path(path)
     since = mark()
-    tensors: dict[str, Tensor] = {f"weights.{name}": array for name, array in opt.own_weights.items()}
+    changed = [_rows_to_write(slots, before, include_variables) for slots in opt.known.slots]
+    weights = opt.weights_in_file(changed)
+    tensors: dict[str, Tensor] = {f"weights.{name}": array for name, array in weights.items()}
     identity = secrets.token_hex(16)
     if run is None:
         run = secrets.token_hex(16) if opt.known.saved is None else opt.known.saved.run
@@ -144,14 +158,10 @@ def _write(opt: AnyOptimizer, path: AnyPath, before: Saved | None, include_varia
         "iterations": str(opt.known.iterations),
         "include_variables": json.dumps(include_variables),
         "variables": str(len(opt.known.slots)),
-        "weights": json.dumps(list(opt.own_weights)),
+        "weights": json.dumps(list(weights)),
         "accumulated_calls": str(calls),
     }
-    for i, slots in enumerate(opt.known.slots):
-        slots.check_process()
-        slots.refuse_moved()
-        all_rows = before is None or _needs_all_rows(slots, include_variables)
-        rows = None if all_rows else slots.changes.rows(slots.clocks)
+    for i, (slots, rows) in enumerate(zip(opt.known.slots, changed, strict=True)):
         tensors |= {in_file(i, name): tensor for name, tensor in _tensors(slots, rows, include_variables)}
         if slots in sums:
             tensors |= {in_file(i, name): array for name, array in sums[slots].arrays().items()}
@@ -165,7 +175,7 @@ def _write(opt: AnyOptimizer, path: AnyPath, before: Saved | None, include_varia
                 "floor": slots.floor,
                 "custom_slots": list(slots.custom),
                 "rho_product": slots.rho_product,
-                "flushes": [] if all_rows else [step for step, _ in slots.changes.flushes],
+                "flushes": [] if rows is None else [step for step, _ in slots.changes.flushes],
                 "checksum": None if include_variables else checksum(slots.var),
             }
         )
@@ -178,6 +188,7 @@ def _write(opt: AnyOptimizer, path: AnyPath, before: Saved | None, include_varia
         for slots, changes in zip(opt.known.slots, none_yet, strict=False):
             # Where a signal handler has taken a step since, all rows may have changed.
             slots.changes = Changes() if has_changed(since) else changes
+        opt.note_saved()
 
     write_tensors(path, tensors, metadata, partial(check_undisturbed, since), mark_saved)
 
@@ -196,11 +207,15 @@ def _warn_of_others(file: Contents, variables: Sequence[FloatArray]) -> None:
         )
 
 
-def _needs_all_rows(slots: Slots, include_variables: bool) -> bool:
+def _rows_to_write(slots: Slots, before: Saved | None, include_variables: bool) -> NDArray[np.int64] | None:
+    """Return the rows of a variable that a file after ``before`` must hold; None for all."""
+    slots.check_process()
+    slots.refuse_moved()
     changes = slots.changes
     # To repeat a flush is to move the values; those that are not in the file are the user's, who saved them moved.
     values_moved = bool(changes.flushes) and slots.values_fall_behind and not include_variables
-    return changes.everything or slots.small or slots.var.ndim == 0 or values_moved
+    needs_all = before is None or changes.everything or slots.small or slots.var.ndim == 0 or values_moved
+    return None if needs_all else changes.rows(slots.clocks)
 
 
 def _tensors(slots: Slots, rows: NDArray[np.int64] | None, include_variables: bool) -> Iterator[tuple[str, Tensor]]:
@@ -247,7 +262,8 @@ def _apply(file: Contents, i: int, slots: Slots) -> None:
     targets = {name: array for name, array in slots.arrays.items() if name not in slots.custom}
     if file.include_variables:
         targets["value"] = slots.var
-    rows: Any = ...
+    everything = slice(*entry["shape"][:1]) if entry["shape"] else ...  # later files may have more rows
+    rows: Any = everything
     if in_file(i, "rows") in tensors:
         rows = tensors[in_file(i, "rows")]
         for j, step in enumerate(entry["flushes"]):
@@ -257,7 +273,7 @@ def _apply(file: Contents, i: int, slots: Slots) -> None:
         array[rows] = tensors[in_file(i, name)]
     if in_file(i, "clocks") in tensors:
         slots.make_clocks()[rows] = tensors[in_file(i, "clocks")]
-    elif rows is ...:
+    elif rows is everything:
         slots.clocks = None
     slots.custom = {name: np.array(tensors[in_file(i, f"custom.{name}")]) for name in entry["custom_slots"]}
     slots.product[()] = entry["rho_product"]

@@ -188,10 +188,22 @@ def check_contents(files: Sequence[Contents], opt: AnyOptimizer, variables: Sequ
             raise ValueError(f"{file.path}: has {len(file.variables)} variables, and other files {expected}")
         if file.include_variables != files[0].include_variables:
             raise ValueError(f"{file.path}: expected variables in all files, or in none")
-        found = [_Variable(file, i, var) for i, var in enumerate(variables[: len(file.variables)])]
+        last = file is files[-1]
+        found = [
+            _Variable(file, i, var if last else _before_it_grew(file, i, var))
+            for i, var in enumerate(variables[: len(file.variables)])
+        ]
         for i, own in enumerate(found):
             own.check(opt, before[i] if i < len(before) else None)
         before = found
+
+
+def _before_it_grew(file: Contents, i: int, var: FloatArray) -> FloatArray:
+    """Return a stand-in for a variable with as many rows as an earlier file has of it, if these are fewer."""
+    shape, now = file.variables[i]["shape"], np.shape(var)
+    if now and shape and shape[1:] == list(now[1:]) and type(shape[0]) is int and 0 <= shape[0] < now[0]:
+        return np.broadcast_to(np.zeros((), var.dtype), shape)
+    return var
 
 
 def _moves_values(opt: AnyOptimizer, dtype: np.dtype[Any], runs: NDArray[np.float64], step: int) -> bool:
@@ -242,6 +254,8 @@ class _Variable:
         if not 0 <= floor <= steps < CLOCK_LIMIT:
             self.refuse(f"{steps} steps and floor {floor}")
         shape = self.var.shape
+        if before is not None and len(before.var.shape) and len(before.var) > len(self.var):
+            self.refuse(f"fewer rows than in {before.file.path}")
         if self.has("rows"):
             shape = (self._check_rows(opt, before), *shape[1:])
         for slot in opt.slot_names:

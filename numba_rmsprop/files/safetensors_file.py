@@ -78,8 +78,21 @@ class SomeRows:
         """The shape of ``array[rows]``."""
         return (len(self.rows), *self.array.shape[1:])
 
+    def part(self, begin: int, end: int) -> NDArray[Any]:
+        """Return some of the rows."""
+        return self.array[self.rows[begin:end]]
 
-Tensor: TypeAlias = NDArray[Any] | SomeRows
+
+@dataclass(frozen=True)
+class ComputedRows:
+    """An array whose rows are made only while they are written; ``part(begin, end)`` returns some of them."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    part: Callable[[int, int], NDArray[Any]]
+
+
+Tensor: TypeAlias = NDArray[Any] | SomeRows | ComputedRows
 
 Entry: TypeAlias = tuple[str, np.dtype[Any], list[int]]
 """The name, dtype and shape of an array in a file."""
@@ -117,7 +130,7 @@ def write_tensors(
     ----------
     path : path-like
         The file to write, or a symbolic link to it.
-    tensors : mapping of str to ndarray or SomeRows
+    tensors : mapping of str to ndarray, SomeRows or ComputedRows
         The arrays. Those that are not contiguous are copied in chunks.
     metadata : dict of str to str
         Texts to store in the header.
@@ -293,10 +306,10 @@ def _header(tensors: Mapping[str, Tensor], metadata: dict[str, str], checksums: 
 
 def _chunks(tensor: Tensor) -> Iterator[memoryview]:
     """Yield the elements of an array in C order, little-endian, as bytes."""
-    if isinstance(tensor, SomeRows):
+    if not isinstance(tensor, np.ndarray):
         at_once = max(1, CHUNK_ITEMS // max(1, math.prod(tensor.shape[1:])))
-        for begin in range(0, len(tensor.rows), at_once):
-            yield from _chunks(tensor.array[tensor.rows[begin : begin + at_once]])
+        for begin in range(0, tensor.shape[0], at_once):
+            yield from _chunks(tensor.part(begin, min(begin + at_once, tensor.shape[0])))
         return
     pieces = np.nditer(
         tensor,

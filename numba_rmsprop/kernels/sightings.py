@@ -24,7 +24,7 @@ def _place(first: Any, second: Any, line: Integer, mask: Any) -> Any:
 
 
 @compiled
-def count_sightings(keys: Any, rows: Any, counters: Any, least: Integer, admitted: Any) -> Integer:
+def count_sightings(keys: Any, rows: Any, counters: Any, least: Integer, admitted: Any, raised: Any) -> Integer:
     """Count each entry whose key has no row; write which entries are to get one. Return how many were counted.
 
     Parameters
@@ -37,10 +37,13 @@ def count_sightings(keys: Any, rows: Any, counters: Any, least: Integer, admitte
         From which sighting on a key gets a row.
     admitted : ndarray of bool, shape (n,)
         Result: whether the key has a row, or has now been seen so often.
+    raised : ndarray of int32, shape (n, DEPTH)
+        Result: the places of counters that were raised, each by 1, in the flattened array; -1 for none.
     """
     mask, counted = unsigned(counters.shape[1] - 1), np.int64(0)
     for i in range(keys.size):
         admitted[i] = rows[i] >= 0
+        raised[i] = -1
         if rows[i] >= 0:
             continue
         first = hashed(hashed(unsigned(keys[i]) & LOW) ^ (unsigned(keys[i]) >> unsigned(32)))
@@ -53,6 +56,7 @@ def count_sightings(keys: Any, rows: Any, counters: Any, least: Integer, admitte
                 place = _place(first, second, line, mask)
                 if counters[line, place] == fewest:
                     counters[line, place] = fewest + 1
+                    raised[i, line] = line * counters.shape[1] + np.int64(place)
         counted += 1
         admitted[i] = fewest + 1 >= least
     return counted

@@ -1,4 +1,4 @@
-"""Rows by keys of 64 bits."""
+"""Rows by keys of 64 bits, and when each was touched."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ from numpy.typing import NDArray
 
 from ..kernels.key_map import EMPTY, KEPT, enter_keys, find_keys, remove_keys
 from ..runtime.launching import team_for
+from .saved_keys import SavedKeys
 
 LEAST_PLACES = 64
+
+LAST_STEP = np.iinfo(np.int32).max
+"""What is touched later counts as touched then."""
 
 WORK = 16
 """To look up a key is as much work as so many elements of a step."""
@@ -21,23 +25,30 @@ class KeyMap:
 
     The caller holds the lock of all launches.
 
-    Which row a key gets depends on the order of the keys alone. A row takes 8 to 12 bytes for its key, and 4 bytes for
-    each place, of which there are 1.5 to 3 to a row; a free row takes 8 more.
+    Which row a key gets depends on the order of the keys alone. A row takes 8 bytes for its key, 4 for when it was
+    touched, and 4 for each place, of which there are 1.5 to 3 to a row; a free row takes 8 more.
 
     Attributes
     ----------
     row_keys : ndarray of int64
         The key of each row.
+    touched : ndarray of int32
+        After how many steps of the table each row was touched last. Row clocks do not tell: a flush moves all.
     counts : ndarray of int64, shape (3,)
         How many rows were ever given, how many of them are free again, and how many the latest call gave.
+    steps : int
+        How many steps the table has taken.
+    least_free : int
+        How many rows of :attr:`free` have stayed where they were since this was set, at least.
     version : int
         A number that is another one whenever keys have come or gone.
     """
 
     def __init__(self) -> None:
         self.row_keys = np.empty(LEAST_PLACES // 2, np.int64)
+        self.touched = np.empty(LEAST_PLACES // 2, np.int32)
         self.counts = np.zeros(3, np.int64)
-        self.version = 0
+        self.steps = self.least_free = self.version = 0
         self._free = np.empty(0, np.int64)
         self._make_places(LEAST_PLACES)
 
@@ -74,7 +85,14 @@ class KeyMap:
             begin = int(enter_keys(begin, *common))
             if begin < len(keys):  # keys that lie too close, by chance or by intent: another seed, and more places
                 self._make_places(2 * len(self._places))
-        return fresh[: self.counts[2]]
+        self.least_free = min(self.least_free, int(self.counts[1]))
+        fresh = fresh[: self.counts[2]]
+        self.touch(fresh)
+        return fresh
+
+    def touch(self, rows: NDArray[np.int64]) -> None:
+        """Note that rows are touched now."""
+        self.touched[rows] = min(self.steps, LAST_STEP)
 
     def undo(self, fresh: NDArray[np.int64], counts: NDArray[np.int64]) -> None:
         """Take back the rows of the latest call of :meth:`enter`, before which ``counts`` were these."""
@@ -94,20 +112,28 @@ class KeyMap:
         remove_keys(self.row_keys[rows], self._places, self.row_keys, self._seed)
         self._gone += len(rows)
 
-    def restore(self, row_keys: NDArray[np.int64], free: NDArray[np.int64]) -> None:
-        """Take over the keys of rows, of which some are free."""
-        self.row_keys = np.array(row_keys, np.int64)
-        self.counts[:] = len(row_keys), len(free), 0
-        self._free = np.array(free, np.int64)
+    def restore(self, saved: SavedKeys) -> None:
+        """Take over what a file says."""
+        self.counts[:] = len(saved.keys), len(saved.free), 0
+        self.row_keys, self.touched = np.array(saved.keys), np.array(saved.touched)
+        self.steps, self.least_free = saved.steps, len(saved.free)
+        self._free = np.array(saved.free)
         self._make_places(LEAST_PLACES)
         self._make_room(0)
+
+    def reserve(self, rows: int) -> None:
+        """Take address space for as many rows: pages that nobody touches take no memory."""
+        given = int(self.counts[0])
+        for name in ("row_keys", "touched"):
+            before = getattr(self, name)
+            larger = np.empty(max(rows, given), before.dtype)
+            larger[:given] = before[:given]
+            setattr(self, name, larger)
 
     def _make_room(self, more: int) -> None:
         needed = int(self.counts[0]) + more
         if needed > len(self.row_keys):
-            larger = np.empty(max(needed, len(self.row_keys) + len(self.row_keys) // 2), np.int64)
-            larger[: self.counts[0]] = self.row_keys[: self.counts[0]]
-            self.row_keys = larger
+            self.reserve(max(needed, len(self.row_keys) + len(self.row_keys) // 2))
         places = len(self._places)
         while 3 * (len(self) + more) > 2 * places:
             places *= 2

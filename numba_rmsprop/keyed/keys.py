@@ -1,10 +1,9 @@
-"""Keys of 64 bits: as callers hand them over, of strings, and in files."""
+"""Keys of 64 bits: as callers hand them over, and of strings."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from hashlib import blake2b
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -36,15 +35,3 @@ def text_keys(texts: Iterable[str]) -> NDArray[np.int64]:
     """
     digests = b"".join(blake2b(text.encode(), digest_size=8).digest() for text in texts)
     return np.frombuffer(digests, np.dtype("<i8")).astype(np.int64)
-
-
-def check_saved(keys: NDArray[Any], free: NDArray[Any], rows: int, path: Any) -> None:
-    """Raise ValueError unless a file's keys are different ones for at most so many rows, of which some are free."""
-    right = keys.dtype == free.dtype == np.int64 and keys.ndim == free.ndim == 1 and len(keys) <= rows
-    if right:
-        right = len(np.unique(free)) == len(free) and bool(((free >= 0) & (free < len(keys))).all())
-    if right:
-        kept = np.delete(keys, free)
-        right = len(np.unique(kept)) == len(kept)
-    if not right:
-        raise ValueError(f"{path}: expected different keys for at most {rows} rows, got others")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ..optimizer import RMSprop
@@ -14,25 +15,38 @@ REFUSED_LISTS = ("excluded_from_weight_decay",)
 """Options of RMSprop that a table does not take."""
 
 
+class BesideRows(Protocol):
+    """What a table has beside its rows."""
+
+    def weights_in_file(self, rows: NDArray[np.int64] | None) -> dict[str, NDArray[Any]]:
+        """Return what a file is to hold that holds these rows, or None for all."""
+
+    def note_saved(self) -> None:
+        """Note that the file with this has taken its name."""
+
+
 class TableOptimizer(RMSprop):
     """RMSprop for the one variable of a table.
 
     Attributes
     ----------
-    keys : callable or None
-        Returns what files are to hold beside the table, by name, at the moment when they are written.
+    beside : BesideRows or None
+        What its files hold beside the rows.
     """
 
-    keys: Callable[[], dict[str, NDArray[Any]]] | None = None
+    beside: BesideRows | None = None
 
-    @property
-    def own_weights(self) -> dict[str, NDArray[Any]]:
-        """Arrays that files hold beside the table."""
-        return self._weights if self.keys is None else self.keys()
+    def weights_in_file(self, rows: Sequence[NDArray[np.int64] | None]) -> dict[str, NDArray[Any]]:
+        """Return what a file holds beside the rows, of which it holds these, or None for all."""
+        return {} if self.beside is None else self.beside.weights_in_file(rows[0])
 
-    @own_weights.setter
-    def own_weights(self, value: dict[str, NDArray[Any]]) -> None:
-        self._weights = value
+    def take_weights(self, weights: Mapping[str, NDArray[Any]]) -> None:
+        """Leave it to the table to read what its files hold beside the rows."""
+
+    def note_saved(self) -> None:
+        """Note that a file has taken its name."""
+        if self.beside is not None:
+            self.beside.note_saved()
 
     def add_weight(self, name: str, *others: Any, **options: Any) -> NoReturn:
         """Refuse: a table's file holds what belongs to it."""

@@ -12,6 +12,8 @@ from ..state.row_moves import Moved
 from ..state.slots import Slots
 
 MOST_ROWS = 2**31 - 1
+BYTES_BESIDE = 24
+"""The bytes of a row's key, of its clocks and of its places in the map."""
 
 
 def memory_size() -> int:
@@ -66,5 +68,5 @@ class Reserve:
 def rows_that_fit(own: Slots) -> int:
     """Return how many rows of a table fit into the memory of the machine."""
     arrays = [own.var, *own.slots.values()]
-    bytes_each = sum(array.itemsize * int(np.prod(array.shape[1:])) for array in arrays) + 4
-    return max(len(own.var), min(MOST_ROWS, memory_size() // max(1, bytes_each)))
+    bytes_each = sum(array.itemsize * int(np.prod(array.shape[1:])) for array in arrays)
+    return max(len(own.var), min(MOST_ROWS, memory_size() // (bytes_each + BYTES_BESIDE)))

@@ -34,15 +34,23 @@ class Sightings:
         self.least = least
         self.counters = np.zeros((DEPTH, WIDTH), np.uint8)  # pages that nobody touches take no memory
         self.counted = 0
+        self._raised = np.empty((0, DEPTH), np.int32)
 
     def admit(self, keys: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.bool]:
         """Count the keys without a row, and return which entries have one, or are to get one."""
-        admitted = np.empty(len(keys), bool)
-        self.counted += int(in_turn(count_sightings, keys, rows, self.counters, self.least, admitted))
         if self.counted >= HALVED_AFTER:
             self.counters >>= 1
             self.counted = 0
+        admitted, self._raised = np.empty(len(keys), bool), np.empty((len(keys), DEPTH), np.int32)
+        common = keys, rows, self.counters, self.least, admitted, self._raised
+        self.counted += int(in_turn(count_sightings, *common))
         return admitted
+
+    def undo(self) -> None:
+        """Take back the latest counts."""
+        np.subtract.at(self.counters.reshape(-1), self._raised[self._raised >= 0], 1)
+        self.counted -= len(self._raised)
+        self._raised = self._raised[:0]
 
 
 def check_admission(admit_after: Any) -> int:

@@ -3,43 +3,39 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, Self, TypeAlias, TypeVar, cast
+from collections.abc import Sequence
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from ..arrays.storage import DTYPES, computed_in
-from ..arrays.variables import FloatArray, as_array
+from ..arrays.variables import as_array
 from ..files import checkpoint
 from ..files.atomic_file import as_paths
-from ..files.checkpoint_validation import Contents
+from ..files.checkpoint_validation import Contents, in_file
 from ..gradients.indexed_slices import IndexedSlices
-from ..runtime.interrupts import Call, Uninterrupted
+from ..runtime.interrupts import Call
 from ..runtime.whole_calls import carry_out, in_turn
 from ..state.initial_values import check_initializer
-from ..stepping.gathering import check_output
-from .first_values import FirstValues, described, restored, values_of
+from .export import Exporting
+from .first_values import FirstValues, described, restored
 from .key_map import KeyMap
-from .keys import as_keys, check_saved
-from .optimizer import TableOptimizer, check_options, refuse_copies
-from .reserve import Reserve, rows_that_fit
+from .keys import as_keys
+from .optimizer import TableOptimizer, check_options
+from .reserve import MOST_ROWS
+from .rows_by_key import NO_KEYS, First
+from .saved_keys import COUNTS, FREE, KEYS, TOUCHED, saved_keys
 from .sightings import Sightings, check_admission, restored_sightings
 
 ROWS_AT_START = 1024
 NAME = "table"
-WEIGHTS = ("keys", "free rows", "initializer", "admission", "sightings")
-"""What a file holds beside the table, as weights of the optimizer."""
-
-First: TypeAlias = tuple[NDArray[np.int64], NDArray[Any]]
-"""Keys in order, and the first value of the row of each, shape (n, columns)."""
-
-NO_KEYS = np.empty(0, np.int64)
-
-Result = TypeVar("Result")
+INITIALIZER, ADMISSION, SIGHTINGS = "initializer", "admission", "sightings"
+WEIGHTS = (KEYS, FREE, INITIALIZER, ADMISSION, SIGHTINGS)
+"""What every file holds beside the rows, as weights of the optimizer."""
 
 
-class KeyedTable:
+class KeyedTable(Exporting):
     r"""A table of rows that are found by keys of 64 bits, trained with :class:`~numba_rmsprop.RMSprop`.
 
     For ids of users and items: any int64, also negative. A key gets its row when it comes first, and the table grows.
@@ -110,153 +106,19 @@ class KeyedTable:
             raise TypeError(f"dtype: expected one of {', '.join(map(str, DTYPES))}, got {np.dtype(dtype)}")
         first_values, seen = check_initializer(initializer), Sightings(check_admission(admit_after))
         self._begin(TableOptimizer(**options), KeyMap(), first_values, seen)
-        self._var: FloatArray = np.zeros((ROWS_AT_START, int(columns)), dtype)
+        self._var = np.zeros((ROWS_AT_START, int(columns)), dtype)
         self.optimizer.build({NAME: self._var})
         self._reserve_rows()
 
     def _begin(self, optimizer: TableOptimizer, keys: KeyMap, initializer: FirstValues, seen: Sightings) -> None:
         self.optimizer, self._map, self._initializer, self._seen = optimizer, keys, initializer, seen
-        optimizer.keys = self._weights
-
-    def _reserve_rows(self) -> None:
-        """Go on within reserved address space, if the system gives any."""
-        own = self.optimizer.known.called(self._var)
-        try:
-            self._reserve: Reserve | None = Reserve(own, rows_that_fit(own))
-        except MemoryError:
-            own.make_clocks()
-            self._reserve = None
-        else:
-            self._grow_in_place(self._reserve, len(self._var))
-
-    def _grow_in_place(self, reserve: Reserve, rows: int) -> None:
-        moved = reserve.first(rows, self.optimizer.known.called(self._var))
-        self.optimizer.go_on_at(self._var, moved)
-        self._var = moved.var
-
-    def __len__(self) -> int:
-        """Return how many keys have a row."""
-        return len(self._map)
-
-    def __contains__(self, key: object) -> bool:
-        """Return whether a key has a row."""
-        try:
-            return bool(self.rows(cast(int, key)) >= 0)
-        except (TypeError, ValueError, OverflowError):  # it is no key
-            return False
-
-    def keys(self) -> NDArray[np.int64]:
-        """Return the keys that have a row, in the order of the rows."""
-        found: NDArray[np.int64] = in_turn(lambda: self._map.row_keys[self._map.rows_in_use()].copy())
-        return found
+        self._exported = None
+        optimizer.beside = self
 
     @property
     def iterations(self) -> int:
         """Steps taken so far."""
         return self.optimizer.iterations
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """How many keys have a row, and how many elements a row has."""
-        return len(self), self._var.shape[1]
-
-    def rows(self, keys: ArrayLike, *, create: bool = False) -> NDArray[np.int64]:
-        """Return the row of each key; -1 for one without, or with ``create`` a new row.
-
-        Parameters
-        ----------
-        keys : array_like of int, any shape
-            Keys of 64 bits with a sign.
-        create : bool, default False
-            Whether keys that have no row get one, with first values.
-
-        Returns
-        -------
-        ndarray of int64, of the shape of ``keys``
-
-        Raises
-        ------
-        TypeError
-            If the keys are no integers of 64 bits.
-        MemoryError
-            If there is not enough memory for the new rows. Nothing has changed then.
-        """
-        wanted = as_keys(keys)
-        flat = wanted.reshape(-1)
-        found = self._with_first_values(flat, self._create_rows) if create else in_turn(self._map.find, flat)
-        return found.reshape(wanted.shape)
-
-    def _create_rows(self, keys: NDArray[np.int64], rows: NDArray[np.int64], first: First) -> NDArray[np.int64]:
-        self._create(keys, rows, first)
-        return rows
-
-    def _with_first_values(self, keys: NDArray[np.int64], call: Callable[..., Result], *arguments: Any) -> Result:
-        """Return ``call(keys, rows, first, *arguments)``, made in one go.
-
-        ``rows`` are those of the keys, and ``first`` the first values of keys without one. The initializer may be the
-        user's code, and so is called before; if keys have come or gone meanwhile, again.
-        """
-
-        def in_one_go() -> Result | None:
-            if self._map.version != version:
-                return None
-            with Uninterrupted():
-                return call(keys, rows, (missing, values), *arguments)
-
-        while True:
-            version, rows = in_turn(self._look_up, keys)
-            unknown = rows < 0
-            missing = np.unique(keys[unknown]) if unknown.any() else NO_KEYS
-            values = values_of(self._initializer, missing, self._var.shape[1], self._var.dtype)
-            found = in_turn(in_one_go)
-            if found is not None:
-                return found
-
-    def _look_up(self, keys: NDArray[np.int64]) -> tuple[int, NDArray[np.int64]]:
-        return self._map.version, self._map.find(keys)
-
-    def gather(self, keys: ArrayLike, out: FloatArray | None = None, *, averaged: bool = False) -> FloatArray:
-        r"""Return the current row of each key, and first values for keys without one, which get none.
-
-        Parameters
-        ----------
-        keys : array_like of int, any shape
-            The keys.
-        out : ndarray, shape (\*keys.shape, columns), optional
-            Where to put them, as for :meth:`RMSprop.gather`.
-        averaged : bool, default False
-            Return rows of the moving average (``use_ema``).
-
-        Returns
-        -------
-        ndarray, shape (\*keys.shape, columns)
-            ``out``, or a new array; float32 for a table of 16 bits.
-        """
-        wanted = as_keys(keys)
-        return self._with_first_values(wanted.reshape(-1), self._gather, wanted.shape, out, averaged)
-
-    def _gather(
-        self,
-        keys: NDArray[np.int64],
-        rows: NDArray[np.int64],
-        first: First,
-        shape: tuple[int, ...],
-        out: FloatArray | None,
-        averaged: bool,
-    ) -> FloatArray:
-        known = (rows >= 0).reshape(shape)
-        if not len(first[0]):
-            return self.optimizer.gather(self._var, rows.reshape(shape), out=out, averaged=averaged)
-        keys, rows = keys.reshape(shape), rows.reshape(shape)
-        shape, dtype = (*shape, self._var.shape[1]), computed_in(self._var.dtype)
-        if out is None:
-            out = np.empty(shape, dtype)
-        check_output(out, shape, (dtype,))
-        if self.optimizer.known.occupied.reached_by(out):
-            raise ValueError("out: expected memory apart from the table and its slots; pass a new array")
-        out[known] = self.optimizer.gather(self._var, rows[known], averaged=averaged)
-        out[~known] = _of_keys(keys[~known], first)
-        return out
 
     def apply_gradients(self, keys: ArrayLike, values: ArrayLike) -> int:
         r"""Take one step with a gradient for each key; those without a row get one, if they were seen often enough.
@@ -291,26 +153,33 @@ class KeyedTable:
         if self._seen.least > 1:
             admitted = self._seen.admit(keys, rows)
             keys, rows, grads = keys[admitted], rows[admitted], grads[admitted]
-        counts = self._map.counts.copy()
-        fresh = self._create(keys, rows, first)
+        counts, fresh = self._map.counts.copy(), NO_KEYS
         try:
-            return self.optimizer.apply_gradients([(IndexedSlices(grads, rows), self._var)])
+            fresh = self._create(keys, rows, first)
+            steps = self._take_step(rows, grads)
         except BaseException:
             self._map.undo(fresh, counts)
+            self._seen.undo()
             raise
+        self._map.steps += 1
+        self._map.touch(rows)
+        return steps
+
+    def _take_step(self, rows: NDArray[np.int64], grads: NDArray[Any]) -> int:
+        return self.optimizer.apply_gradients([(IndexedSlices(grads, rows), self._var)])
 
     def evict(self, *, max_age: int | None = None, max_rows: int | None = None) -> NDArray[np.int64]:
         """Drop keys whose rows were not touched for long, and return them; new keys take over their rows.
 
-        A step with a gradient for a key touches its row, and so does its creation. With momentum, weight decay or
-        averages, :meth:`gather` does, too, and what flushes touches all rows, as ``optimizer.get_weights`` does.
+        A step with a gradient for a key touches its row, and so does its creation; nothing else does.
 
         Parameters
         ----------
         max_age : int, optional
             Drop keys whose rows were not touched for more than so many steps.
         max_rows : int, optional
-            Then drop those that were not touched for longest, until so many are left.
+            Then drop those that were not touched for longest, until so many are left; of those that were touched in the
+            same step, the smallest keys first.
 
         Returns
         -------
@@ -343,19 +212,21 @@ class KeyedTable:
     def _look_to_evict(
         self, calls: list[Call], max_age: int | None, max_rows: int | None, found: list[NDArray[np.int64]]
     ) -> bool:
-        own = self.optimizer.known.called(self._var)
         in_use = self._map.rows_in_use()
-        touched = own.row_clocks()[in_use].astype(np.int64)
+        touched, keys = self._map.touched[in_use], self._map.row_keys[in_use]
         gone = np.zeros(len(in_use), bool)
         if max_age is not None:
-            gone |= own.steps - touched > max_age
-        if max_rows is not None and (left := len(in_use) - int(gone.sum())) > max_rows:
-            order = np.argsort(np.where(gone, np.iinfo(np.int64).max, touched), kind="stable")
-            gone[order[: left - max_rows]] = True
-        dropped = in_use[gone]
-        found.append(self._map.row_keys[dropped].copy())
-        calls.append((self._map.remove, dropped))  # a commit, since files that are being written hold keys
+            gone |= self._map.steps - touched.astype(np.int64) > max_age
+        left = np.flatnonzero(~gone)
+        if max_rows is not None and len(left) > max_rows:
+            gone[left[np.lexsort((keys[left], touched[left]))[: len(left) - max_rows]]] = True
+        found.append(keys[gone])
+        calls.append((self._drop, in_use[gone], keys[gone]))  # a commit, since files that are being written hold keys
         return True
+
+    def _drop(self, rows: NDArray[np.int64], keys: NDArray[np.int64]) -> None:
+        self._map.remove(rows)
+        self._note_dropped(keys)
 
     def flush(self) -> None:
         """Catch up every row."""
@@ -366,12 +237,9 @@ class KeyedTable:
         self.optimizer.save(path)
 
     def save_delta(self, path: str | os.PathLike[str]) -> None:
-        """Write the rows that have changed since the last file, and all keys, as :meth:`RMSprop.save_delta` does.
+        """Write the rows that have changed since the last file, and the keys that have come and gone.
 
-        Raises
-        ------
-        ValueError
-            Also if the table has grown since: call :meth:`save` then.
+        As :meth:`RMSprop.save_delta`, which says what it raises. The table may have grown since.
         """
         self.optimizer.save_delta(path)
 
@@ -402,70 +270,54 @@ class KeyedTable:
         paths = as_paths(path)
         if not paths:
             raise ValueError("path: expected a file, or a file and its deltas in order, got no path")
-        shape, dtype = _check_file(checkpoint.read(paths[-1]), checkpoint.read(paths[0]))
-        var = np.empty(shape, dtype)
-        opt = TableOptimizer.load(paths, {NAME: var}, custom_objects)
-        keys, free, description, admission, counters = (opt.own_weights.pop(name) for name in WEIGHTS)
-        check_saved(keys, free, len(var), paths[-1])
-        made = cls.__new__(cls)
-        first_values = restored(description, initializer, shape[1])
-        made._begin(opt, KeyMap(), first_values, restored_sightings(admission, counters))
-        made._map.restore(keys, free)
+        files = [checkpoint.read(path) for path in paths]
+        for file in files:
+            _check_file(file)
+        description, admission, counters = (
+            files[-1].tensors[f"weights.{name}"] for name in (INITIALIZER, ADMISSION, SIGHTINGS)
+        )
+        entry = files[-1].variables[0]
+        var = np.zeros(entry["shape"], entry["dtype"])
+        opt = checkpoint.load_files(TableOptimizer, files, {NAME: var}, custom_objects)
+        own = opt.known.slots[0]
+        made, keys = cls.__new__(cls), KeyMap()
+        keys.restore(saved_keys(files, own.row_clocks(), own.steps))
+        first_values = restored(description, initializer, var.shape[1])
+        made._begin(opt, keys, first_values, restored_sightings(admission, counters))
         made._var = var
         made._reserve_rows()
         return made
 
-    def _weights(self) -> dict[str, NDArray[Any]]:
-        """Return what files hold beside the table."""
-        given, seen = int(self._map.counts[0]), self._seen
-        arrays = (
-            *(self._map.row_keys[:given].copy(), self._map.free.copy(), described(self._initializer)),
-            *(np.array([seen.least, seen.counted]), seen.counters.copy() if seen.least > 1 else seen.counters[:, :0]),
-        )
-        return dict(zip(WEIGHTS, arrays, strict=True))
+    def weights_in_file(self, rows: NDArray[np.int64] | None) -> dict[str, NDArray[Any]]:
+        """Return what a file holds beside the rows, of which it holds these, or None for all."""
+        keys, seen = self._map, self._seen
+        given, staying = int(keys.counts[0]), 0
+        here: Any = slice(given)
+        if rows is not None:
+            here, staying = rows[: np.searchsorted(rows, given)], keys.least_free
+        return {
+            KEYS: keys.row_keys[here].copy(),
+            FREE: keys.free[staying:].copy(),
+            TOUCHED: keys.touched[here].copy(),
+            COUNTS: np.array([given, staying, keys.steps]),
+            INITIALIZER: described(self._initializer),
+            ADMISSION: np.array([seen.least, seen.counted]),
+            SIGHTINGS: seen.counters.copy() if seen.least > 1 else seen.counters[:, :0],
+        }
 
-    def _create(self, keys: NDArray[np.int64], rows: NDArray[np.int64], first: First) -> NDArray[np.int64]:
-        """Give rows to keys without one, and write these rows into ``rows``; return the new ones."""
-        if not len(first[0]) or not (rows < 0).any():
-            return NO_KEYS
-        counts = self._map.counts.copy()
-        fresh = self._map.enter(keys, rows)
-        try:
-            self._grow(int(self._map.counts[0]))
-            self.optimizer.reset_rows(self._var, fresh, _of_keys(self._map.row_keys[fresh], first))
-        except BaseException:
-            self._map.undo(fresh, counts)
-            raise
-        return fresh
-
-    def _grow(self, needed: int) -> None:
-        if needed <= len(self._var):
-            return
-        wanted = max(needed, len(self._var) + len(self._var) // 4)
-        if self._reserve is not None and needed <= self._reserve.rows:
-            self._grow_in_place(self._reserve, min(wanted, self._reserve.rows))
-            return
-        self._var = self.optimizer.resize(self._var, max(needed, 2 * len(self._var)))
-        self._reserve = None
-
-    def __reduce__(self) -> NoReturn:
-        """Refuse copies and pickles."""
-        refuse_copies()
+    def note_saved(self) -> None:
+        """Note that a file with this has taken its name."""
+        self._map.least_free = int(self._map.counts[1])
 
 
-def _of_keys(keys: NDArray[np.int64], first: First) -> NDArray[Any]:
-    """Return the first values of keys, which are among those that they were made for."""
-    return first[1][np.searchsorted(first[0], keys)]
-
-
-def _check_file(last: Contents, whole: Contents) -> tuple[list[int], str]:
-    """Return the shape and dtype of the table in a file; raise ValueError if it is none of :meth:`KeyedTable.save`."""
-    right = [entry["name"] for entry in last.variables] == [NAME] and set(WEIGHTS) == set(last.weights)
-    value = whole.tensors.get("variables.0.value")
-    if not right or not last.include_variables or value is None or value.ndim != 2 or not value.shape[1]:
-        raise ValueError(f"{last.path}: expected a file of KeyedTable.save, got another")
-    entry = last.variables[0]
-    if list(value.shape) != entry["shape"]:  # before memory is allocated for it
-        raise ValueError(f"{last.path}: expected a table of shape {value.shape}, got {tuple(entry['shape'])}")
-    check_options(last.config, "a KeyedTable")
-    return entry["shape"], entry["dtype"]
+def _check_file(file: Contents) -> None:
+    """Raise ValueError if a file is none of :meth:`KeyedTable.save`."""
+    right = [entry["name"] for entry in file.variables] == [NAME] and set(WEIGHTS) <= set(file.weights)
+    value = file.tensors.get(in_file(0, "value"))
+    if not right or not file.include_variables or value is None or value.ndim != 2 or not value.shape[1]:
+        raise ValueError(f"{file.path}: expected a file of KeyedTable.save, got another")
+    shape = file.variables[0]["shape"]
+    rows = range(MOST_ROWS + 1) if in_file(0, "rows") in file.tensors else [len(value)]
+    if shape[1:] != [value.shape[1]] or shape[0] not in rows:  # before memory is allocated
+        raise ValueError(f"{file.path}: expected a table of shape {value.shape}, got {tuple(shape)}")
+    check_options(file.config, "a KeyedTable")

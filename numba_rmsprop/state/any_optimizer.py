@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays.variables import FloatArray
@@ -138,6 +139,17 @@ class AnyOptimizer:
     def from_config(cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Self:
         """Return the optimizer that :meth:`get_config` described, without slots."""
         return cls(**config)
+
+    def weights_in_file(self, rows: Sequence[NDArray[np.int64] | None]) -> dict[str, NDArray[Any]]:
+        """Return what a file holds beside the variables, of which it holds these rows each, or None for all."""
+        return self.own_weights
+
+    def take_weights(self, weights: Mapping[str, NDArray[Any]]) -> None:
+        """Take over what a file holds beside the variables."""
+        self.own_weights.update({name: np.array(array) for name, array in weights.items()})
+
+    def note_saved(self) -> None:
+        """Note that a file with what :meth:`weights_in_file` returned has taken its name."""
 
     def build(self, variables: Iterable[FloatArray] | Mapping[str, FloatArray]) -> None:
         """Make the slots of variables before their first step, and give them names.

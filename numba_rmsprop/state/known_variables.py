@@ -11,7 +11,7 @@ from ..arrays.storage import computed_in
 from ..arrays.variables import FloatArray, Occupied, as_variable, describe, memory_key
 from ..runtime.interrupts import Call, Uninterrupted
 from ..runtime.whole_calls import carry_out
-from .changed_rows import Saved
+from .changed_rows import Changes, Saved
 from .slots import Slots
 from .variable_names import check_names
 from .variables_by_memory import Newcomers, Registry
@@ -198,15 +198,17 @@ class KnownVariables:
             calls.append((setattr, self, "saved", None))
         return True
 
-    def change_arrays(self, own: Slots, moved: Any, same_rows: bool) -> None:
-        """Let a variable go on with other arrays, of the same rows or of others."""
-        changes = own.changes
+    def change_arrays(self, own: Slots, moved: Any, changes: Changes | None) -> None:
+        """Let a variable go on with other arrays.
+
+        ``changes`` are those since the last file, new rows at the end included; None if it is not to be gone on from.
+        """
         self.registry.move(own, own.take_over, moved)
-        if same_rows:
+        if changes is None:
+            self._forget_files()
+        else:
             own.changes = changes
             self._note_change()
-        else:
-            self._forget_files()
 
     def add_forget(self, calls: list[Call], variables: Iterable[FloatArray | int | str]) -> bool:
         """Add what drops variables with their state."""

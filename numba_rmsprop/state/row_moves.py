@@ -230,16 +230,18 @@ class RowMoves(WeightStore):
         folder = self.slots_folder if len(sources) * own.columns > SMALL_ITEMS else None
         moved = moved_rows(own, sources, new, values, out, folder)
         found.append(moved.var)
-        calls += [(known.change_arrays, own, moved, False)]
+        before = len(own.var)
+        grows = np.array_equal(sources[:before], np.arange(before)) and len(new) == len(sources) - before
+        calls.append((known.change_arrays, own, moved, own.changes.with_rows(new) if grows else None))
         return True
 
     def go_on_at(self, variable: FloatArray | int | str, moved: Moved) -> None:
-        """Let a variable go on at arrays that hold its rows and state already, and maybe more rows."""
+        """Let a variable go on at arrays that hold its rows and state already, and maybe more rows, of zeros."""
         own = self.known.called(variable)
         in_turn(carry_out, self._look_to_go_on, own, moved)
 
     def _look_to_go_on(self, calls: list[Call], own: Slots, moved: Moved) -> bool:
-        calls.append((self.known.change_arrays, own, moved, moved.var.shape == own.shape))
+        calls.append((self.known.change_arrays, own, moved, own.changes))
         return True
 
     def _check_out(self, out: FloatArray, own: Slots, rows: int) -> None:

@@ -165,7 +165,7 @@ class Slots(SlotArrays):
         self._forks = launching.forks  # files of the new slots belong to this process
         self._note_arrays()
         self.small = self.clocks is None and self.fits_batch
-        self.changes.everything = True
+        self.changes = Changes()
         self._begin()
 
     def take_form(self, form: Form, slots: Mapping[str, FloatArray]) -> None:

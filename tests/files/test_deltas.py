@@ -13,7 +13,7 @@ from strategies import gradient_of, runs
 from numba_rmsprop import IndexedSlices, RMSprop
 from numba_rmsprop.files.safetensors_file import map_tensors
 
-BETWEEN = ("gather", "gather all", "flush", "set_weights", "save", "save_delta", "load")
+BETWEEN = ("gather", "gather all", "flush", "set_weights", "save", "save_delta", "load", "grow")
 
 
 @given(run=runs(), data=st.data(), include_variables=st.booleans(), lazy=st.booleans(), small=st.booleans())
@@ -51,6 +51,8 @@ def check_a_file_and_its_deltas(run, data, include_variables, lazy, folder):
             opt.gather(var, np.arange(len(var)))
         elif action == "flush":
             opt.flush()
+        elif action == "grow":
+            var = opt.resize(var, len(var) + 3, 0.5)
         elif action == "set_weights":
             opt.set_weights([weight / 2 if i else weight for i, weight in enumerate(opt.get_weights())])
         if action == "load":
@@ -60,7 +62,7 @@ def check_a_file_and_its_deltas(run, data, include_variables, lazy, folder):
         now[0] = step
         for action in data.draw(st.lists(st.sampled_from(BETWEEN), max_size=3)):
             act(action)
-        opt.apply_gradients([(gradient_of(step, run.shape, run.dtype)[0], var)])
+        opt.apply_gradients([(gradient_of(step, var.shape, run.dtype)[0], var)])
     act("save_delta")
     found, copy = restored()
     assert state_of(found, [copy]) == state_of(opt, [var])

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from numba_rmsprop.kernels import key_map as kernels
 from numba_rmsprop.keyed import key_map
 from numba_rmsprop.keyed.key_map import KeyMap
+from numba_rmsprop.keyed.saved_keys import SavedKeys
 
 KEYS = st.one_of(st.integers(-3, 12), st.sampled_from([-(2**63), 2**63 - 1, 2**32, -(2**32), 5 << 32]))
 
@@ -94,7 +95,7 @@ def test_a_map_that_was_restored(count):
     keys = np.arange(count) * 7 - 3
     free = np.arange(0, count, 3)
     found = KeyMap()
-    found.restore(keys, free)
+    found.restore(SavedKeys(keys, free, np.arange(count, dtype=np.int32), 9))
     expected = np.arange(count)
     expected[free] = -1
     assert found.find(keys).tolist() == expected.tolist()

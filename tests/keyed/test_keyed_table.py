@@ -7,36 +7,18 @@ import threading
 import ml_dtypes
 import numpy as np
 import pytest
+from keyed_tables import DRAW, batch
 
 from numba_rmsprop import IndexedSlices, RMSprop
-from numba_rmsprop.files import checkpoint
-from numba_rmsprop.keyed import KeyedTable, Uniform, table, text_keys
+from numba_rmsprop.keyed import KeyedTable, table, text_keys
 from numba_rmsprop.keyed.sightings import Sightings
 
-DRAW = Uniform(-1.0, 1.0, 3, seed=5)
 VARIANTS = [
     {},
     {"momentum": 0.9, "weight_decay": 0.1},
     {"state": "rowwise", "sparse_update": "lazy"},
     {"use_ema": True, "ema_momentum": 0.5, "bias_correction": True},
 ]
-
-
-def batch(step, n=40):
-    rng = np.random.default_rng(step)
-    return rng.zipf(1.4, n).astype(np.int64) * (1 - 2 * (step % 2)), rng.standard_normal((n, 3)).astype(np.float32)
-
-
-@pytest.fixture(params=["in place", "copied"])
-def growth(request, monkeypatch):
-    """Let tables grow in place, or be copied."""
-    monkeypatch.setattr(table, "ROWS_AT_START", 2)
-    if request.param == "copied":
-
-        def refuse(own, rows):
-            raise MemoryError
-
-        monkeypatch.setattr(table, "Reserve", refuse)
 
 
 @pytest.mark.usefixtures("growth")
@@ -107,7 +89,7 @@ def test_what_is_evicted_comes_back_anew():
     for each in (keyed, fresh):
         each.apply_gradients([9], np.ones((1, 3), np.float32))
     np.testing.assert_array_equal(keyed.gather([9]), fresh.gather([9]))
-    assert keyed.evict(max_rows=1).tolist() == [2, 3]
+    assert sorted(keyed.evict(max_rows=1).tolist()) == [2, 3]
     assert keyed.evict(max_rows=0).tolist() == [9]
     assert len(keyed) == 0
 
@@ -138,7 +120,7 @@ def test_the_least_frequent_are_hardly_counted_too_high():
     assert seen.admit(rare, np.full(len(rare), -1)).all()
     seen.counted = 10**9
     seen.admit(rare[:1], np.array([-1]))
-    assert seen.counted == 0
+    assert seen.counted == 1
     assert int(seen.counters.max()) == 127
 
 
@@ -154,89 +136,6 @@ def test_the_longest_untouched_go_first():
         keyed.apply_gradients([key], np.ones((1, 1), np.float32))
     assert keyed.evict(max_rows=2).tolist() == [4, 3]
     assert keyed.keys().tolist() == [1, 2]
-
-
-@pytest.mark.usefixtures("growth")
-@pytest.mark.parametrize("initializer", [DRAW, 0.5, "ones"])
-def test_files(tmp_path, initializer):
-    keyed = KeyedTable(3, initializer=initializer, learning_rate=0.1, momentum=0.9)
-    for step in range(4):
-        keyed.apply_gradients(*batch(step))
-    keyed.evict(max_rows=20)
-    keyed.save(tmp_path / "file")
-    keys, grads = batch(1, 10)
-    keys = np.resize(keyed.keys(), 10)
-    keyed.apply_gradients(keys, grads)
-    new = np.array([10**15, -(10**15)])
-    keyed.rows(new, create=True)
-    keyed.save_delta(tmp_path / "delta")
-    loaded = KeyedTable.load([tmp_path / "file", tmp_path / "delta"])
-    for step in range(6, 9):
-        for each in (keyed, loaded):
-            each.gather(batch(step)[0])
-            each.apply_gradients(*batch(step))
-    assert loaded.keys().tolist() == keyed.keys().tolist()
-    np.testing.assert_array_equal(loaded.gather(keyed.keys()), keyed.gather(keyed.keys()))
-    assert loaded.iterations == keyed.iterations
-    loaded.save(tmp_path / "again")
-
-
-def test_files_of_functions_and_of_others(tmp_path):
-    keyed = KeyedTable(2, initializer=lambda keys: np.stack([keys, -keys], 1).astype(float))
-    keyed.rows([3], create=True)
-    keyed.save(tmp_path / "file")
-    with pytest.raises(ValueError, match="initializer was the function '<lambda>', which a file cannot hold; pass"):
-        KeyedTable.load(tmp_path / "file")
-    assert KeyedTable.load(tmp_path / "file", initializer="ones").gather([3, 4]).tolist() == [[3, -3], [1, 1]]
-    var, opt = np.ones((2, 2)), RMSprop()
-    opt.build({"table": var})
-    opt.save(tmp_path / "other")
-    with pytest.raises(ValueError, match=r"expected a file of KeyedTable\.save, got another"):
-        KeyedTable.load(tmp_path / "other")
-    with pytest.raises(ValueError, match="path: expected a file, or a file and its deltas in order, got no path"):
-        KeyedTable.load([])
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"keys": np.array([3, 3])}, "expected different keys for at most 1024 rows, got others"),
-        ({"keys": np.arange(2000)}, "expected different keys for at most 1024 rows, got others"),
-        ({"keys": np.array([3.0])}, "expected different keys for at most 1024 rows, got others"),
-        ({"free rows": np.array([7])}, "expected different keys for at most 1024 rows, got others"),
-        ({"admission": np.array([0, 1])}, "admit_after: expected a whole number from 1 to 255, got 0"),
-        ({"admission": np.array([2, 1])}, "sightings: expected shape"),
-        *(
-            (
-                {"initializer": np.frombuffer(text.encode(), np.uint8)},
-                "initializer: expected a number or that of a table",
-            )
-            for text in ("[" * 5000, "null", "true", "{", '{"uniform":3}', '{"uniform":[0.0,1.0,3,0]}', "NaN", "[1]")
-        ),
-    ],
-)
-def test_files_that_make_no_sense(tmp_path, changes, message):
-    keyed = KeyedTable(2)
-    keyed.rows([3], create=True)
-    right = keyed.optimizer.keys
-    keyed.optimizer.keys = lambda: right() | changes
-    keyed.save(tmp_path / "wrong")
-    with pytest.raises(ValueError, match=message):
-        KeyedTable.load(tmp_path / "wrong")
-
-
-def test_other_files_are_no_tables(tmp_path):
-    keyed = KeyedTable(2)
-    keyed.optimizer.save(tmp_path / "values apart", include_variables=False)
-    with pytest.raises(ValueError, match=r"expected a file of KeyedTable\.save, got another"):
-        KeyedTable.load(tmp_path / "values apart")
-    for shape in ((3,), (3, 2, 2), (3, 0)):
-        var, opt = np.ones(shape, np.float32), RMSprop()
-        opt.build({"table": var})
-        opt.own_weights = keyed.optimizer.own_weights
-        opt.save(tmp_path / "shape")
-        with pytest.raises(ValueError, match=r"expected a file of KeyedTable\.save, got another"):
-            KeyedTable.load(tmp_path / "shape")
 
 
 def test_a_refused_call_leaves_no_rows_to_grow_by(tmp_path):
@@ -298,25 +197,6 @@ def test_both_limits_of_an_eviction():
         keyed.apply_gradients([key], np.ones((1, 1), np.float32))
     assert keyed.evict(max_age=2, max_rows=2).tolist() == [1, 2, 3]
     assert keyed.keys().tolist() == [4, 5]
-
-
-def test_a_handler_amid_a_save_and_a_gather(monkeypatch, tmp_path):
-    """A handler evicts all keys and gives their rows to others while a file is written: the file fits together."""
-    keyed = KeyedTable(1, initializer=lambda keys: keys[:, np.newaxis] * 1.0)
-    keyed.rows([1, 2], create=True)
-    parse, done = checkpoint.parse, []
-
-    def handled(*arguments):
-        if not done:
-            done.append(True)
-            keyed.evict(max_rows=0)
-            keyed.rows([50, 51], create=True)
-        return parse(*arguments)
-
-    monkeypatch.setattr(checkpoint, "parse", handled)
-    keyed.save(tmp_path / "file")
-    loaded = KeyedTable.load(tmp_path / "file", initializer="zeros")
-    assert loaded.gather(loaded.keys()).ravel().tolist() == loaded.keys().tolist()
 
 
 def test_arrays_that_belong_to_the_table_are_no_output():
@@ -461,3 +341,31 @@ def test_keys_of_strings():
     assert keys.dtype == np.int64
     assert len(set(keys.tolist())) == 3
     assert keys[0] == keys[2]
+
+
+def test_a_refused_call_counts_no_sighting():
+    keyed = KeyedTable(1, admit_after=3, check_finite=True)
+    for keys in ([5, 7, 5, 5, 7], [5] * 300):
+        before, counted = keyed._seen.counters.copy(), keyed._seen.counted
+        with pytest.raises(FloatingPointError):
+            keyed.apply_gradients(keys, np.full((len(keys), 1), np.nan, np.float32))
+        assert (keyed._seen.counters == before).all()
+        assert keyed._seen.counted == counted
+        keyed.apply_gradients([5], np.ones((1, 1), np.float32))
+    assert len(keyed) == 0
+
+
+def test_what_reads_rows_touches_none():
+    keyed = KeyedTable(1, momentum=0.9, weight_decay=0.1)
+    for key in (4, 1, 3, 1, 2):
+        keyed.apply_gradients([key], np.ones((1, 1), np.float32))
+    keyed.gather([4])
+    keyed.flush()
+    keyed.optimizer.get_weights()
+    assert keyed.evict(max_rows=2).tolist() == [4, 3]
+
+
+def test_of_rows_of_one_age_those_with_the_smallest_keys_go():
+    keyed = KeyedTable(1)
+    keyed.rows([5, -2, 9, 1], create=True)
+    assert sorted(keyed.evict(max_rows=2).tolist()) == [-2, 1]
