@@ -20,8 +20,8 @@ LAYERS = [
     "mpi",
     "base_optimizer",
     "optimizer",
-    "distributed",
     "keyed",
+    "distributed",
     "fitting",
     "torch",
     "compile",
@@ -29,8 +29,8 @@ LAYERS = [
 ]
 """Folders and modules of the package; each may import from those before it."""
 
-APART = {"distributed", "fitting", "keyed", "torch"}
-"""Doors beside one another: none imports another."""
+APART = {"distributed", "fitting", "torch"}
+"""Doors beside one another: none imports another. Tables of several ranks are made of those of one."""
 
 
 def imports_of(file):

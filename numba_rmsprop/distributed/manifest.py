@@ -108,6 +108,7 @@ def _table_makes_sense(table: Any, ranks: int) -> bool:
         and table["sum_order"] in ORDERS
         and len(table["identities"]) == ranks
         and all(type(identity) is str for identity in table["identities"])
+        and type(table.get("keyed", False)) is bool
         and set(table["config"]) <= set(RMSprop().get_config())
     )
 

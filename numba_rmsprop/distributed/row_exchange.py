@@ -15,7 +15,7 @@ from ..kernels.row_dealing import link_ranks
 from ..mpi.messages import Counts
 from ..mpi.ranks import Ranks
 from ..runtime.interrupts import Uninterrupted
-from .row_layout import Layout
+from .row_layout import KeyLayout, Layout
 
 MOST_LINKED = 0xFFFE
 """The most ranks whose numbers fit into a link."""
@@ -78,22 +78,20 @@ class Request:
         The first entry of each sorted row.
     following : ndarray of int32, shape (n,)
         The next entry of the same row after each entry, or -1.
-    wanted : ndarray of uint32 or uint64, shape (m,)
-        Rows as owners are asked for them: twice the number of each sorted row among those of its owner, plus 1 if the
-        batch has several entries of it.
+    wanted : ndarray, m words
+        The sorted rows as their owners are asked for them, see :meth:`Layout.as_words`.
     counts : ndarray of int64, shape (ranks,)
         How many rows each rank is asked for.
     """
 
-    def __init__(self, indices: NDArray[np.int64], layout: Layout) -> None:
+    def __init__(self, indices: NDArray[np.int64], layout: Layout | KeyLayout) -> None:
         self.indices = indices.copy()  # the caller may reuse the array before the gradients come
+        self.layout = layout
         numbers, (firsts, self.following) = chain_rows(self.indices)
         rows = self.indices[firsts]
         owners = layout.owners_of(rows)
         sorting = np.argsort(owners.astype(np.min_scalar_type(layout.ranks)), kind="stable")  # short integers sort fast
-        small = layout.rows // layout.ranks < 2**31 - 1
-        wanted = 2 * (rows // layout.ranks) + (self.following[firsts] >= 0)
-        self.wanted: NDArray[np.unsignedinteger] = wanted[sorting].astype(np.uint32 if small else np.uint64)
+        self.wanted = layout.as_words(rows, self.following[firsts] >= 0)[sorting]
         self.order = firsts[sorting].astype(np.int64)
         self.counts = np.bincount(owners, minlength=layout.ranks)
         places = np.empty(len(rows), np.int64)
@@ -116,17 +114,16 @@ class Route:
     Attributes
     ----------
     asked : ndarray of int64, shape (k,)
-        Rows of the shard that ranks ask for, rank after rank.
+        Rows of the shard, or keys, that ranks ask for, rank after rank.
     """
 
     def __init__(self, ranks: Ranks, request: Request, asked_counts: Counts, *, in_order: bool) -> None:
         self.ranks = ranks
         self.request = request
         self.asked_counts = asked_counts
-        words = np.empty(int(asked_counts.sum()), request.wanted.dtype)
+        words = np.empty((int(asked_counts.sum()), *request.wanted.shape[1:]), request.wanted.dtype)
         ranks.all_to_all(request.wanted, request.counts, words, asked_counts)
-        self.asked = (words >> 1).astype(np.int64)
-        self._repeats = (words & 1).astype(bool)
+        self.asked, self._repeats = request.layout.of_words(words)
         self._needs_links = in_order
         self._passing: Passing | None = None
         self._stepped: Any = slice(None)
@@ -145,7 +142,7 @@ class Route:
         Returns
         -------
         rows : ndarray of int64, shape (k,)
-            Rows of this rank's shard, which may repeat.
+            Rows of this rank's shard, or its keys, which may repeat.
         sums : ndarray, shape (k, columns)
             Gradients of these rows, to be added up in this order.
         """
@@ -201,7 +198,7 @@ class Passing:
     def __init__(self, request: Request, links: NDArray[np.unsignedinteger], bits: int) -> None:
         m, ranks = len(links), len(request.counts)
         source, target = (links >> bits).astype(np.int64) - 1, (links & (2**bits - 1)).astype(np.int64) - 1
-        owners, rows = np.repeat(np.arange(ranks), request.counts), request.wanted >> 1
+        owners, rows = np.repeat(np.arange(ranks), request.counts), request.indices[request.order]
 
         def grouped(others: NDArray[np.int64]) -> NDArray[np.int64]:
             """Return the rows shared with other ranks, rank after rank, in an order that both ranks know."""

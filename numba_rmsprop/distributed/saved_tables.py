@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,13 @@ from ..arrays.variables import FloatArray
 from ..files.checkpoint import AnyPath, heading, read
 from ..files.checkpoint_validation import Contents, check_contents, in_file
 from ..files.safetensors_file import DamagedCheckpointError
+from ..keyed import KeyedTable
 from ..mpi.ranks import Ranks
 from ..optimizer import RMSprop
 from ..runtime.interrupts import Uninterrupted
 from ..settings.config import deserialize
 from ..state.changed_rows import Changes
+from .keyed_table import ShardedKeyedTable
 from .manifest import MANIFEST, REPLICAS, read_manifest, shard_name
 from .row_layout import Layout
 from .table import ShardedTable
@@ -104,7 +106,7 @@ class SavedTables:
 
         def read_entry() -> None:
             entry.update(self._entry(name))
-            options.update({key: deserialize(value, custom_objects, key) for key, value in entry["config"].items()})
+            options.update(deserialized(entry["config"], custom_objects))
 
         with Uninterrupted():
             Ranks.of(communicator).together(f"table {name!r} of {self.path.name}", read_entry)
@@ -115,6 +117,63 @@ class SavedTables:
             table.together(what, lambda: self._fill(name, table.optimizer, table.shard, table.rows_here))
             table.run = self.run
             return table
+
+    def keyed_table(
+        self, communicator: Any, name: str, custom_objects: Mapping[str, Any] | None = None, *, initializer: Any = None
+    ) -> ShardedKeyedTable:
+        """Return a table of rows by key on the ranks of a communicator, of any number, which all call this together.
+
+        Parameters
+        ----------
+        communicator, name, custom_objects
+            As for :meth:`table`, which says what is raised.
+        initializer : optional
+            As for :meth:`KeyedTable.load <numba_rmsprop.keyed.KeyedTable.load>`.
+        """
+        first: list[tuple[Contents, KeyedTable]] = []
+        given = custom_objects, initializer
+        with Uninterrupted():
+            what = f"table {name!r} of {self.path.name}"
+            Ranks.of(communicator).together(what, lambda: first.append(self._first_part(name, *given)))
+            file, part = first[0]
+            entry = self._entry(name, keyed=True)
+            options = deserialized(entry["config"], custom_objects) | {"sum_order": entry["sum_order"]}
+            made = ShardedKeyedTable(communicator, entry["columns"], entry["dtype"], part.initializer, **options)
+
+            def fill() -> None:
+                for keyed in self._parts(name, file, part, *given):
+                    keys = keyed.keys()
+                    made.local.take_in(keyed, keys[made.owners_of(keys) == made.ranks.rank])
+                made.local.take_steps_of(part)
+
+            made.together(f"loading {', '.join(entry['identities'])}", fill)
+            made.run = self.run
+            return made
+
+    def whole_keyed_table(
+        self, name: str, custom_objects: Mapping[str, Any] | None = None, *, initializer: Any = None
+    ) -> KeyedTable:
+        """Return a whole table of rows by key in this process; see :meth:`keyed_table`."""
+        file, first = self._first_part(name, custom_objects, initializer)
+        for keyed in self._parts(name, file, first, custom_objects, initializer):
+            if keyed is not first:
+                first.take_in(keyed, keyed.keys())
+        return first
+
+    def _first_part(self, name: str, custom_objects: Any, initializer: Any) -> tuple[Contents, KeyedTable]:
+        self._entry(name, keyed=True)
+        file = read_shard(*self._shards(name)[0])
+        return file, KeyedTable.of_files([file], initializer, custom_objects)
+
+    def _parts(
+        self, name: str, file: Contents, first: KeyedTable, custom_objects: Any, initializer: Any
+    ) -> Iterator[KeyedTable]:
+        """Return the keys of each rank, one after the other."""
+        yield first
+        for path, identity in self._shards(name)[1:]:
+            other = read_shard(path, identity)
+            _check_alike(other, file)
+            yield KeyedTable.of_files([other], initializer, custom_objects)
 
     def whole(
         self, name: str, custom_objects: Mapping[str, Any] | None = None, *, slots_folder: AnyPath | None = None
@@ -168,10 +227,13 @@ class SavedTables:
         identities = self._tables[name]["identities"]
         return [(self.path / shard_name(name, rank, self.ranks), identity) for rank, identity in enumerate(identities)]
 
-    def _entry(self, name: str) -> dict[str, Any]:
+    def _entry(self, name: str, *, keyed: bool = False) -> dict[str, Any]:
         if name not in self._tables:
             raise KeyError(f"{self.path}: expected one of the tables {self.names}, got {name!r}")
         entry = self._tables[name]
+        if entry.get("keyed", False) != keyed:
+            kind, call = ("numbers", "table") if keyed else ("keys", "keyed_table")
+            raise ValueError(f"{self.path}: the rows of {name!r} have {kind}; call saved.{call}, or saved.whole_{call}")
         # Checked before any memory is allocated, since a manifest may name any size.
         written = sum(path.stat().st_size for path, _ in self._shards(name))
         if written < entry["rows"] * entry["columns"] * np.dtype(entry["dtype"]).itemsize:
@@ -204,6 +266,11 @@ class SavedTables:
         slots.product[()] = first.variables[0]["rho_product"]
         slots.changes = Changes()
         opt.iterations = first.iterations
+
+
+def deserialized(config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the options in a manifest."""
+    return {key: deserialize(value, custom_objects, key) for key, value in config.items()}
 
 
 def read_shard(path: Path, identity: str) -> Contents:

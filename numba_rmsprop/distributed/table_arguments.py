@@ -39,10 +39,21 @@ def check_table(rows: Any, columns: Any, dtype: np.dtype[Any], sum_order: str, r
 def checked_indices(indices: ArrayLike, rows: int) -> NDArray[np.int64]:
     """Return rows as int64; raise TypeError, ValueError or IndexError if they are not rows of the table."""
     wanted = as_indices(indices, "indices")
-    if wanted.size > MOST_ENTRIES:
-        raise ValueError(f"indices: expected at most {MOST_ENTRIES:,}, got {wanted.size:,}")
+    check_count(wanted, "indices")
     checked, _ = check_rows(wanted.reshape(-1), NO_VALUES, rows, "indices", NOWHERE)
     return checked.reshape(wanted.shape)
+
+
+def check_count(indices: NDArray[np.integer], name: str) -> None:
+    """Raise ValueError if a batch has too many entries."""
+    if indices.size > MOST_ENTRIES:
+        raise ValueError(f"{name}: expected at most {MOST_ENTRIES:,}, got {indices.size:,}")
+
+
+def check_root(root: Any, ranks: int) -> None:
+    """Raise ValueError if there is no such rank."""
+    if isinstance(root, bool) or root not in range(ranks):
+        raise ValueError(f"root: expected a rank from 0 to {ranks - 1}, got {root!r}")
 
 
 def checked_entries(

@@ -20,7 +20,7 @@ from ..runtime.caller_warnings import warn
 from ..runtime.interrupts import Uninterrupted
 from .manifest import MANIFEST, REPLICAS, TABLE_NAME, manifest_text, shard_name
 from .saved_tables import SavedTables, read_shard
-from .table import ShardedTable
+from .shared_rows import SharedRows
 
 NAME = re.compile(r"checkpoint-(\d{9,})")
 LEFT_OVER = re.compile(r".+\.\d+-of-\d+\.safetensors|.+\.[0-9a-f]{8,}\.part")
@@ -74,7 +74,7 @@ class TableCheckpoints:
 
     def save(
         self,
-        tables: Mapping[str, ShardedTable],
+        tables: Mapping[str, SharedRows],
         *,
         optimizer: RMSprop | None = None,
         notes: Mapping[str, Any] | None = None,
@@ -86,7 +86,7 @@ class TableCheckpoints:
 
         Parameters
         ----------
-        tables : mapping of str to ShardedTable
+        tables : mapping of str to ShardedTable or ShardedKeyedTable
             The tables by name: letters, digits, ``_``, ``-`` and ``.``.
         optimizer : RMSprop, optional
             An optimizer that has the same state on all ranks; saved once, with its variables.
@@ -114,7 +114,11 @@ class TableCheckpoints:
                         "flushed, checksum of runs); was its optimizer flushed, or given steps, on some ranks only?"
                     )
             entries = {
-                name: table.description() | {"identities": [of_rank[name][0] for of_rank in shards]}
+                name: table.description()
+                | {
+                    "identities": [of_rank[name][0] for of_rank in shards],
+                    "rows": sum(of_rank[name][2] for of_rank in shards),
+                }
                 for name, table in tables.items()
             }
 
@@ -128,8 +132,11 @@ class TableCheckpoints:
                 self._delete_old(run)
             return path
 
-    def _write_shards(self, path: Path, tables: Mapping[str, ShardedTable]) -> dict[str, tuple[str, str]]:
-        """Write this rank's rows of each table; return the identity of each file, and the state shared by all ranks."""
+    def _write_shards(self, path: Path, tables: Mapping[str, SharedRows]) -> dict[str, tuple[str, str, int]]:
+        """Write this rank's rows of each table.
+
+        Returns the identity of each file, the state shared by all ranks, and how many rows this one has.
+        """
         for name, table in tables.items():
             if table.ranks is not self._ranks:
                 raise ValueError(f"tables: expected tables on the ranks of this TableCheckpoints, got {name!r}")
@@ -140,13 +147,13 @@ class TableCheckpoints:
         for name, table in tables.items():
             file = path / shard_name(name, self._ranks.rank, self._ranks.size)
             table.optimizer.save_shard(file)
-            written[name] = heading(file)["identity"], table.optimizer.shared_state()
+            written[name] = heading(file)["identity"], table.optimizer.shared_state(), table.rows_of_rank
         return written
 
     def _finish(
         self,
         path: Path,
-        tables: Mapping[str, ShardedTable],
+        tables: Mapping[str, SharedRows],
         entries: dict[str, Any],
         optimizer: RMSprop | None,
         notes: dict[str, Any],
@@ -254,7 +261,7 @@ class TableCheckpoints:
     def _path(self, number: int) -> Path:
         return self.folder / f"checkpoint-{number:09d}"
 
-    def _run_of(self, tables: Mapping[str, ShardedTable], optimizer: RMSprop | None) -> str:
+    def _run_of(self, tables: Mapping[str, SharedRows], optimizer: RMSprop | None) -> str:
         """Return the run that a checkpoint of these tables belongs to."""
         iterations = max([table.iterations for table in tables.values()] or [optimizer.iterations if optimizer else 0])
         own = next((table.run for table in tables.values() if table.run is not None), None)

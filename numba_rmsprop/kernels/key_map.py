@@ -43,6 +43,13 @@ def home_of(key: Integer, seed: Integer, mask: Integer) -> Any:
     return hashed(first ^ high ^ (unsigned(seed) >> unsigned(32))) & unsigned(mask)
 
 
+@compiled
+def find_key_owners(keys: Any, ranks: Integer, owners: Any) -> None:
+    """Write the rank that owns each key into ``owners``, int64: ranks get equal parts of the hashes."""
+    for i in range(keys.size):
+        owners[i] = np.int64((home_of(keys[i], 0, LOW) * unsigned(ranks)) >> unsigned(32))
+
+
 @compiled_inline
 def _find(key: Integer, home: Any, places: Any, row_keys: Any) -> Integer:
     """Return the place of a key, or -1."""

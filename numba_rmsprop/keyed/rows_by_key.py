@@ -12,6 +12,7 @@ from ..arrays.storage import computed_in
 from ..arrays.variables import FloatArray
 from ..runtime.interrupts import Uninterrupted
 from ..runtime.whole_calls import in_turn
+from ..state.changed_rows import Changes
 from ..stepping.gathering import check_output
 from .first_values import FirstValues, values_of
 from .key_map import KeyMap
@@ -177,6 +178,25 @@ class RowsByKey:
         out[known] = self.optimizer.gather(self._var, rows[known], averaged=averaged)
         out[~known] = of_keys(keys[~known], first)
         return out
+
+    def take_in(self, other: RowsByKey, keys: NDArray[np.int64]) -> None:
+        """Give keys the rows that they have in another table after the same steps, with their state."""
+        there, here = other._map.find(keys), np.full(len(keys), -1)
+        self._map.enter(keys, here)
+        self._grow(int(self._map.counts[0]))
+        own, others = self.optimizer.known.slots[0], other.optimizer.known.slots[0]
+        own.var[here], self._map.touched[here] = others.var[there], other._map.touched[there]
+        own.make_clocks()[here] = others.row_clocks()[there]
+        for name, array in own.slots.items():
+            array[here] = others.slots[name][there]
+        own.changes, self.optimizer.known.saved = Changes(), None
+
+    def take_steps_of(self, other: RowsByKey) -> None:
+        """Go on after the steps that another table has taken."""
+        own, others = self.optimizer.known.slots[0], other.optimizer.known.slots[0]
+        own.restore(own.clocks, others.steps, others.floor, others.history.runs)
+        own.product[()] = others.product
+        self._map.steps, self.optimizer.iterations = other._map.steps, other.optimizer.iterations
 
     def _create(self, keys: NDArray[np.int64], rows: NDArray[np.int64], first: First) -> NDArray[np.int64]:
         """Give rows to keys without one, and write these rows into ``rows``; return the new ones."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -18,6 +18,7 @@ from ..gradients.indexed_slices import IndexedSlices
 from ..runtime.interrupts import Call
 from ..runtime.whole_calls import carry_out, in_turn
 from ..state.initial_values import check_initializer
+from .eviction import check_limits, to_drop
 from .export import Exporting
 from .first_values import FirstValues, described, restored
 from .key_map import KeyMap
@@ -105,15 +106,23 @@ class KeyedTable(Exporting):
         if np.dtype(dtype) not in DTYPES:
             raise TypeError(f"dtype: expected one of {', '.join(map(str, DTYPES))}, got {np.dtype(dtype)}")
         first_values, seen = check_initializer(initializer), Sightings(check_admission(admit_after))
-        self._begin(TableOptimizer(**options), KeyMap(), first_values, seen)
+        self._begin(self._new_optimizer(options), KeyMap(), first_values, seen)
         self._var = np.zeros((ROWS_AT_START, int(columns)), dtype)
         self.optimizer.build({NAME: self._var})
         self._reserve_rows()
+
+    def _new_optimizer(self, options: dict[str, Any]) -> TableOptimizer:
+        return TableOptimizer(**options)
 
     def _begin(self, optimizer: TableOptimizer, keys: KeyMap, initializer: FirstValues, seen: Sightings) -> None:
         self.optimizer, self._map, self._initializer, self._seen = optimizer, keys, initializer, seen
         self._exported = None
         optimizer.beside = self
+
+    @property
+    def initializer(self) -> FirstValues:
+        """The first values of rows."""
+        return self._initializer
 
     @property
     def iterations(self) -> int:
@@ -201,25 +210,19 @@ class KeyedTable(Exporting):
         >>> table.evict(max_age=2), table.evict(max_rows=1), table.keys()
         (array([1]), array([3]), array([2]))
         """
-        for name, limit in (("max_age", max_age), ("max_rows", max_rows)):
-            whole = isinstance(limit, (int, np.integer)) and not isinstance(limit, bool)
-            if limit is not None and not (whole and limit >= 0):
-                raise ValueError(f"{name}: expected a whole number, 0 or more, or None, got {limit!r:.100}")
+        check_limits(max_age, max_rows)
+        return self._evict(lambda touched, keys: to_drop(touched, keys, self._map.steps, max_age, max_rows))
+
+    def _evict(self, choose: Callable[[NDArray[np.int32], NDArray[np.int64]], NDArray[np.bool]]) -> NDArray[np.int64]:
+        """Drop keys that are chosen by when they were touched; return them."""
         found: list[NDArray[np.int64]] = []
-        in_turn(carry_out, self._look_to_evict, max_age, max_rows, found)
+        in_turn(carry_out, self._look_to_evict, choose, found)
         return found[-1]
 
-    def _look_to_evict(
-        self, calls: list[Call], max_age: int | None, max_rows: int | None, found: list[NDArray[np.int64]]
-    ) -> bool:
+    def _look_to_evict(self, calls: list[Call], choose: Any, found: list[NDArray[np.int64]]) -> bool:
         in_use = self._map.rows_in_use()
-        touched, keys = self._map.touched[in_use], self._map.row_keys[in_use]
-        gone = np.zeros(len(in_use), bool)
-        if max_age is not None:
-            gone |= self._map.steps - touched.astype(np.int64) > max_age
-        left = np.flatnonzero(~gone)
-        if max_rows is not None and len(left) > max_rows:
-            gone[left[np.lexsort((keys[left], touched[left]))[: len(left) - max_rows]]] = True
+        keys = self._map.row_keys[in_use]
+        gone = choose(self._map.touched[in_use], keys)
         found.append(keys[gone])
         calls.append((self._drop, in_use[gone], keys[gone]))  # a commit, since files that are being written hold keys
         return True
@@ -270,7 +273,11 @@ class KeyedTable(Exporting):
         paths = as_paths(path)
         if not paths:
             raise ValueError("path: expected a file, or a file and its deltas in order, got no path")
-        files = [checkpoint.read(path) for path in paths]
+        return cls.of_files([checkpoint.read(path) for path in paths], initializer, custom_objects)
+
+    @classmethod
+    def of_files(cls, files: Sequence[Contents], initializer: Any = None, custom_objects: Any = None) -> Self:
+        """Return the table in files that were read already; see :meth:`load`."""
         for file in files:
             _check_file(file)
         description, admission, counters = (
