@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from ..arrays.variables import FloatArray
 from ..gradients.rows import Entries
 from ..keyed.eviction import check_limits
-from ..keyed.keys import as_keys
+from ..keyed.keys import as_keys, check_finite
 from ..mpi.ranks import Ranks, Refusal
 from ..runtime.interrupts import Uninterrupted
 from ..settings.step_numbers import StepNumbers
@@ -139,8 +139,10 @@ class ShardedKeyedTable(SharedRows):
             If a number is negative or no whole number; on all ranks, if they differ.
         """
         with Uninterrupted():
-            what = f"evict(max_age={max_age!r:.100}, max_rows={max_rows!r:.100})"
-            self.together(what, lambda: check_limits(max_age, max_rows))
+            with Refusal() as refusal:
+                max_age, max_rows = check_limits(max_age, max_rows)
+            what = f"evict(max_age={max_age}, max_rows={max_rows}) of {self}"
+            self.ranks.agree(zlib.crc32(what.encode()), lambda: what, error=refusal.error)
             return self.local.evict_until(max_age, self._last_to_go(max_age, max_rows))
 
     def _last_to_go(self, max_age: int | None, max_rows: int | None) -> Age | None:
@@ -207,9 +209,8 @@ class ShardedKeyedTable(SharedRows):
     def _entries(self, keys: ArrayLike, values: ArrayLike) -> Entries:
         wanted = self._checked(keys)
         grads = checked_values(values, wanted, (0, self.columns), self.dtype, finite=False)
-        if self._opt.check_finite and not np.isfinite(grads).all():
-            key = wanted.reshape(-1)[~np.isfinite(grads).all(axis=1)][0]
-            raise FloatingPointError(f"values: expected finite numbers, got others for key {key}")
+        if self._opt.check_finite:
+            check_finite(wanted.reshape(-1), grads)
         return wanted.reshape(-1), grads, None, None
 
     def _checked(self, indices: ArrayLike) -> NDArray[np.int64]:

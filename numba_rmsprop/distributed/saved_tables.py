@@ -232,8 +232,10 @@ class SavedTables:
             raise KeyError(f"{self.path}: expected one of the tables {self.names}, got {name!r}")
         entry = self._tables[name]
         if entry.get("keyed", False) != keyed:
-            kind, call = ("numbers", "table") if keyed else ("keys", "keyed_table")
-            raise ValueError(f"{self.path}: the rows of {name!r} have {kind}; call saved.{call}, or saved.whole_{call}")
+            kind, calls = "numbers", "saved.table, or saved.whole"
+            if not keyed:
+                kind, calls = "keys", "saved.keyed_table, or saved.whole_keyed_table"
+            raise ValueError(f"{self.path}: the rows of {name!r} have {kind}; call {calls}")
         # Checked before any memory is allocated, since a manifest may name any size.
         written = sum(path.stat().st_size for path, _ in self._shards(name))
         if written < entry["rows"] * entry["columns"] * np.dtype(entry["dtype"]).itemsize:

@@ -8,12 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def check_limits(max_age: Any, max_rows: Any) -> None:
-    """Raise ValueError unless limits are whole numbers, or None."""
+def check_limits(max_age: Any, max_rows: Any) -> tuple[int | None, int | None]:
+    """Return limits; raise ValueError unless they are whole numbers, or None."""
     for name, limit in (("max_age", max_age), ("max_rows", max_rows)):
         whole = isinstance(limit, (int, np.integer)) and not isinstance(limit, bool)
         if limit is not None and not (whole and limit >= 0):
             raise ValueError(f"{name}: expected a whole number, 0 or more, or None, got {limit!r:.100}")
+    return None if max_age is None else int(max_age), None if max_rows is None else int(max_rows)
 
 
 def too_old(touched: NDArray[np.int32], steps: int, max_age: int | None) -> NDArray[np.bool]:

@@ -6,7 +6,7 @@ import os
 import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, BinaryIO
 
@@ -14,38 +14,52 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ..arrays.storage import DTYPES, NAMES, computed_in
-from ..files.atomic_file import as_paths, write_atomically
+from ..files.atomic_file import as_path, write_atomically
 from ..files.safetensors_file import (
     CHUNK_ITEMS,
     ComputedRows,
-    DamagedCheckpointError,
     Tensor,
-    map_tensors,
     write_tensors,
 )
 from ..runtime.whole_calls import check_undisturbed, in_turn, mark, undisturbed
+from .read_export import DROPPED, FORMAT, KEYS, ROWS
 from .rows_by_key import NO_KEYS, RowsByKey
-
-FORMAT = "numba_rmsprop rows by key"
-KEYS, ROWS, DROPPED = "keys", "rows", "dropped"
-"""The arrays of a file."""
 
 ReadRows = Callable[[NDArray[np.int64]], NDArray[Any]]
 
 
 @dataclass
 class Exported:
-    """The last export of a table: its identity, after how many steps it was, and the keys that were dropped since."""
+    """The last export of a table.
+
+    Attributes
+    ----------
+    identity : str
+        What the next one follows.
+    steps : int
+        After how many steps it was.
+    dropped : list of ndarray of int64
+        The keys that were dropped since.
+    paths : tuple of str
+        The files that go on from one another.
+    dtype, averaged
+        Of its rows, and so of the changes that follow.
+    """
 
     identity: str
     steps: int
-    dropped: list[NDArray[np.int64]] = field(default_factory=list)
+    dropped: list[NDArray[np.int64]]
+    paths: tuple[str, ...]
+    dtype: np.dtype[Any]
+    averaged: bool
 
 
 class Exporting(RowsByKey):
     """The calls of a table that write its rows for other programs."""
 
     _exported: Exported | None
+    _dropped_meanwhile: list[NDArray[np.int64]] | None
+    """Keys that were dropped since an export began that is under way."""
 
     def export(self, path: str | os.PathLike[str], *, dtype: DTypeLike = np.float32, averaged: bool = False) -> None:
         """Write keys and current rows to a safetensors file, for programs that serve them.
@@ -79,32 +93,36 @@ class Exporting(RowsByKey):
         >>> rows = table.rows([7, 8], create=True)
         >>> table.export(f"{folder}/rows.safetensors", dtype=np.float16)
         >>> gone, rows = table.evict(max_rows=1), table.rows([9], create=True)
-        >>> table.export_changes(f"{folder}/changes.safetensors", dtype=np.float16)
+        >>> table.export_changes(f"{folder}/changes.safetensors")
         >>> read_export([f"{folder}/rows.safetensors", f"{folder}/changes.safetensors"])
         (array([9, 8]), array([[1., 1.],
                [1., 1.]], dtype=float16))
         """
-        in_turn(undisturbed, self._export, path, np.dtype(dtype), averaged, None)
+        if np.dtype(dtype) not in DTYPES:
+            raise TypeError(f"dtype: expected {NAMES}, got {np.dtype(dtype)}")
+        in_turn(undisturbed, self._export, as_path(path), (np.dtype(dtype), averaged))
 
-    def export_changes(
-        self, path: str | os.PathLike[str], *, dtype: DTypeLike = np.float32, averaged: bool = False
-    ) -> None:
-        """Write what has changed since the last :meth:`export` or :meth:`export_changes`.
+    def export_changes(self, path: str | os.PathLike[str]) -> None:
+        """Write what has changed since the last :meth:`export` or :meth:`export_changes`, in its dtype.
 
         The file holds ``keys`` and ``rows`` that are new or have changed, and ``dropped``, keys that were evicted.
-        Where also rows that no step touches move (in exact mode with momentum or weight decay, or with ``averaged``),
-        these are all rows. The metadata ``follows`` is the ``identity`` of the file before it.
+        Where also rows that no step touches move (in exact mode with momentum, weight decay or averages), these are all
+        rows. The metadata ``follows`` is the ``identity`` of the file before it.
 
-        Parameters and exceptions are those of :meth:`export`.
+        Parameters
+        ----------
+        path : path-like
+            The file; another one than those it goes on from.
 
         Raises
         ------
         ValueError
-            Also if nothing was exported since the table was made or loaded.
+            If nothing was exported since the table was made or loaded, the file is one that this one would go on from,
+            or a number is too large for the dtype.
+        OSError
+            If the file cannot be written.
         """
-        if self._exported is None:
-            raise ValueError("export_changes: expected an export to go on from, got none; call table.export first")
-        in_turn(undisturbed, self._export, path, np.dtype(dtype), averaged, self._exported)
+        in_turn(undisturbed, self._export, as_path(path), None)
 
     def export_word2vec(
         self,
@@ -132,7 +150,8 @@ class Exporting(RowsByKey):
         KeyError
             If a key has no name.
         ValueError
-            If a name is empty, has white space or comes twice, or there is no average.
+            If a name is no text, is empty, has white space or comes twice, a number is too large for float32, or there
+            is no average.
         OSError
             If the file cannot be written.
 
@@ -149,14 +168,31 @@ class Exporting(RowsByKey):
         in_turn(undisturbed, self._export_word2vec, path, names, binary, averaged)
 
     def _note_dropped(self, keys: NDArray[np.int64]) -> None:
-        if self._exported is not None:
-            self._exported.dropped.append(keys)
+        for dropped in (self._exported.dropped if self._exported else None, self._dropped_meanwhile):
+            if dropped is not None:
+                dropped.append(keys)
 
-    def _export(
-        self, path: str | os.PathLike[str], dtype: np.dtype[Any], averaged: bool, before: Exported | None
+    def _export(self, path: str, kind: tuple[np.dtype[Any], bool] | None) -> None:
+        """Write a whole export of some dtype, averaged or not; or with None the changes since the last one."""
+        if self._dropped_meanwhile is not None:
+            raise RuntimeError("export: expected no call amid another export; let a signal handler set a flag")
+        self._dropped_meanwhile = []
+        try:
+            self._write_export(path, kind, self._dropped_meanwhile)
+        finally:
+            self._dropped_meanwhile = None
+
+    def _write_export(
+        self, path: str, kind: tuple[np.dtype[Any], bool] | None, meanwhile: list[NDArray[np.int64]]
     ) -> None:
-        if dtype not in DTYPES:
-            raise TypeError(f"dtype: expected {NAMES}, got {dtype}")
+        before, here = (None if kind else self._exported), os.path.realpath(path)
+        if before is not None:
+            kind = before.dtype, before.averaged
+            if here in before.paths:
+                raise ValueError(f"{path}: expected a new file, got one that the changes would go on from")
+        if kind is None:
+            raise ValueError("export_changes: expected an export to go on from, got none; call table.export first")
+        dtype, averaged = kind
         since, read = mark(), self._reader(averaged)
         rows, dropped = self._map.rows_in_use(), NO_KEYS
         if before is not None:
@@ -168,16 +204,7 @@ class Exporting(RowsByKey):
         keys = self._map.row_keys[rows].copy()
 
         def part(begin: int, end: int) -> NDArray[Any]:
-            found = read(rows[begin:end])
-            with np.errstate(over="ignore"):
-                cast = found.astype(dtype)
-            overflows = (np.isinf(cast.astype(found.dtype)) & np.isfinite(found)).any(axis=1)
-            if overflows.any():
-                raise ValueError(
-                    f"dtype: expected one that holds the row of key {keys[begin:end][overflows][0]}, got {dtype}; take "
-                    "float32"
-                )
-            return cast
+            return _cast(read(rows[begin:end]), keys[begin:end], dtype)
 
         identity, steps = secrets.token_hex(16), self._map.steps
         tensors: dict[str, Tensor] = {KEYS: keys, ROWS: ComputedRows((len(rows), self._var.shape[1]), dtype, part)}
@@ -186,8 +213,10 @@ class Exporting(RowsByKey):
         follows = "" if before is None else before.identity
         metadata = {"format": FORMAT, "format_version": "1", "identity": identity, "follows": follows}
 
+        paths = (*(before.paths if before else ()), here)
+
         def note() -> None:
-            self._exported = Exported(identity, steps)
+            self._exported = Exported(identity, steps, meanwhile, paths, dtype, averaged)
 
         write_tensors(path, tensors, metadata, partial(check_undisturbed, since), note)
 
@@ -204,7 +233,8 @@ class Exporting(RowsByKey):
         def lines() -> Iterator[bytes]:
             at_once = max(1, CHUNK_ITEMS // columns)
             for begin in range(0, len(rows), at_once):
-                values = read(rows[begin : begin + at_once]).astype("<f4")
+                some = rows[begin : begin + at_once]
+                values = _cast(read(some), self._map.row_keys[some], np.dtype("<f4"))
                 for word, row in zip(words[begin : begin + at_once], values, strict=True):
                     yield f"{word} ".encode() + (row.tobytes() if binary else (line % tuple(row)).encode()) + b"\n"
 
@@ -232,59 +262,22 @@ class Exporting(RowsByKey):
         return read
 
 
-def read_export(path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return the keys and the rows of an export, or of one and the changes that follow it.
-
-    Parameters
-    ----------
-    path : path-like, or sequence of them
-        The file of :meth:`KeyedTable.export`; or that and those of :meth:`KeyedTable.export_changes`, in order.
-
-    Returns
-    -------
-    keys : ndarray of int64, shape (n,)
-        In no certain order.
-    rows : ndarray, shape (n, columns)
-        The row of each.
-
-    Raises
-    ------
-    DamagedCheckpointError
-        If a file is not as it was written, or no export; a ValueError.
-    ValueError
-        If the files do not follow one another.
-    OSError
-        If one cannot be read.
-    """
-    paths = as_paths(path)
-    if not paths:
-        raise ValueError("path: expected an export, or one and its changes in order, got no path")
-    identity, keys, rows = "", NO_KEYS, np.empty((0, 0))
-    for each in paths:
-        tensors, metadata = map_tensors(each, partial(_check_format, each))
-        if metadata["follows"] != identity:
-            expected = f"the changes that follow {paths[paths.index(each) - 1]}" if identity else "a whole export"
-            raise ValueError(f"{each}: expected {expected}, got another file; pass them in order")
-        new = tensors[KEYS]
-        if not identity:
-            keys, rows = new, tensors[ROWS]
-        else:
-            kept = ~np.isin(keys, np.concatenate([new, tensors[DROPPED]]))
-            keys, rows = np.concatenate([keys[kept], new]), np.concatenate([rows[kept], tensors[ROWS]])
-        identity = metadata["identity"]
-    return keys, rows
-
-
-def _check_format(path: str, metadata: Mapping[str, str]) -> None:
-    if metadata.get("format") != FORMAT or metadata.get("format_version") != "1":
-        raise DamagedCheckpointError(f"{path}: expected a file of KeyedTable.export, got {metadata.get('format')!r}")
+def _cast(rows: NDArray[Any], keys: NDArray[np.int64], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return rows in another dtype; raise ValueError if a number is too large for it."""
+    with np.errstate(over="ignore"):
+        cast = rows.astype(dtype)
+    overflows = (np.isinf(cast.astype(rows.dtype)) & np.isfinite(rows)).any(axis=1)
+    if overflows.any():
+        key = keys[overflows][0]
+        raise ValueError(f"dtype: expected one that holds the row of key {key}, got {dtype}; take a wider one")
+    return cast
 
 
 def _check_words(words: Sequence[str]) -> None:
     """Raise ValueError unless names are such as the format can hold."""
-    wrong = next((word for word in words if word.split() != [word]), None)
-    if wrong is not None:
-        raise ValueError(f"names: expected words without white space, got {wrong!r:.100}")
+    wrong = [word for word in words if not isinstance(word, str) or word.split() != [word]][:1]
+    if wrong:
+        raise ValueError(f"names: expected words without white space, got {wrong[0]!r:.100}")
     if len(set(words)) < len(words):
         twice = Counter(words).most_common(1)[0][0]
         raise ValueError(f"names: expected a different one for each key, got {twice!r:.100} twice")

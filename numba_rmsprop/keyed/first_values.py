@@ -18,7 +18,9 @@ FirstValues: TypeAlias = float | Callable[[NDArray[np.int64]], ArrayLike]
 
 
 def values_of(initializer: FirstValues, keys: NDArray[np.int64], columns: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return the first values of the rows of some keys, shape (n, columns)."""
+    """Return the first values of the rows of some keys, shape (n, columns); of none, without asking for them."""
+    if not len(keys):
+        return np.empty((0, columns), dtype)
     if not callable(initializer):
         return np.full((len(keys), columns), initializer, dtype)
     found = as_array(initializer(keys.copy()), "initializer")

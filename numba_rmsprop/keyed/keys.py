@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,6 +23,13 @@ def as_keys(keys: ArrayLike) -> NDArray[np.int64]:
             f"keys: expected integers from -2**63 to 2**63 - 1, got {found.dtype}; text_keys makes keys of strings"
         )
     return found.astype(np.int64, order="C", copy=False)
+
+
+def check_finite(keys: NDArray[np.int64], values: NDArray[Any]) -> None:
+    """Raise FloatingPointError if a gradient, shape (n, columns), holds NaN or infinity."""
+    finite = np.isfinite(values).all(axis=1)
+    if not finite.all():
+        raise FloatingPointError(f"values: expected finite numbers, got others for key {keys[~finite][0]}")
 
 
 def text_keys(texts: Iterable[str]) -> NDArray[np.int64]:

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..arrays.storage import computed_in
 from ..arrays.variables import FloatArray
 from ..runtime.interrupts import Uninterrupted
-from ..runtime.whole_calls import in_turn
+from ..runtime.whole_calls import ATTEMPTS, in_turn
 from ..state.changed_rows import Changes
 from ..stepping.gathering import check_output
 from .first_values import FirstValues, values_of
@@ -124,7 +124,7 @@ class RowsByKey:
             with Uninterrupted():
                 return call(keys, rows, (missing, values), *arguments)
 
-        while True:
+        for _ in range(ATTEMPTS):
             version, rows = in_turn(self._look_up, keys)
             unknown = rows < 0
             missing = np.unique(keys[unknown]) if unknown.any() else NO_KEYS
@@ -132,6 +132,10 @@ class RowsByKey:
             found = in_turn(in_one_go)
             if found is not None:
                 return found
+        raise RuntimeError(
+            f"initializer: expected one that does not change the table; keys have come or gone while it was asked for "
+            f"first values, {ATTEMPTS} times"
+        )
 
     def _look_up(self, keys: NDArray[np.int64]) -> tuple[int, NDArray[np.int64]]:
         return self._map.version, self._map.find(keys)
@@ -181,6 +185,9 @@ class RowsByKey:
 
     def take_in(self, other: RowsByKey, keys: NDArray[np.int64]) -> None:
         """Give keys the rows that they have in another table after the same steps, with their state."""
+        in_turn(self._take_in, other, keys)
+
+    def _take_in(self, other: RowsByKey, keys: NDArray[np.int64]) -> None:
         there, here = other._map.find(keys), np.full(len(keys), -1)
         self._map.enter(keys, here)
         self._grow(int(self._map.counts[0]))

@@ -34,23 +34,29 @@ class Sightings:
         self.least = least
         self.counters = np.zeros((DEPTH, WIDTH), np.uint8)  # pages that nobody touches take no memory
         self.counted = 0
-        self._raised = np.empty((0, DEPTH), np.int32)
+        self._latest = np.empty((0, DEPTH), np.int32), 0
 
     def admit(self, keys: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.bool]:
         """Count the keys without a row, and return which entries have one, or are to get one."""
-        if self.counted >= HALVED_AFTER:
-            self.counters >>= 1
-            self.counted = 0
-        admitted, self._raised = np.empty(len(keys), bool), np.empty((len(keys), DEPTH), np.int32)
-        common = keys, rows, self.counters, self.least, admitted, self._raised
-        self.counted += int(in_turn(count_sightings, *common))
+        admitted, raised = np.empty(len(keys), bool), np.empty((len(keys), DEPTH), np.int32)
+        counted = int(in_turn(count_sightings, keys, rows, self.counters, self.least, admitted, raised))
+        self.counted += counted
+        self._latest = raised, counted
         return admitted
 
     def undo(self) -> None:
         """Take back the latest counts."""
-        np.subtract.at(self.counters.reshape(-1), self._raised[self._raised >= 0], 1)
-        self.counted -= len(self._raised)
-        self._raised = self._raised[:0]
+        raised, counted = self._latest
+        np.subtract.at(self.counters.reshape(-1), raised[raised >= 0], 1)
+        self.counted -= counted
+        self.settle()
+
+    def settle(self) -> None:
+        """Note that the latest counts stay, and halve all where there are many."""
+        self._latest = self._latest[0][:0], 0
+        if self.counted >= HALVED_AFTER:
+            self.counters >>= 1
+            self.counted = 0
 
 
 def check_admission(admit_after: Any) -> int:

@@ -22,7 +22,7 @@ from .eviction import check_limits, to_drop
 from .export import Exporting
 from .first_values import FirstValues, described, restored
 from .key_map import KeyMap
-from .keys import as_keys
+from .keys import as_keys, check_finite
 from .optimizer import TableOptimizer, check_options
 from .reserve import MOST_ROWS
 from .rows_by_key import NO_KEYS, First
@@ -116,7 +116,7 @@ class KeyedTable(Exporting):
 
     def _begin(self, optimizer: TableOptimizer, keys: KeyMap, initializer: FirstValues, seen: Sightings) -> None:
         self.optimizer, self._map, self._initializer, self._seen = optimizer, keys, initializer, seen
-        self._exported = None
+        self._exported = self._dropped_meanwhile = None
         optimizer.beside = self
 
     @property
@@ -156,6 +156,8 @@ class KeyedTable(Exporting):
         if grads.dtype not in (self._var.dtype, computed_in(self._var.dtype)):
             raise TypeError(f"values: expected dtype {computed_in(self._var.dtype)}, got {grads.dtype}")
         flat = grads.reshape(wanted.size, columns)
+        if self.optimizer.check_finite:
+            check_finite(wanted.reshape(-1), flat)
         return self._with_first_values(wanted.reshape(-1), self._step, flat)
 
     def _step(self, keys: NDArray[np.int64], rows: NDArray[np.int64], first: First, grads: NDArray[Any]) -> int:
@@ -170,6 +172,7 @@ class KeyedTable(Exporting):
             self._map.undo(fresh, counts)
             self._seen.undo()
             raise
+        self._seen.settle()
         self._map.steps += 1
         self._map.touch(rows)
         return steps
@@ -210,8 +213,8 @@ class KeyedTable(Exporting):
         >>> table.evict(max_age=2), table.evict(max_rows=1), table.keys()
         (array([1]), array([3]), array([2]))
         """
-        check_limits(max_age, max_rows)
-        return self._evict(lambda touched, keys: to_drop(touched, keys, self._map.steps, max_age, max_rows))
+        limits = check_limits(max_age, max_rows)
+        return self._evict(lambda touched, keys: to_drop(touched, keys, self._map.steps, *limits))
 
     def _evict(self, choose: Callable[[NDArray[np.int32], NDArray[np.int64]], NDArray[np.bool]]) -> NDArray[np.int64]:
         """Drop keys that are chosen by when they were touched; return them."""

@@ -65,11 +65,13 @@ def test_a_rank_that_refuses():
 
 
 def test_first_values_that_fail_on_one_rank():
-    *refused, counts = reports("sharded_keys.failing_initializer", 3)
+    *refused, counts, after, gone = reports("sharded_keys.failing_initializer", 3)
     assert len(refused) == 2
     for of_ranks in refused:
         assert [kind for kind, _ in of_ranks] == ["OtherRankError", "ZeroDivisionError", "OtherRankError"]
     assert sum(counts) == 50
+    assert after == [[2, 50], [2, None], [2, None]]
+    assert sum(gone) == 47
 
 
 def test_bytes_on_the_wire():

@@ -1,5 +1,7 @@
 """Rows by key for other programs: safetensors, changes that follow one another, and word2vec."""
 
+import os
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from keyed_tables import DRAW, batch
 
 from numba_rmsprop import DamagedCheckpointError
 from numba_rmsprop.files import safetensors_file
+from numba_rmsprop.files.safetensors_file import write_tensors
 from numba_rmsprop.keyed import KeyedTable, export, read_export, table
 
 
@@ -81,7 +84,7 @@ def test_exports_that_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"expected an export to go on from, got none; call table\.export first"):
         keyed.export_changes(tmp_path / "changes")
     keyed.rows([1, 7], create=True)
-    with pytest.raises(ValueError, match="expected one that holds the row of key 7, got float16; take float32"):
+    with pytest.raises(ValueError, match="expected one that holds the row of key 7, got float16; take a wider one"):
         keyed.export(tmp_path / "file", dtype=np.float16)
     with pytest.raises(TypeError, match="dtype: expected float32, float64"):
         keyed.export(tmp_path / "file", dtype=np.int8)
@@ -160,3 +163,88 @@ def test_a_handler_amid_an_export(tmp_path, monkeypatch):
     keys, rows = read_export(tmp_path / "file")
     assert sorted(keys.tolist()) == [50, 51]
     assert rows.ravel().tolist() == keys.tolist()
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_what_a_handler_drops_amid_an_export_is_told_by_the_next(tmp_path, monkeypatch, moment):
+    keyed = KeyedTable(1, initializer="ones")
+    keyed.rows([1, 2, 3], create=True)
+    names = [tmp_path / name for name in "abc"]
+    if moment == "before":
+        keyed.export(names[0])
+    real, done = os.fsync, []
+
+    def handled(descriptor):
+        real(descriptor)
+        if not done:
+            done.append(keyed.evict(max_rows=2))
+            with pytest.raises(RuntimeError, match="export: expected no call amid another export"):
+                keyed.export(tmp_path / "another")
+
+    monkeypatch.setattr(os, "fsync", handled)
+    (keyed.export_changes if moment == "before" else keyed.export)(names[1])
+    keyed.export_changes(names[2])
+    assert done
+    assert sorted(read_export(names[moment == "after" :])[0].tolist()) == [2, 3]
+
+
+def test_changes_go_on_as_the_export_began(tmp_path):
+    keyed = KeyedTable(2, use_ema=True, ema_momentum=0.5, sparse_update="lazy")
+    for _ in range(2):
+        keyed.apply_gradients([1, 2], np.ones((2, 2), np.float32))
+    names = [tmp_path / name for name in "ab"]
+    keyed.export(names[0], dtype=np.float16, averaged=True)
+    keyed.apply_gradients([1], np.ones((1, 2), np.float32))
+    for path in names[:1]:
+        with pytest.raises(ValueError, match="expected a new file, got one that the changes would go on from"):
+            keyed.export_changes(path)
+    keyed.export_changes(names[1])
+    keys, rows = read_export(names)
+    np.testing.assert_array_equal(rows, keyed.gather(keys, averaged=True).astype(np.float16))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"keys": None},
+        {"rows": None},
+        {"keys": np.zeros(3)},
+        {"keys": np.zeros(2, np.int64)},
+        {"rows": np.zeros(3)},
+        {"dropped": np.zeros((1, 1), np.int64)},
+        {"follows": None},
+        {"identity": None},
+        {"format_version": "2"},
+    ],
+    ids=str,
+)
+def test_exports_that_are_none(tmp_path, wrong):
+    tensors = {"keys": np.arange(3), "rows": np.ones((3, 2)), "dropped": np.arange(0)}
+    metadata = {"format": export.FORMAT, "format_version": "1", "identity": "a", "follows": ""}
+    write_tensors(tmp_path / "right", tensors, metadata)
+    read_export(tmp_path / "right")
+    for part in (tensors, metadata):
+        part.update({name: value for name, value in wrong.items() if name in part})
+        for name in [name for name, value in part.items() if value is None]:
+            del part[name]
+    write_tensors(tmp_path / "wrong", tensors, metadata)
+    with pytest.raises(DamagedCheckpointError):
+        read_export(tmp_path / "wrong")
+
+
+def test_rows_of_another_kind_do_not_follow(tmp_path):
+    metadata = {"format": export.FORMAT, "format_version": "1", "identity": "a", "follows": ""}
+    write_tensors(tmp_path / "a", {"keys": np.arange(3), "rows": np.ones((3, 2))}, metadata)
+    for rows in (np.ones((3, 4)), np.ones((3, 2), np.float32)):
+        write_tensors(tmp_path / "b", {"keys": np.arange(3), "rows": rows}, metadata | {"follows": "a"})
+        with pytest.raises(DamagedCheckpointError, match="b: expected rows like those of"):
+            read_export([tmp_path / "a", tmp_path / "b"])
+
+
+def test_numbers_that_float32_cannot_hold(tmp_path):
+    keyed = KeyedTable(1, np.float64, 1e300)
+    keyed.rows([7], create=True)
+    with pytest.raises(ValueError, match="the row of key 7, got float32"):
+        keyed.export_word2vec(tmp_path / "words")
+    with pytest.raises(ValueError, match="names: expected words without white space, got 7"):
+        keyed.export_word2vec(tmp_path / "words", names={7: 7})

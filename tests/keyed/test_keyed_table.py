@@ -120,7 +120,8 @@ def test_the_least_frequent_are_hardly_counted_too_high():
     assert seen.admit(rare, np.full(len(rare), -1)).all()
     seen.counted = 10**9
     seen.admit(rare[:1], np.array([-1]))
-    assert seen.counted == 1
+    seen.settle()
+    assert seen.counted == 0
     assert int(seen.counters.max()) == 127
 
 
@@ -343,16 +344,30 @@ def test_keys_of_strings():
     assert keys[0] == keys[2]
 
 
-def test_a_refused_call_counts_no_sighting():
-    keyed = KeyedTable(1, admit_after=3, check_finite=True)
-    for keys in ([5, 7, 5, 5, 7], [5] * 300):
+def test_a_refused_call_counts_no_sighting(monkeypatch):
+    def refuse(rows, grads):
+        raise ZeroDivisionError
+
+    keyed = KeyedTable(1, admit_after=3)
+    keyed.rows([1, 2], create=True)
+    monkeypatch.setattr(keyed, "_take_step", refuse)
+    for keys in ([1, 5, 7, 1, 5, 7, 2], [5] * 300):
         before, counted = keyed._seen.counters.copy(), keyed._seen.counted
-        with pytest.raises(FloatingPointError):
-            keyed.apply_gradients(keys, np.full((len(keys), 1), np.nan, np.float32))
+        with pytest.raises(ZeroDivisionError):
+            keyed.apply_gradients(keys, np.ones((len(keys), 1), np.float32))
         assert (keyed._seen.counters == before).all()
         assert keyed._seen.counted == counted
+    monkeypatch.undo()
+    for _ in range(2):
         keyed.apply_gradients([5], np.ones((1, 1), np.float32))
-    assert len(keyed) == 0
+    assert keyed.keys().tolist() == [1, 2]
+
+
+def test_gradients_of_keys_that_are_left_out_are_checked_too():
+    keyed = KeyedTable(1, admit_after=3, check_finite=True)
+    with pytest.raises(FloatingPointError, match="values: expected finite numbers, got others for key 7"):
+        keyed.apply_gradients([5, 7], np.array([[1], [np.inf]], np.float32))
+    assert keyed.iterations == 0
 
 
 def test_what_reads_rows_touches_none():
@@ -369,3 +384,23 @@ def test_of_rows_of_one_age_those_with_the_smallest_keys_go():
     keyed = KeyedTable(1)
     keyed.rows([5, -2, 9, 1], create=True)
     assert sorted(keyed.evict(max_rows=2).tolist()) == [-2, 1]
+
+
+def test_first_values_are_asked_for_new_keys_alone():
+    keyed = KeyedTable(2, initializer=lambda keys: np.stack([[key, -key] for key in keys.tolist()]) * 1.0)
+    keyed.rows([1], create=True)
+    assert keyed.gather([1, 1]).tolist() == [[1, -1], [1, -1]]
+    keyed.apply_gradients([1], np.ones((1, 2), np.float32))
+    assert keyed.gather([]).shape == (0, 2)
+
+
+def test_an_initializer_that_always_changes_the_table_is_refused():
+    keyed = KeyedTable(1, initializer=lambda keys: keyed.evict(max_rows=0).size * np.ones((len(keys), 1)))
+    with pytest.raises(RuntimeError, match="initializer: expected one that does not change the table"):
+        keyed.rows([1], create=True)
+
+
+def test_limits_of_any_kind_of_integer():
+    keyed = KeyedTable(1)
+    keyed.rows(np.arange(500), create=True)
+    assert len(keyed.evict(max_rows=np.uint8(5), max_age=np.int8(100))) == 495

@@ -69,6 +69,12 @@ def failing_initializer():
     assert (table.gather(keys) == 1).all()
     table.apply_gradients(keys, np.ones((50, 2), np.float32))
     report(len(table.local))
+    # Once all keys are known, nobody asks for first values.
+    fails.append(True)
+    table.apply_gradients(keys, np.ones((50, 2), np.float32))
+    found = table.whole()
+    report([table.iterations, None if found is None else len(found[0])])
+    report(len(table.evict(max_rows=np.int64(3) if rank else 3)))
 
 
 def bytes_sent():
