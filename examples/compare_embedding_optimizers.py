@@ -22,8 +22,8 @@ import knowledge_graph
 import numba
 import numpy as np
 import torch
-from parts.link_training import DivergedError
 from parts.options_and_files import replacing
+from parts.resumable_training import DivergedError
 from parts.triples import GraphError
 
 Results = dict[str, float]

@@ -30,9 +30,10 @@ import numpy as np
 import safetensors.numpy
 from parts.bilinear import Model, Options
 from parts.embedding_optimizers import OPTIMIZERS
-from parts.link_training import DivergedError, Training
+from parts.link_training import Training
 from parts.options_and_files import number_from
 from parts.ranking import ranks, summary
+from parts.resumable_training import DivergedError
 from parts.table_forms import FORMS
 from parts.triples import PARTS, Graph, GraphError, read_graph
 from threadpoolctl import threadpool_limits

@@ -23,13 +23,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from numba_rmsprop import IndexedSlices
 
+from .embedding_optimizers import Optimizer
 from .table_forms import dtype_of
 from .triples import distinct, spans
 
@@ -60,16 +61,6 @@ class Options:
     seed: int
     optimizer: str
     form: str = "float32"
-
-
-class Optimizer(Protocol):
-    """What a training asks of an optimizer."""
-
-    def gather(self, var: Array, indices: NDArray[np.int64], out: Array) -> Array:
-        """Write the current rows ``indices`` of ``var`` into ``out``."""
-
-    def apply_gradients(self, grads_and_vars: Any) -> int:
-        """Take a step."""
 
 
 class Model:

@@ -1,10 +1,10 @@
-"""The optimizers of the knowledge-graph example: RMSprop in three modes, and PyTorch's for sparse gradients."""
+"""The optimizers that examples choose from: RMSprop in three modes, and PyTorch's for sparse gradients."""
 
 from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,6 @@ from scipy.sparse import csr_array
 
 from numba_rmsprop import CheckpointManager, RMSprop, schedules
 
-from .bilinear import Array, Options
 from .options_and_files import replacing
 from .table_forms import options_of_form
 
@@ -21,7 +20,57 @@ OPTIMIZERS = ["exact", "lazy", "dense", *IN_TORCH]
 EPSILON = 1e-8
 
 
-def make_optimizer(options: Options, steps: int, variables: list[NDArray[Any]]) -> RMSpropTrainer | TorchTrainer:
+Array = NDArray[np.float32]
+
+
+class OptimizerOptions(Protocol):
+    """What an example says of its optimizer."""
+
+    @property
+    def optimizer(self) -> str:
+        """One of :data:`OPTIMIZERS`."""
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate at the start."""
+
+    @property
+    def rho(self) -> float:
+        """The share of the mean square that a step keeps."""
+
+    @property
+    def form(self) -> str:
+        """The form of tables; see :mod:`table_forms`."""
+
+    @property
+    def seed(self) -> int:
+        """The seed of what is rounded at random."""
+
+
+class Optimizer(Protocol):
+    """What a training asks of an optimizer."""
+
+    @property
+    def iterations(self) -> int:
+        """How many steps were taken."""
+
+    def gather(self, var: Array, indices: NDArray[np.int64], out: Array) -> Array:
+        """Write the current rows ``indices`` of ``var`` into ``out``."""
+
+    def apply_gradients(self, grads_and_vars: Any) -> int:
+        """Take a step."""
+
+    def save(self, folder: Path) -> None:
+        """Save all variables and the state."""
+
+    def has_saved(self, folder: Path) -> bool:
+        """Return whether there is something to restore."""
+
+    def restore(self, folder: Path) -> None:
+        """Overwrite variables and state with the last ones that were saved."""
+
+
+def make_optimizer(options: OptimizerOptions, steps: int, variables: list[NDArray[Any]]) -> Optimizer:
     """Return the optimizer of ``options``, whose learning rate falls linearly to 0 over ``steps``."""
     schedule = schedules.PolynomialDecay(options.learning_rate, steps, 0.0)
     if options.optimizer in IN_TORCH:

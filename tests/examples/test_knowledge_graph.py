@@ -182,7 +182,7 @@ def interrupted_at(call, function):
         ("parts.link_training.ranks", 2, "1000"),  # while the validation triples are ranked
         ("knowledge_graph.ranks", 1, "1000"),  # while the test triples are ranked
         (
-            "parts.link_training.shutil.rmtree",
+            "parts.resumable_training.shutil.rmtree",
             2,
             "1000",
         ),  # while old checkpoints are removed
