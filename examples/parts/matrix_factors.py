@@ -24,11 +24,12 @@ from numba_rmsprop import IndexedSlices
 
 from .embedding_optimizers import Optimizer
 from .interactions import Interactions
+from .row_kernels import norm_rows, slopes_through_norms, softmax_slopes
 from .table_forms import dtype_of
 
 Array = NDArray[np.float32]
 
-USERS_AT_ONCE, ITEMS_AT_ONCE = 64, 512
+USERS_AT_ONCE, ITEMS_AT_ONCE = 64, 1024
 """What a thread takes at a time, at most."""
 
 
@@ -74,10 +75,10 @@ class Model:
     def directions(self) -> tuple[Array, Array, Array]:
         """Return what scores are made of: ``users @ items.T + biases``."""
         users, items = self.users.astype(np.float32), self.items.astype(np.float32)
-        users, _ = _normed(users)
-        biases = items[:, -1].copy()
-        items, _ = _normed(items[:, :-1])
-        return users / self.temperature, items, biases
+        directions = np.empty_like(users), np.empty_like(items[:, :-1], order="C")
+        for rows, normed in zip((users, items), directions, strict=True):
+            norm_rows(rows, normed, np.empty(len(rows), np.float32))
+        return directions[0] / self.temperature, directions[1], items[:, -1].copy()
 
 
 class Epoch:
@@ -112,22 +113,22 @@ class Batch:
 
 @dataclass
 class Work:
-    """The rows of a batch and what becomes of them.
+    """The rows of a batch and what becomes of them: directions, slopes by these, and gradients.
 
-    ``owners`` and ``right`` tell the user of each right answer, and its place among the candidates.
+    User ``u`` of the batch has the right answers ``right[bounds[u] : bounds[u + 1]]``, places among the candidates.
     """
 
     users: Array
     items: Array
-    user_grads: Array
-    item_grads: Array
     user_norms: Array
     item_norms: Array
     scores: Array
     shifts: Array
     rarity: Array
-    owners: NDArray[np.int64]
+    bounds: NDArray[np.int64]
     right: NDArray[np.int64]
+    user_grads: Array
+    item_grads: Array
 
 
 class Trainer:
@@ -145,30 +146,28 @@ class Trainer:
         self.model, self.train, self.options, self.pool = model, train, options, pool
         self.stepping = 0.0
         count = len(model.items)
-        self._negatives = min(options.negatives, count)
         share = min(1.0, options.batch / np.count_nonzero(train.counts))
-        missed = (1 - self._negatives / count) * (1 - share) ** np.bincount(train.items, minlength=count)
+        missed = (1 - 1 / count) ** options.negatives * (1 - share) ** np.bincount(train.items, minlength=count)
+        self._chosen, self._places = np.zeros(count, bool), np.zeros(count, np.int64)
+        self._memory: dict[str, Array] = {}
         self._rarity = -np.log1p(-missed).astype(np.float32)
 
     def train_batch(self, opt: Optimizer, batch: Batch) -> tuple[float, int]:
         """Take one step on both tables; return the sum of the losses, and of how many items."""
-        owned, owners = self.train.of(batch.users)
-        candidates = self._candidates(owned, batch.seed)
+        owned, _ = self.train.of(batch.users)
+        candidates, right = self._candidates(owned, batch.seed)
         n, k, rank = len(batch.users), len(candidates), self.options.rank
-        rows = opt.gather(self.model.users, batch.users, np.empty((n, rank), np.float32))
-        items = opt.gather(self.model.items, candidates, np.empty((k, rank + 1), np.float32))
-        users, norms = _normed(rows)
+        users = opt.gather(self.model.users, batch.users, self._scratch("rows of users", n, rank))
+        items = opt.gather(self.model.items, candidates, self._scratch("rows of items", k, rank + 1))
         rarity = self._rarity[candidates]
         work = Work(
-            users, np.empty((k, rank), np.float32), np.empty_like(rows), np.empty_like(items), norms,
-            np.empty((k, 1), np.float32), np.empty((n, k), np.float32), items[:, -1] + rarity, rarity, owners,
-            np.searchsorted(candidates, owned),
+            self._scratch("users", n, rank), self._scratch("items", k, rank), np.empty(n, np.float32),
+            np.empty(k, np.float32), self._scratch("scores", n, k), items[:, rank] + rarity, rarity,
+            np.append(0, np.cumsum(self.train.counts[batch.users])), right,
+            self._scratch("gradients of users", n, rank), self._scratch("gradients of items", k, rank + 1),
         )  # fmt: skip
-
-        def norm(part: slice) -> None:
-            work.items[part], work.item_norms[part] = _normed(items[part, :-1])
-
-        self._shared(k, ITEMS_AT_ONCE, norm)
+        norm_rows(users, work.users, work.user_norms)
+        self._shared(k, ITEMS_AT_ONCE, lambda part: norm_rows(items[part], work.items[part], work.item_norms[part]))
         loss = sum(self._shared(n, USERS_AT_ONCE, lambda part: self._ask(part, work)))
         self._shared(k, ITEMS_AT_ONCE, lambda part: self._blame(part, work))
         started = time.perf_counter()
@@ -181,13 +180,21 @@ class Trainer:
         self.stepping += time.perf_counter() - started
         return loss, len(owned)
 
-    def _candidates(self, owned: NDArray[np.int64], seed: list[int]) -> NDArray[np.int64]:
-        """Return different items, in order."""
-        count = len(self.model.items)
-        if self._negatives == count:
-            return np.arange(count)
-        drawn = np.random.default_rng(seed).choice(count, self._negatives, replace=False, shuffle=False)
-        return np.unique(np.concatenate([drawn, owned]))
+    def _candidates(self, owned: NDArray[np.int64], seed: list[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return different items, in order, and the place of each owned one among them."""
+        drawn = np.random.default_rng(seed).integers(0, len(self.model.items), self.options.negatives)
+        self._chosen[drawn] = self._chosen[owned] = True
+        candidates = np.flatnonzero(self._chosen)
+        self._chosen[candidates] = False
+        self._places[candidates] = np.arange(len(candidates))
+        return candidates, self._places[owned]
+
+    def _scratch(self, name: str, rows: int, columns: int) -> Array:
+        """Return memory that is the same for every batch: new pages take longer than what is written into them."""
+        flat = self._memory.get(name)
+        if flat is None or flat.size < rows * columns:
+            flat = self._memory[name] = np.empty(rows * columns * 5 // 4, np.float32)
+        return flat[: rows * columns].reshape(rows, columns)
 
     def _shared(self, count: int, at_once: int, work: Callable[[slice], Any]) -> list[Any]:
         """Return what ``work`` returns for each part, from all threads."""
@@ -196,59 +203,18 @@ class Trainer:
 
     def _ask(self, part: slice, work: Work) -> float:
         """Ask some users: return the sum of their losses, write its slopes by scores and users' rows."""
-        scores, users = work.scores[part], work.users[part]
-        np.matmul(users / self.model.temperature, work.items.T, out=scores)
-        scores += work.shifts
-        answers = slice(*np.searchsorted(work.owners, [part.start, part.stop]))
-        loss = softmax_slopes(scores, work.rarity, work.owners[answers] - part.start, work.right[answers])
-        slopes = scores @ work.items / self.model.temperature
-        work.user_grads[part] = _across(slopes, users) / work.user_norms[part]
+        scores, scale = work.scores[part], 1 / self.model.temperature
+        np.matmul(work.users[part] * scale, work.items.T, out=scores)
+        bounds = work.bounds[part.start : part.stop + 1]
+        loss: float = softmax_slopes(scores, work.shifts, work.rarity, bounds, work.right)
+        slopes = scores @ work.items
+        slopes_through_norms(slopes, scale, work.users[part], work.user_norms[part], work.user_grads[part])
         return loss
 
     def _blame(self, part: slice, work: Work) -> None:
         """Write the gradients of some candidates."""
-        scores, items = work.scores[:, part], work.items[part]
-        slopes = scores.T @ (work.users / self.model.temperature)
-        work.item_grads[part, :-1] = _across(slopes, items) / work.item_norms[part]
-        work.item_grads[part, -1] = scores.sum(axis=0)
-
-
-def softmax_slopes(scores: Array, rarity: Array, owners: NDArray[np.int64], right: NDArray[np.int64]) -> float:
-    """Replace scores by the slopes of the sum of all losses; return the sum.
-
-    The loss of a right item is its cross-entropy among itself and all candidates that are not right for its user.
-
-    Parameters
-    ----------
-    scores : ndarray of float32, shape (users, candidates)
-        Scores, to which the rarity of the candidates was added.
-    rarity : ndarray of float32, shape (candidates,)
-        Minus the logarithm of each candidate's chance to be drawn.
-    owners, right : ndarray of int64, shape (answers,)
-        The user and the candidate of each right item.
-    """
-    own = scores[owners, right] - rarity[right]
-    scores[owners, right] = -np.inf
-    largest = scores.max(axis=1)
-    largest[np.isinf(largest)] = 0  # a user who has all candidates
-    scores -= largest[:, np.newaxis]
-    np.exp(scores, out=scores)
-    totals = scores.sum(axis=1)
-    with np.errstate(divide="ignore"):
-        behind = np.log(totals)[owners] + largest[owners] - own
-    wrong = 1 / (1 + np.exp(-behind))
-    shares = np.bincount(owners, wrong, len(totals)) / np.maximum(totals, np.finfo(np.float32).tiny)
-    scores *= shares.astype(np.float32)[:, np.newaxis]
-    scores[owners, right] = -wrong
-    return float(np.logaddexp(0, behind).sum())
-
-
-def _normed(rows: Array) -> tuple[Array, Array]:
-    """Return rows of norm 1 and the norms, shape (n, 1)."""
-    norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, np.newaxis] + np.float32(1e-12)
-    return rows / norms, norms
-
-
-def _across(slopes: Array, directions: Array) -> Array:
-    """Return slopes without their part along directions of norm 1, by which no cosine changes."""
-    return slopes - np.einsum("ij,ij->i", slopes, directions)[:, np.newaxis] * directions
+        scores = work.scores[:, part]
+        slopes = scores.T @ work.users
+        grads = work.item_grads[part]
+        slopes_through_norms(slopes, 1 / self.model.temperature, work.items[part], work.item_norms[part], grads)
+        grads[:, -1] = scores.sum(axis=0)

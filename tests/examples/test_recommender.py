@@ -130,30 +130,37 @@ def test_a_file_is_split(example, data, tmp_path, capsys):
 
 
 def test_slopes_are_those_of_the_loss(example):
-    from parts.matrix_factors import softmax_slopes
+    from parts.row_kernels import softmax_slopes
 
     rng = np.random.default_rng(0)
-    scores, rarity = rng.standard_normal((4, 7)), rng.random(7)
-    owners, right = np.array([0, 0, 1, 3, 3, 3]), np.array([1, 4, 6, 0, 1, 2])
+    scores, rarity, biases = 5 * rng.standard_normal((4, 7)), rng.random(7), rng.standard_normal(7)
+    bounds, right = np.array([0, 2, 3, 3, 6]), np.array([1, 4, 6, 0, 1, 2])
 
     def loss(scores):
         total = 0.0
-        for owner, item in zip(owners, right, strict=True):
-            others = np.setdiff1d(np.arange(7), right[owners == owner])
-            weights = np.exp(scores[owner, others] + rarity[others]).sum()
-            total += np.log1p(weights / np.exp(scores[owner, item]))
+        for user in range(4):
+            mine = right[bounds[user] : bounds[user + 1]]
+            others = np.setdiff1d(np.arange(7), mine)
+            weights = np.exp(scores[user, others] + biases[others] + rarity[others]).sum()
+            total += np.log1p(weights / np.exp(scores[user, mine] + biases[mine])).sum()
         return total
 
-    slopes = scores + rarity
-    assert math.isclose(softmax_slopes(slopes, rarity, owners, right), loss(scores))
+    slopes, shifts = scores.astype(np.float32), (biases + rarity).astype(np.float32)
+    found = softmax_slopes(slopes, shifts, rarity.astype(np.float32), bounds, right)
+    assert math.isclose(found, loss(scores), rel_tol=1e-6)
     for place in np.ndindex(4, 7):
         step = np.zeros((4, 7))
         step[place] = 1e-6
         expected = (loss(scores + step) - loss(scores - step)) / 2e-6
-        assert math.isclose(slopes[place], expected, abs_tol=1e-6)
-    everything = np.zeros((1, 3))
-    assert softmax_slopes(everything, rarity[:3], np.zeros(3, int), np.arange(3)) == 0
+        assert math.isclose(slopes[place], expected, rel_tol=1e-4, abs_tol=1e-6)
+    everything = np.zeros((1, 3), np.float32)
+    assert softmax_slopes(everything, shifts[:3], shifts[:3], np.array([0, 3]), np.arange(3)) == 0
     assert (everything == 0).all()
+    far = np.array([[1000, -1000, 0]], np.float32)  # no number overflows
+    assert (
+        softmax_slopes(far, np.zeros(3, np.float32), np.zeros(3, np.float32), np.array([0, 1]), np.array([1])) == 2000
+    )
+    np.testing.assert_allclose(far, [[1, -1, 0]], atol=1e-30)
 
 
 def test_gradients_are_those_of_the_loss(example):
@@ -163,7 +170,7 @@ def test_gradients_are_those_of_the_loss(example):
 
     rng = np.random.default_rng(0)
     train = Interactions.of_pairs(rng.integers(0, 12, 60), rng.integers(0, 20, 60), 12)
-    options = Options(3, 5, 20, 1, 0.1, 0.9, 0.3, 1, 0, "exact")
+    options = Options(3, 5, 2000, 1, 0.1, 0.9, 0.3, 1, 0, "exact")
     model, users = Model(12, 20, options), np.array([3, 7, 1, 11])
     model.items[:, -1] = rng.standard_normal(20)
 

@@ -13,6 +13,8 @@ if numba.config.DISABLE_JIT:
 
 from example_programs import EXAMPLES
 
+MEASURED = ("valid_mrr", "test_mrr", "optimizer_seconds_per_epoch")
+
 
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory):
@@ -103,7 +105,7 @@ def test_a_rate_that_diverges_is_not_taken(example, graph, tmp_path, monkeypatch
         arguments.out.mkdir(parents=True)
         if arguments.learning_rate == 0.5:
             raise example.DivergedError("the loss became inf")
-        return {"learning_rate": arguments.learning_rate} | dict.fromkeys(example.MEASURED, 0.5)
+        return {"learning_rate": arguments.learning_rate} | dict.fromkeys(MEASURED, 0.5)
 
     monkeypatch.setattr(example, "RATES", dict.fromkeys(example.RATES, (0.5, 0.1)))
     monkeypatch.setattr(example.knowledge_graph, "run", train)
@@ -114,9 +116,31 @@ def test_a_rate_that_diverges_is_not_taken(example, graph, tmp_path, monkeypatch
 def test_the_results_of_other_data_are_not_taken(example, graph, tmp_path, monkeypatch):
     def train(arguments):
         arguments.out.mkdir(parents=True)
-        return {"learning_rate": 0.1} | dict.fromkeys(example.MEASURED, 0.5)
+        return {"learning_rate": 0.1} | dict.fromkeys(MEASURED, 0.5)
 
     monkeypatch.setattr(example.knowledge_graph, "run", train)
     run(example, graph, tmp_path / "out")
     with pytest.raises(SystemExit, match="other settings"):
         run(example, tmp_path, tmp_path / "out")
+
+
+def test_optimizers_of_the_recommender(example, tmp_path, monkeypatch, capsys):
+    """Each is chosen by what is held out of the training part, and told by the test part."""
+    (tmp_path / "data").mkdir()
+    for part, places in (("train", (0, 1, 2, 5, 6)), ("test", (3, 4))):
+        lines = [" ".join(map(str, [user, *((user + place) % 90 for place in places)])) for user in range(90)]
+        (tmp_path / "data" / f"{part}.txt").write_text("\n".join(lines))
+    monkeypatch.setattr(example, "RATES", dict.fromkeys(example.RATES, (1e-09, 0.05)))
+    monkeypatch.setattr(sys, "argv", [
+        *("program.py", str(tmp_path / "data"), "--recommender", "--out", str(tmp_path / "out"), "--rank", "8"),
+        *("--negatives", "8", "--batch", "8", "--epochs", "20", "--every", "10", "--seeds", "1"),
+    ])  # fmt: skip
+    example.main()
+    shown = capsys.readouterr().out
+    assert shown.count("| RMSprop") == 4
+    told = json.loads(shown.splitlines()[-1])
+    assert list(told) == list(example.NAMES)
+    for (trial,) in told.values():
+        assert (trial["learning_rate"], trial["asked"]) == (0.05, "test")
+    assert told["exact"][0]["recall@20"] == pytest.approx(told["dense"][0]["recall@20"], abs=0.05)
+    assert told["rowwise"][0]["form"] == "rowwise"
