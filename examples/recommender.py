@@ -47,8 +47,8 @@ import matplotlib.pyplot as plt
 
 NAMES = {field.name for field in dataclasses.fields(Options)}
 
-LEAST_STEPS = 19_000
-"""Small data are passed over more often, to so many steps."""
+LEAST_EPOCHS, LEAST_STEPS = 160, 10_000
+"""Passes over the data; over small data more, to so many steps."""
 
 
 def main() -> None:
@@ -124,8 +124,12 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     add("--rank", type=whole, default=64, help="numbers to a row (default: %(default)s)")
     add("--batch", type=whole, default=128, help="users to a step (default: %(default)s)")
     add("--negatives", type=whole, default=1000, help="random items to a step (default: %(default)s)")
-    add("--epochs", type=number_from(1, int, 1e6), help=f"passes (default: to {LEAST_STEPS:,} steps, at least 80)")
-    add("--learning-rate", type=positive, default=0.01, help="falls linearly to 0 (default: %(default)s)")
+    add(
+        "--epochs",
+        type=number_from(1, int, 1e6),
+        help=f"passes (default: {LEAST_EPOCHS}, or more to {LEAST_STEPS:,} steps)",
+    )
+    add("--learning-rate", type=positive, default=0.02, help="falls linearly to 0 (default: %(default)s)")
     add("--rho", type=below_1, default=0.999, help="near 1, for rare rows (default: %(default)s)")
     add("--temperature", type=positive, default=0.1, help="divides cosines (default: %(default)s)")
     add("--optimizer", choices=OPTIMIZERS, default="exact", help="RMSprop, or one of PyTorch's (default: %(default)s)")
@@ -149,7 +153,7 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 def default_options(train: Interactions, batch: int) -> dict[str, int]:
     """Return what suits some interactions, of the options that should depend on them."""
     steps = -(-int(np.count_nonzero(train.counts)) // batch)
-    epochs = max(80, -(-LEAST_STEPS // steps))
+    epochs = max(LEAST_EPOCHS, -(-LEAST_STEPS // steps))
     return {"epochs": epochs, "every": -(-epochs // 10)}
 
 
