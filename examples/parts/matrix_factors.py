@@ -190,7 +190,7 @@ class Trainer:
         return candidates, self._places[owned]
 
     def _scratch(self, name: str, rows: int, columns: int) -> Array:
-        """Return memory that is the same for every batch: new pages take longer than what is written into them."""
+        """Return memory that is the same for every batch."""
         flat = self._memory.get(name)
         if flat is None or flat.size < rows * columns:
             flat = self._memory[name] = np.empty(rows * columns * 5 // 4, np.float32)
