@@ -15,6 +15,7 @@ import json
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,19 +47,19 @@ def main() -> None:
     except InteractionsError as error:
         raise SystemExit(str(error)) from None
     items, found = len(data.items), {}
+    print("| method | settings | Recall@20 | NDCG@20 | seconds, with asking |\n|---|---|---|---|---|")
     learnt, valid = data.train.parted_by_user(0.1, 1)  # as recommender.py --valid 0.1
     with recommender.threads() as pool:
-        for name in STARTS:
-            best, tried = search(lambda settings: measure(name, settings, learnt, valid, items, arguments, pool), name)  # noqa: B023
+        for name in arguments.methods:
+            common = {"items": items, "arguments": arguments, "pool": pool}
+            best, tried = search(partial(measure, name, train=learnt, asked=valid, **common), name)
             started = time.perf_counter()
-            recall, ndcg = measure(name, best, data.train, data.test, items, arguments, pool)
+            recall, ndcg = measure(name, best, train=data.train, asked=data.test, **common)
             seconds = time.perf_counter() - started
             found[name] = best | {"tried": tried, "recall@20": round(recall, 4), "ndcg@20": round(ndcg, 4)}
             found[name]["seconds"] = round(seconds, 1)
-    print("| method | settings | Recall@20 | NDCG@20 | seconds, with asking |\n|---|---|---|---|---|")
-    for name, told in found.items():
-        settings = ", ".join(f"{key} {told[key]:g}" for key in STARTS[name])
-        print(f"| {name} | {settings} | {told['recall@20']:.4f} | {told['ndcg@20']:.4f} | {told['seconds']} |")
+            settings = ", ".join(f"{key} {best[key]:g}" for key in best)
+            print(f"| {name} | {settings} | {recall:.4f} | {ndcg:.4f} | {seconds:.1f} |", flush=True)
     print(json.dumps(found))
 
 
@@ -68,6 +69,7 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("data", type=Path, metavar="DATA", help="what recommender.py reads")
+    parser.add_argument("--methods", nargs="+", choices=STARTS, default=list(STARTS), help="(default: all)")
     parser.add_argument("--rank", type=int, default=64, help="numbers to a row (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="(default: %(default)s)")
     return parser.parse_args()
@@ -104,6 +106,7 @@ def _times(value: float, factor: float) -> float:
 def measure(
     name: str,
     settings: Settings,
+    *,
     train: Interactions,
     asked: Interactions,
     items: int,
