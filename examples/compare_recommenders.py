@@ -23,8 +23,8 @@ import implicit.cpu.als
 import implicit.cpu.bpr
 import numba
 import numpy as np
-import recommender
 from parts.interactions import Interactions, InteractionsError, read_data
+from parts.threads import threads
 from parts.top_items import Recommender, recall_and_ndcg
 from scipy.sparse import csr_array, csr_matrix
 from tqdm import tqdm
@@ -49,7 +49,7 @@ def main() -> None:
     items, found = len(data.items), {}
     print("| method | settings | Recall@20 | NDCG@20 | seconds, with asking |\n|---|---|---|---|---|")
     learnt, valid = data.train.parted_by_user(0.1, 1)  # as recommender.py --valid 0.1
-    with recommender.threads() as pool:
+    with threads() as pool:
         for name in arguments.methods:
             common = {"items": items, "arguments": arguments, "pool": pool}
             best, tried = search(partial(measure, name, train=learnt, asked=valid, **common), name)

@@ -18,14 +18,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-import numba
 import numpy as np
 import safetensors.numpy
 from parts.bilinear import Model, Options
@@ -35,8 +31,8 @@ from parts.options_and_files import number_from
 from parts.ranking import ranks, summary
 from parts.resumable_training import DivergedError
 from parts.table_forms import FORMS
+from parts.threads import threads
 from parts.triples import PARTS, Graph, GraphError, read_graph
-from threadpoolctl import threadpool_limits
 
 mpl.use("Agg")  # a picture in a file needs no screen
 import matplotlib.pyplot as plt
@@ -119,16 +115,6 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     add("--seed", type=number_from(0, int), default=1, help="the same seed gives the same bits (default: %(default)s)")
     add("--checkpoint-every", type=whole, default=1000, help="steps between checkpoints (default: %(default)s)")
     return parser.parse_args(words)
-
-
-@contextmanager
-def threads() -> Iterator[ThreadPoolExecutor]:
-    """Yield as many threads as Numba has, each of which multiplies matrices by itself.
-
-    BLAS with threads of its own, beside Numba's and these, would have more of them than there are cores.
-    """
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(numba.get_num_threads()) as pool:
-        yield pool
 
 
 def default_options(graph: Graph, batch: int) -> dict[str, float]:

@@ -22,14 +22,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-import numba
 import numpy as np
 import safetensors.numpy
 from parts.embedding_optimizers import OPTIMIZERS
@@ -39,8 +35,8 @@ from parts.options_and_files import number_from
 from parts.recommender_training import Training
 from parts.resumable_training import DivergedError
 from parts.table_forms import FORMS
+from parts.threads import threads
 from parts.top_items import Recommender, recall_and_ndcg
-from threadpoolctl import threadpool_limits
 
 mpl.use("Agg")  # a picture in a file needs no screen
 import matplotlib.pyplot as plt
@@ -138,16 +134,6 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     add("--seed", type=number_from(0, int), default=1, help="the same seed gives the same bits (default: %(default)s)")
     add("--checkpoint-every", type=whole, default=2000, help="steps between checkpoints (default: %(default)s)")
     return parser.parse_args(words)
-
-
-@contextmanager
-def threads() -> Iterator[ThreadPoolExecutor]:
-    """Yield as many threads as Numba has, each of which multiplies matrices by itself.
-
-    BLAS with threads of its own, beside Numba's and these, would have more of them than there are cores.
-    """
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(numba.get_num_threads()) as pool:
-        yield pool
 
 
 def default_options(train: Interactions, batch: int) -> dict[str, int]:

@@ -19,10 +19,9 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -32,6 +31,7 @@ from numba_rmsprop import IndexedSlices
 
 from .embedding_optimizers import Optimizer
 from .table_forms import dtype_of
+from .threads import shared
 from .triples import distinct, spans
 
 Array = NDArray[np.float32]
@@ -268,9 +268,9 @@ class Trainer:
             self._scores[: n * k].reshape(n, k), batch.owners, np.searchsorted(drawn, batch.tails),
             self._candidates.rarity[drawn],
         )  # fmt: skip
-        loss = sum(self._shared(n, lambda part: self._ask(part, work, [*batch.seed, part.start + 1])))
+        loss = sum(shared(self.pool, n, CHUNK, lambda part: self._ask(part, work, [*batch.seed, part.start + 1])))
         counts = np.bincount(work.right, minlength=k).astype(np.float32)
-        self._shared(k, lambda part: self._blame(part, work, counts[part, None]))
+        shared(self.pool, k, CHUNK, lambda part: self._blame(part, work, counts[part, None]))
         started = time.perf_counter()
         opt.apply_gradients(
             [
@@ -280,11 +280,6 @@ class Trainer:
         )
         self.stepping += time.perf_counter() - started
         return loss
-
-    def _shared(self, count: int, work: Callable[[slice], Any]) -> list[Any]:
-        """Return what ``work`` returns for each chunk, from all threads."""
-        bounds = np.linspace(0, count, -(-count // CHUNK) + 1).astype(int)
-        return list(self.pool.map(work, [slice(*pair) for pair in pairwise(bounds)]))
 
     def _ask(self, part: slice, work: Work, seed: list[int]) -> float:
         """Ask some questions: return the sum of their losses, write its slopes by scores, heads and relations."""

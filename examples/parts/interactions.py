@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from .triples import spans
+
 SEPARATORS = ("::", "\t", ",", ";", "|")
 """What may stand between fields; or else white space."""
 
@@ -72,9 +74,8 @@ class Interactions:
 
     def of(self, users: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the items of some users, one user after the other, and for each the place of its user among them."""
-        counts = self.counts[users]
-        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        return self.items[np.repeat(self.bounds[users], counts) + within], np.repeat(np.arange(len(users)), counts)
+        places, owners = spans(self.bounds, users)
+        return self.items[places], owners
 
     def parted(self, held: NDArray[np.bool]) -> tuple[Interactions, Interactions]:
         """Return the interactions that are not held out, and those that are."""

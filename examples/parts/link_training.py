@@ -70,15 +70,6 @@ class Training(ResumableTraining):
     def _compile(self) -> None:
         compile_kernels(self.options, self.pool)
 
-    @property
-    def stepping(self) -> float:
-        """Seconds that the optimizer's steps took."""
-        return self.trainer.stepping
-
-    @stepping.setter
-    def stepping(self, seconds: float) -> None:
-        self.trainer.stepping = seconds
-
     def best(self) -> Model:
         """Return the model as it was when it answered best."""
         tables = self.best_tables()

@@ -11,11 +11,9 @@ Vocabulary for Neural Machine Translation", 2015, equation 8).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +24,7 @@ from .embedding_optimizers import Optimizer
 from .interactions import Interactions
 from .row_kernels import norm_rows, slopes_through_norms, softmax_slopes
 from .table_forms import dtype_of
+from .threads import shared
 
 Array = NDArray[np.float32]
 
@@ -167,9 +166,11 @@ class Trainer:
             self._scratch("gradients of users", n, rank), self._scratch("gradients of items", k, rank + 1),
         )  # fmt: skip
         norm_rows(users, work.users, work.user_norms)
-        self._shared(k, ITEMS_AT_ONCE, lambda part: norm_rows(items[part], work.items[part], work.item_norms[part]))
-        loss = sum(self._shared(n, USERS_AT_ONCE, lambda part: self._ask(part, work)))
-        self._shared(k, ITEMS_AT_ONCE, lambda part: self._blame(part, work))
+        shared(
+            self.pool, k, ITEMS_AT_ONCE, lambda part: norm_rows(items[part], work.items[part], work.item_norms[part])
+        )
+        loss = sum(shared(self.pool, n, USERS_AT_ONCE, lambda part: self._ask(part, work)))
+        shared(self.pool, k, ITEMS_AT_ONCE, lambda part: self._blame(part, work))
         started = time.perf_counter()
         opt.apply_gradients(
             [
@@ -195,11 +196,6 @@ class Trainer:
         if flat is None or flat.size < rows * columns:
             flat = self._memory[name] = np.empty(rows * columns * 5 // 4, np.float32)
         return flat[: rows * columns].reshape(rows, columns)
-
-    def _shared(self, count: int, at_once: int, work: Callable[[slice], Any]) -> list[Any]:
-        """Return what ``work`` returns for each part, from all threads."""
-        bounds = np.linspace(0, count, -(-count // at_once) + 1).astype(int)
-        return list(self.pool.map(work, [slice(*pair) for pair in pairwise(bounds)]))
 
     def _ask(self, part: slice, work: Work) -> float:
         """Ask some users: return the sum of their losses, write its slopes by scores and users' rows."""

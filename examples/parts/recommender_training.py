@@ -92,15 +92,6 @@ class Training(ResumableTraining):
             trainer.train_batch(opt, batch)
         recall_and_ndcg(Recommender(*model.directions(), train), train, self.pool)
 
-    @property
-    def stepping(self) -> float:
-        """Seconds that the optimizer's steps took."""
-        return self.trainer.stepping
-
-    @stepping.setter
-    def stepping(self, seconds: float) -> None:
-        self.trainer.stepping = seconds
-
     def recommender(self) -> Recommender:
         """Return what recommends with the rows of now."""
         return Recommender(*self.model.directions(), self.train)

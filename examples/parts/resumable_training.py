@@ -38,6 +38,18 @@ class Plan(Protocol):
         """Yield the batches from number ``first`` on."""
 
 
+class Trainer(Protocol):
+    """What learns batches.
+
+    Attributes
+    ----------
+    stepping : float
+        Seconds that the optimizer's steps took.
+    """
+
+    stepping: float
+
+
 class ResumableTraining:
     """A training that looks now and then how good it is, and goes on where it was interrupted.
 
@@ -58,6 +70,7 @@ class ResumableTraining:
     """Names of the measures; by the first one the best tables are chosen."""
 
     opt: Optimizer
+    trainer: Trainer
     course: NDArray[np.float64]
     seconds: float
     folder: Path
@@ -93,15 +106,6 @@ class ResumableTraining:
         """Take some steps on noise, so that the training is timed and not the compiler, which runs once."""
         raise NotImplementedError
 
-    @property
-    def stepping(self) -> float:
-        """Seconds that the optimizer's steps took."""
-        raise NotImplementedError
-
-    @stepping.setter
-    def stepping(self, seconds: float) -> None:
-        raise NotImplementedError
-
     # What is the same for all
 
     def _restore(self, settings: dict[str, Any]) -> None:
@@ -114,7 +118,7 @@ class ResumableTraining:
                     f"{self.folder} holds a training with other settings or data; remove it, or use other --out"
                 )
             self.opt.restore(self.folder)
-            self.seconds, self.stepping = self._place[2:]
+            self.seconds, self.trainer.stepping = self._place[2:]
             print(f"going on from step {self._place[1]:.0f} of epoch {self._place[0] + 1:.0f}", flush=True)
         else:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -160,7 +164,7 @@ class ResumableTraining:
 
     def _save(self) -> None:
         """Save everything, and how far the training is."""
-        self._place[2:] = self.seconds, self.stepping
+        self._place[2:] = self.seconds, self.trainer.stepping
         self.opt.save(self.folder)
 
     def _note_look(self) -> None:
@@ -195,7 +199,7 @@ class ResumableTraining:
         return {
             "epochs_trained": int(epochs),
             "seconds": round(seconds, 1),
-            "optimizer_seconds_per_epoch": round(self.stepping / epochs, 3),
+            "optimizer_seconds_per_epoch": round(self.trainer.stepping / epochs, 3),
         }
 
     def remove_checkpoints(self) -> None:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ..arrays.variables import FloatArray
-from ..keyed.eviction import too_old
+from ..keyed.eviction import Age, too_old
+from ..keyed.keys import NO_KEYS
 from ..keyed.optimizer import TableOptimizer
-from ..keyed.rows_by_key import NO_KEYS, First
+from ..keyed.rows_by_key import First
 from ..keyed.table import KeyedTable
 from ..mpi.ranks import Ranks
 from ..runtime.whole_calls import in_turn
 from ..settings.step_numbers import StepNumbers
 from .shard import ShardOptimizer
-
-Age = tuple[int, int]
-"""After which step a row was touched last, and its key: rows go in this order."""
 
 
 class KeyedShardOptimizer(ShardOptimizer, TableOptimizer):
@@ -38,6 +36,20 @@ class LocalTable(KeyedTable):
 
     def _new_optimizer(self, options: dict[str, Any]) -> KeyedShardOptimizer:
         return KeyedShardOptimizer(self._ranks, **options)
+
+    def rows(self, keys: ArrayLike, *, create: bool = False) -> NDArray[np.int64]:
+        """Return the row of each key, -1 for one without; refuse to make rows on this rank alone."""
+        if create:
+            _refuse("rows(create=True)", "apply_gradients")
+        return super().rows(keys)
+
+    def apply_gradients(self, keys: ArrayLike, values: ArrayLike) -> NoReturn:
+        """Refuse: all ranks take a step together."""
+        _refuse("apply_gradients", "apply_gradients")
+
+    def evict(self, *, max_age: int | None = None, max_rows: int | None = None) -> NoReturn:
+        """Refuse: all ranks drop keys together."""
+        _refuse("evict", "evict")
 
     @property
     def var(self) -> FloatArray:
@@ -81,11 +93,10 @@ class LocalTable(KeyedTable):
 
     def evict_until(self, max_age: int | None, last: Age | None) -> NDArray[np.int64]:
         """Drop keys that are too old, and those that go before ``last``, and it; return them."""
+        return self._evict(max_age, lambda touched, keys: last)
 
-        def choose(touched: NDArray[np.int32], keys: NDArray[np.int64]) -> NDArray[np.bool]:
-            gone = too_old(touched, self._map.steps, max_age)
-            if last is not None:
-                gone |= (touched < last[0]) | ((touched == last[0]) & (keys <= last[1]))
-            return gone
 
-        return self._evict(choose)
+def _refuse(call: str, of_all: str) -> NoReturn:
+    raise TypeError(
+        f"local.{call}: expected a call that all ranks make together; call {of_all} of the ShardedKeyedTable"
+    )

@@ -12,13 +12,13 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from ..arrays.variables import FloatArray
 from ..gradients.rows import Entries
-from ..keyed.eviction import check_limits
+from ..keyed.eviction import Age, check_limits
 from ..keyed.keys import as_keys, check_finite
 from ..mpi.ranks import Ranks, Refusal
 from ..runtime.interrupts import Uninterrupted
 from ..settings.step_numbers import StepNumbers
 from ..state.initial_values import Uniform, check_initializer
-from .keyed_shard import Age, LocalTable
+from .keyed_shard import LocalTable
 from .row_layout import KeyLayout
 from .shared_rows import SharedRows
 from .table_arguments import check_count, check_root, check_table, checked_values
@@ -49,7 +49,7 @@ class ShardedKeyedTable(SharedRows):
     Attributes
     ----------
     local : KeyedTable
-        The keys that this rank owns, with their rows: to look at, or to export. Steps are taken by all ranks together.
+        The keys that this rank owns, with their rows: to look at, or to export. It refuses steps of its own.
     ranks : Ranks
         The ranks; ``ranks.bytes_sent`` is the number of bytes that this one has sent to others.
 

@@ -139,7 +139,7 @@ class SharedRows:
         Raises
         ------
         IndexError
-            If an index is negative or too large.
+            If a row number is negative or too large.
         TypeError, ValueError
             If ``indices`` are not integers, or ``out`` does not fit, or there is no average; on all ranks, if their
             calls differ.
@@ -213,7 +213,7 @@ class SharedRows:
             return steps
 
     def flush(self) -> None:
-        """Catch up every row on all ranks, which call this together; before reading :attr:`shard`."""
+        """Catch up every row on all ranks, which call this together; before rows are read where they lie."""
         with Uninterrupted():
             self._agree(FLUSH)
             self._opt.flush()

@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+Age = tuple[int, int]
+"""After which step a row was touched last, and its key: rows go in this order."""
+
 
 def check_limits(max_age: Any, max_rows: Any) -> tuple[int | None, int | None]:
     """Return limits; raise ValueError unless they are whole numbers, or None."""
@@ -24,12 +27,16 @@ def too_old(touched: NDArray[np.int32], steps: int, max_age: int | None) -> NDAr
     return steps - touched.astype(np.int64) > max_age
 
 
-def to_drop(
-    touched: NDArray[np.int32], keys: NDArray[np.int64], steps: int, max_age: int | None, max_rows: int | None
-) -> NDArray[np.bool]:
-    """Return which keys go: those that are too old, then the oldest, and of equally old ones the smallest."""
-    gone = too_old(touched, steps, max_age)
-    left = np.flatnonzero(~gone)
-    if max_rows is not None and len(left) > max_rows:
-        gone[left[np.lexsort((keys[left], touched[left]))[: len(left) - max_rows]]] = True
-    return gone
+def go_before(touched: NDArray[np.int32], keys: NDArray[np.int64], last: Age) -> NDArray[np.bool]:
+    """Return which rows go before one of this age, and that one: the oldest, of equally old ones the smallest keys."""
+    step, key = last
+    before: NDArray[np.bool] = (touched < step) | ((touched == step) & (keys <= key))
+    return before
+
+
+def oldest(touched: NDArray[np.int32], keys: NDArray[np.int64], count: int) -> Age:
+    """Return the last of so many rows, at least one, that go first."""
+    step = np.partition(touched, count - 1)[count - 1]
+    ties = keys[touched == step]
+    place = count - 1 - np.count_nonzero(touched < step)
+    return int(step), int(np.partition(ties, place)[place])

@@ -15,15 +15,11 @@ from numpy.typing import DTypeLike, NDArray
 
 from ..arrays.storage import DTYPES, NAMES, computed_in
 from ..files.atomic_file import as_path, write_atomically
-from ..files.safetensors_file import (
-    CHUNK_ITEMS,
-    ComputedRows,
-    Tensor,
-    write_tensors,
-)
+from ..files.safetensors_file import CHUNK_ITEMS, ComputedRows, Tensor, write_tensors
 from ..runtime.whole_calls import check_undisturbed, in_turn, mark, undisturbed
+from .keys import NO_KEYS
 from .read_export import DROPPED, FORMAT, KEYS, ROWS
-from .rows_by_key import NO_KEYS, RowsByKey
+from .rows_by_key import RowsByKey
 
 ReadRows = Callable[[NDArray[np.int64]], NDArray[Any]]
 
@@ -212,7 +208,6 @@ class Exporting(RowsByKey):
             tensors[DROPPED] = dropped
         follows = "" if before is None else before.identity
         metadata = {"format": FORMAT, "format_version": "1", "identity": identity, "follows": follows}
-
         paths = (*(before.paths if before else ()), here)
 
         def note() -> None:

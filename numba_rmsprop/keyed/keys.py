@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..arrays.variables import as_array
 
+NO_KEYS = np.empty(0, np.int64)
+
 
 def as_keys(keys: ArrayLike) -> NDArray[np.int64]:
     """Return keys as int64; raise TypeError if they are no integers, or too large."""

@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 
 from ..files.atomic_file import as_paths
 from ..files.safetensors_file import DamagedCheckpointError, map_tensors
+from .keys import NO_KEYS
 
 FORMAT = "numba_rmsprop rows by key"
 KEYS, ROWS, DROPPED = "keys", "rows", "dropped"
 """The arrays of a file."""
-
-NO_KEYS = np.empty(0, np.int64)
 
 
 def read_export(path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> tuple[NDArray[Any], NDArray[Any]]:

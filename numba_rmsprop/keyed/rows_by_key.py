@@ -16,14 +16,12 @@ from ..state.changed_rows import Changes
 from ..stepping.gathering import check_output
 from .first_values import FirstValues, values_of
 from .key_map import KeyMap
-from .keys import as_keys
+from .keys import NO_KEYS, as_keys
 from .optimizer import TableOptimizer, refuse_copies
 from .reserve import Reserve, rows_that_fit
 
 First: TypeAlias = tuple[NDArray[np.int64], NDArray[Any]]
 """Keys in order, and the first value of the row of each, shape (n, columns)."""
-
-NO_KEYS = np.empty(0, np.int64)
 
 Result = TypeVar("Result")
 

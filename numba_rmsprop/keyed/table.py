@@ -18,14 +18,14 @@ from ..gradients.indexed_slices import IndexedSlices
 from ..runtime.interrupts import Call
 from ..runtime.whole_calls import carry_out, in_turn
 from ..state.initial_values import check_initializer
-from .eviction import check_limits, to_drop
+from .eviction import Age, check_limits, go_before, oldest, too_old
 from .export import Exporting
 from .first_values import FirstValues, described, restored
 from .key_map import KeyMap
-from .keys import as_keys, check_finite
+from .keys import NO_KEYS, as_keys, check_finite
 from .optimizer import TableOptimizer, check_options
 from .reserve import MOST_ROWS
-from .rows_by_key import NO_KEYS, First
+from .rows_by_key import First
 from .saved_keys import COUNTS, FREE, KEYS, TOUCHED, saved_keys
 from .sightings import Sightings, check_admission, restored_sightings
 
@@ -214,18 +214,25 @@ class KeyedTable(Exporting):
         (array([1]), array([3]), array([2]))
         """
         limits = check_limits(max_age, max_rows)
-        return self._evict(lambda touched, keys: to_drop(touched, keys, self._map.steps, *limits))
+        return self._evict(limits[0], lambda touched, keys: _last_beyond(touched, keys, limits[1]))
 
-    def _evict(self, choose: Callable[[NDArray[np.int32], NDArray[np.int64]], NDArray[np.bool]]) -> NDArray[np.int64]:
-        """Drop keys that are chosen by when they were touched; return them."""
+    def _evict(
+        self, max_age: int | None, last_to_go: Callable[[NDArray[np.int32], NDArray[np.int64]], Age | None]
+    ) -> NDArray[np.int64]:
+        """Drop keys that are too old, and of the others those that go before ``last_to_go(touched, keys)``, and it."""
         found: list[NDArray[np.int64]] = []
-        in_turn(carry_out, self._look_to_evict, choose, found)
+        in_turn(carry_out, self._look_to_evict, max_age, last_to_go, found)
         return found[-1]
 
-    def _look_to_evict(self, calls: list[Call], choose: Any, found: list[NDArray[np.int64]]) -> bool:
+    def _look_to_evict(
+        self, calls: list[Call], max_age: int | None, last_to_go: Any, found: list[NDArray[np.int64]]
+    ) -> bool:
         in_use = self._map.rows_in_use()
-        keys = self._map.row_keys[in_use]
-        gone = choose(self._map.touched[in_use], keys)
+        keys, touched = self._map.row_keys[in_use], self._map.touched[in_use]
+        gone = too_old(touched, self._map.steps, max_age)
+        last = last_to_go(touched[~gone], keys[~gone])
+        if last is not None:
+            gone |= go_before(touched, keys, last)
         found.append(keys[gone])
         calls.append((self._drop, in_use[gone], keys[gone]))  # a commit, since files that are being written hold keys
         return True
@@ -318,6 +325,12 @@ class KeyedTable(Exporting):
     def note_saved(self) -> None:
         """Note that a file with this has taken its name."""
         self._map.least_free = int(self._map.counts[1])
+
+
+def _last_beyond(touched: NDArray[np.int32], keys: NDArray[np.int64], max_rows: int | None) -> Age | None:
+    """Return the last of the oldest rows that must go for so many to be left; None where none must."""
+    beyond = 0 if max_rows is None else len(keys) - max_rows
+    return oldest(touched, keys, beyond) if beyond > 0 else None
 
 
 def _check_file(file: Contents) -> None:

@@ -61,6 +61,10 @@ def test_a_rank_that_refuses():
     ):
         for _, told in found.pop(name):
             assert message in told
+    for name in ("step of one", "evict of one", "rows of one"):
+        for kind, message in found.pop(name):
+            assert kind == "TypeError"
+            assert "expected a call that all ranks make together" in message
     assert not found
 
 

@@ -4,7 +4,6 @@ import json
 import math
 import pkgutil
 import shutil
-import signal
 import sys
 import time
 
@@ -12,7 +11,7 @@ import numba
 import numpy as np
 import pytest
 import safetensors.numpy
-from example_programs import EXAMPLES, start_example
+from example_programs import EXAMPLES, interrupted_at, start_example
 from processes import finish
 
 ENTITIES = 40
@@ -159,19 +158,6 @@ def test_a_killed_training_comes_to_the_same_bits(example, graph, tmp_path, caps
     run(example, graph, tmp_path / "killed")
     assert "going on from step" in capsys.readouterr().out
     assert tables(tmp_path / "killed") == tables(tmp_path / "whole")
-
-
-def interrupted_at(call, function):
-    """Return the function, with a Ctrl-C before its call number ``call``."""
-    calls = []
-
-    def called(*args, **options):
-        calls.append(args)
-        if len(calls) == call:
-            signal.raise_signal(signal.SIGINT)
-        return function(*args, **options)
-
-    return called
 
 
 @pytest.mark.parametrize(

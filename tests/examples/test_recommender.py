@@ -2,7 +2,6 @@
 
 import json
 import math
-import signal
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +10,7 @@ import numba
 import numpy as np
 import pytest
 import safetensors.numpy
-from example_programs import EXAMPLES, start_example
+from example_programs import EXAMPLES, interrupted_at, start_example
 from processes import finish
 
 USERS, ITEMS = 60, 48
@@ -257,16 +256,8 @@ def test_an_interrupted_training_comes_to_the_same_bits(example, data, whole, tm
 
     owner, _, name = where.rpartition(".")
     owner = getattr(recommender_training, owner) if owner else recommender_training
-    real, calls = getattr(owner, name), []
-
-    def interrupted(*given):
-        calls.append(given)
-        if len(calls) == call:
-            signal.raise_signal(signal.SIGINT)
-        return real(*given)
-
     with monkeypatch.context() as patch:
-        patch.setattr(owner, name, interrupted)
+        patch.setattr(owner, name, interrupted_at(call, getattr(owner, name)))
         with pytest.raises(SystemExit, match="interrupted; the same command goes on from the last checkpoint"):
             run(example, data, tmp_path)
     run(example, data, tmp_path)

@@ -1,15 +1,12 @@
 """CheckpointManager: the files that it keeps, the latest one, and runs that are killed at any moment."""
 
 import itertools
-import multiprocessing
 import os
-import random
-import signal
-import time
 
 import numpy as np
 import pytest
 from checkpoint_files import checkpoint_names, damage
+from killed_trainings import kill_children
 from optimizer_internals import state_of
 
 from numba_rmsprop import CheckpointManager, IndexedSlices, RMSprop
@@ -187,20 +184,10 @@ def train_and_save(folder, has_saved):
 @pytest.mark.parametrize("children", [20, pytest.param(200, marks=pytest.mark.long)])
 def test_kills_at_any_moment_lose_no_bit(children, tmp_path, seed):
     """Children train and save until they are killed; each goes on from what the one before it left."""
-    rng = random.Random(seed)
     whole, variables = new_optimizer(), new_variables()
-    context = multiprocessing.get_context("fork")
     reached, kills_with_left_overs = [], 0
-    for k in range(children):
-        has_saved = context.Event()
-        child = context.Process(target=train_and_save, args=(tmp_path, has_saved))
-        child.start()
-        if k % 4:  # the others may be killed before they have done anything
-            assert has_saved.wait(timeout=60)
-        time.sleep(rng.uniform(0.005, 0.06))  # only chooses the moment of the kill; every moment must do
-        os.kill(child.pid, signal.SIGKILL)
-        child.join()
-        kills_with_left_overs += any(path.suffix == ".part" for path in tmp_path.iterdir())
+    for saving in kill_children(train_and_save, tmp_path, children, seed):
+        kills_with_left_overs += saving
         _, found, copies = resume(tmp_path)
         while whole.iterations < found.iterations:
             step(whole, variables, whole.iterations)

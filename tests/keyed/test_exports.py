@@ -248,3 +248,30 @@ def test_numbers_that_float32_cannot_hold(tmp_path):
         keyed.export_word2vec(tmp_path / "words")
     with pytest.raises(ValueError, match="names: expected words without white space, got 7"):
         keyed.export_word2vec(tmp_path / "words", names={7: 7})
+
+
+def test_a_key_that_has_come_back_is_not_dropped(tmp_path):
+    keyed = KeyedTable(1)
+    keyed.rows([1, 2], create=True)
+    keyed.export(tmp_path / "rows")
+    keyed.evict(max_rows=0)
+    keyed.rows([2], create=True)
+    keyed.export_changes(tmp_path / "changes")
+    found = safetensors.numpy.load_file(tmp_path / "changes")
+    assert {name: found[name].tolist() for name in ("keys", "dropped")} == {"keys": [2], "dropped": [1]}
+
+
+def test_a_handler_amid_an_export_of_word2vec(tmp_path, monkeypatch):
+    keyed, done = KeyedTable(1, initializer=lambda keys: keys[:, np.newaxis] * 1.0), []
+    keyed.rows([1, 2], create=True)
+    cast = export._cast
+
+    def handled(*arguments):
+        if not done:
+            done.append(keyed.evict(max_rows=0))
+            keyed.rows([50, 51], create=True)
+        return cast(*arguments)
+
+    monkeypatch.setattr(export, "_cast", handled)
+    keyed.export_word2vec(tmp_path / "words", binary=False)
+    assert sorted((tmp_path / "words").read_text().splitlines()) == ["2 1", "50 50", "51 51"]

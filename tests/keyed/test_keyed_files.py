@@ -1,17 +1,13 @@
 """Files of keyed tables: whole ones, deltas over growth and eviction, hostile ones, and runs that are killed."""
 
 import itertools
-import multiprocessing
-import os
-import random
-import signal
-import time
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from keyed_tables import DRAW, batch, state_of
+from killed_trainings import kill_children
 from processes import can_fork
 
 from numba_rmsprop import CheckpointManager, RMSprop
@@ -205,6 +201,7 @@ def test_deltas_that_do_not_fit(tmp_path):
         {"counts": counts[:2]},
         {"counts": counts * 1.0},
         {"keys": np.arange(9)},
+        {"keys": np.array([3])},
         {"touched": np.arange(9, dtype=np.int32)},
         {"touched": np.array([-1], np.int32)},
         {"free rows": np.array([7])},
@@ -273,19 +270,9 @@ def train_and_save(folder, has_saved):
 def test_kills_lose_no_bit_while_keys_come_and_go(children, tmp_path, seed, monkeypatch):
     """Children train and save until they are killed; each goes on from what the one before it left."""
     monkeypatch.setattr(table, "ROWS_AT_START", 2)
-    rng = random.Random(seed)
-    whole, context = new_training(), multiprocessing.get_context("fork")
-    reached, kills_with_left_overs = [], 0
-    for k in range(children):
-        has_saved = context.Event()
-        child = context.Process(target=train_and_save, args=(tmp_path, has_saved))
-        child.start()
-        if k % 4:  # the others may be killed before they have done anything
-            assert has_saved.wait(timeout=60)
-        time.sleep(rng.uniform(0.005, 0.06))  # only chooses the moment of the kill; every moment must do
-        os.kill(child.pid, signal.SIGKILL)
-        child.join()
-        kills_with_left_overs += any(path.suffix == ".part" for path in tmp_path.iterdir())
+    whole, reached, kills_with_left_overs = new_training(), [], 0
+    for saving in kill_children(train_and_save, tmp_path, children, seed):
+        kills_with_left_overs += saving
         found = as_it_was_left(CheckpointManager(tmp_path))
         while whole.iterations < found.iterations:
             train_on(whole)

@@ -38,6 +38,9 @@ def refused():
         "no average": lambda: table.gather([9], averaged=True),
         "root": lambda: table.whole(root=size if rank else 0),
         "columns": lambda: ShardedKeyedTable(comm, 2 + rank),
+        "step of one": lambda: table.local.apply_gradients([9], ones),
+        "evict of one": lambda: table.local.evict(max_rows=0),
+        "rows of one": lambda: table.local.rows([9], create=True),
         "admission": lambda: ShardedKeyedTable(comm, 2, admit_after=2),
     }
     for name, call in calls.items():
@@ -97,6 +100,7 @@ def saves(folder, first):
     tables = {}
     for k, (options, kind) in enumerate(CASES):
         table = None if saved is None else saved.keyed_table(comm, f"table{k}")
+        assert table is None or (table.owners_of(table.local.keys()) == rank).all()
         tables[f"table{k}"] = trained(comm, *kind, steps=steps, table=table, **options)
     others = {"numbers": ShardedTable(comm, 5, 2) if saved is None else saved.table(comm, "numbers")}
     checkpoints.save(tables | others)

@@ -1,5 +1,6 @@
 """Start the programs in the folder examples."""
 
+import signal
 from pathlib import Path
 
 from processes import finish, start
@@ -32,3 +33,16 @@ def word_vectors_arguments(text, out, *options):
         *("--text", str(text), "--out", str(out), "--dim", "8", "--batch", "16", "--epochs", "4"),
         *("--checkpoint-every", "20", *options),
     ]
+
+
+def interrupted_at(call, function):
+    """Return the function, with a Ctrl-C before its call number ``call``."""
+    calls = []
+
+    def called(*args, **options):
+        calls.append(args)
+        if len(calls) == call:
+            signal.raise_signal(signal.SIGINT)
+        return function(*args, **options)
+
+    return called
